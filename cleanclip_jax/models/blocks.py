@@ -1,0 +1,130 @@
+"""What both towers are made of: layer norm, attention, the residual block, the transformer."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+Dtype = str | type | jnp.dtype
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Statistics, softmax and features never go below float32; float64 stays float64."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def attend(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    causal: bool = False,
+) -> Float[Array, "b q h d"]:
+    """Softmax attention, the softmax in float32 or better."""
+    logits = at_least_float32(jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k))
+    if causal:
+        seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        logits = jnp.where(seen, logits, -jnp.inf)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with torch's epsilon; statistics in float32 or better."""
+
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
+        # Flax's epsilon is 1e-6 and its fast variance cancels: fidelity row 20.
+        return nn.LayerNorm(
+            epsilon=1e-5,
+            use_fast_variance=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="norm",
+        )(x)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then a four times wider MLP."""
+
+    width: int
+    heads: int
+    layers: int  # of the whole transformer: residual projections start smaller in a deeper one
+    causal: bool
+    activation: str
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.dtype, self.param_dtype, name=name)
+
+        def dense(name: str, size: int, std: float) -> nn.Dense:
+            return nn.Dense(
+                size,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.normal(std),
+                name=name,
+            )
+
+        attention_std = self.width**-0.5
+        residual_std = attention_std * (2 * self.layers) ** -0.5
+        b, n, _ = x.shape
+        qkv = dense("qkv", 3 * self.width, attention_std)(norm("ln_1")(x))
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, -1), 2, 0)
+        mixed = attend(q, k, v, self.causal).reshape(b, n, self.width)
+        x = x + dense("out", self.width, residual_std)(mixed)
+        hidden = dense("fc", 4 * self.width, (2 * self.width) ** -0.5)(norm("ln_2")(x))
+        return x + dense("proj", self.width, residual_std)(ACTIVATIONS[self.activation](hidden))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks. The parameter tree is the same with and without scan and remat."""
+
+    layers: int
+    width: int
+    heads: int
+    causal: bool
+    activation: str
+    dtype: Dtype
+    param_dtype: Dtype
+    scan: bool
+    remat: bool
+
+    def setup(self) -> None:
+        self.blocks = [Block(**self._block_fields()) for _ in range(self.layers)]
+
+    def _block_fields(self) -> dict:
+        names = "width heads layers causal activation dtype param_dtype".split()
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
+        if self.is_initializing() or not (self.scan or self.remat):
+            for block in self.blocks:
+                x = block(x)
+            return x
+        block = Block(**self._block_fields(), parent=None)
+
+        def apply(x: jax.Array, params: dict) -> jax.Array:
+            return block.apply({"params": params}, x)  # pyright: ignore[reportReturnType]
+
+        if self.remat:
+            apply = jax.checkpoint(apply)
+        trees = [block.variables["params"] for block in self.blocks]
+        if not self.scan:
+            for tree in trees:
+                x = apply(x, tree)
+            return x
+        # Stacked here, inside the step, so that state and checkpoints never see it.
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        return jax.lax.scan(lambda x, params: (apply(x, params), None), x, stacked)[0]

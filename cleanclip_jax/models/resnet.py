@@ -1,0 +1,161 @@
+"""CLIP's modified ResNet: three-convolution stem, anti-aliased strides, attention pool."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cleanclip_jax.models.blocks import Dtype, at_least_float32, attend
+
+# torch's default for convolutions: uniform with variance 1 / (3 fan_in).
+CONV_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class BatchNorm(nn.Module):
+    """Batch norm as torch's (fidelity row 20): momentum 0.1, unbiased running variance.
+
+    With `groups` > 1 the batch is cut into that many runs of rows, each normalised by its own
+    statistics, as on so many devices of the original (fidelity row 13); the running statistics
+    follow the mean over the groups. With `frozen` the running statistics are used in training.
+    """
+
+    groups: int
+    frozen: bool
+    dtype: Dtype
+    param_dtype: Dtype
+    zero_scale: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale_init = zeros if self.zero_scale else ones
+        scale = self.param("scale", scale_init, (channels,), self.param_dtype)
+        bias = self.param("bias", zeros, (channels,), self.param_dtype)
+        stats = jnp.promote_types(self.param_dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), stats)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), stats)
+        shape = x.shape
+        x = at_least_float32(x)
+        if train and not self.frozen:
+            x = x.reshape(self.groups, -1, *shape[1:])
+            count = x.size // (self.groups * channels)
+            mean = x.mean((1, 2, 3), keepdims=True)
+            var = jnp.square(x - mean).mean((1, 2, 3), keepdims=True)
+            if not self.is_initializing():
+                unbiased = var.mean((0, 1, 2, 3)) * (count / max(count - 1, 1))
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean.mean((0, 1, 2, 3))
+                running_var.value = 0.9 * running_var.value + 0.1 * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        x = (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
+        return x.reshape(shape).astype(self.dtype)
+
+
+class AttentionPool(nn.Module):
+    """Attention over the feature map and its mean, with the mean as the one query."""
+
+    heads: int
+    features: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        b, h, w, c = x.shape
+        init = nn.initializers.normal(c**-0.5)
+        positions = self.param("positions", init, (h * w + 1, c), self.param_dtype)
+        x = x.reshape(b, h * w, c)
+        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions.astype(x.dtype)
+        dense = partial(
+            nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=init
+        )
+        q = dense(c, name="query")(x[:, :1]).reshape(b, 1, self.heads, -1)
+        k = dense(c, name="key")(x).reshape(b, h * w + 1, self.heads, -1)
+        v = dense(c, name="value")(x).reshape(b, h * w + 1, self.heads, -1)
+        return dense(self.features, name="out")(attend(q, k, v).reshape(b, c))
+
+
+class Bottleneck(nn.Module):
+    """Residual bottleneck; every stride is an average pool before a 1x1 convolution."""
+
+    planes: int
+    stride: int
+    bn_groups: int
+    bn_frozen: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W C"]:
+        def conv(x: jax.Array, name: str, size: int, kernel: int = 1) -> jax.Array:
+            return convolve(x, name, size, kernel, 1, self.dtype, self.param_dtype)
+
+        def norm(x: jax.Array, name: str, zero: bool = False) -> jax.Array:
+            settings = (self.bn_groups, self.bn_frozen, self.dtype, self.param_dtype)
+            return BatchNorm(*settings, zero_scale=zero, name=name)(x, train)
+
+        def pool(x: jax.Array) -> jax.Array:
+            window = (self.stride, self.stride)
+            return nn.avg_pool(x, window, window) if self.stride > 1 else x
+
+        wide = 4 * self.planes
+        out = nn.relu(norm(conv(x, "conv1", self.planes), "bn1"))
+        out = nn.relu(norm(conv(out, "conv2", self.planes, 3), "bn2"))
+        out = norm(conv(pool(out), "conv3", wide), "bn3", zero=True)
+        if self.stride > 1 or x.shape[-1] != wide:
+            x = norm(conv(pool(x), "downsample_conv", wide), "downsample_bn")
+        return nn.relu(out + x)
+
+
+class ResNet(nn.Module):
+    """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d]."""
+
+    layers: tuple[int, ...]
+    width: int
+    features: int
+    bn_groups: int
+    bn_frozen: bool
+    dtype: Dtype
+    param_dtype: Dtype
+    remat: bool
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b s s 3"], train: bool) -> Float[Array, "b d"]:
+        x = images.astype(self.dtype)
+        norm_fields = (self.bn_groups, self.bn_frozen, self.dtype, self.param_dtype)
+        for i, (size, stride) in enumerate(
+            [(self.width // 2, 2), (self.width // 2, 1), (self.width, 1)], start=1
+        ):
+            x = convolve(x, f"conv{i}", size, 3, stride, self.dtype, self.param_dtype)
+            x = nn.relu(BatchNorm(*norm_fields, name=f"bn{i}")(x, train))
+        x = nn.avg_pool(x, (2, 2), (2, 2))
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        for stage, depth in enumerate(self.layers):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                fields = (self.width * 2**stage, stride, *norm_fields)
+                x = block(*fields, name=f"layer{stage + 1}_{i}")(x, train)
+        heads = self.width * 32 // 64
+        pool = AttentionPool(heads, self.features, self.dtype, self.param_dtype, name="attnpool")
+        return at_least_float32(pool(x))
+
+
+def convolve(
+    x: jax.Array, name: str, size: int, kernel: int, stride: int, dtype: Dtype, param_dtype: Dtype
+) -> jax.Array:
+    """A convolution without bias, padded as torch's `padding=kernel // 2`."""
+    edge = kernel // 2
+    return nn.Conv(
+        size,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((edge, edge), (edge, edge)),
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=CONV_INIT,
+        name=name,
+    )(x)

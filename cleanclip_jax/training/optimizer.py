@@ -1,0 +1,92 @@
+"""AdamW with decay by role, and the warmup-cosine schedule."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cleanclip_jax.errors import UserError, near
+
+MAX_LOGIT_SCALE = 4.6052  # the published bound, about ln(100)
+
+
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, offset: int = 0
+) -> optax.Schedule:
+    """Linear warmup, then cosine decay to 0, where it stays.
+
+    Args:
+      peak: the highest rate, at step `warmup_steps - 1` (the first step is 0).
+      warmup_steps: may be 0.
+      total_steps: the rate is 0 from here on.
+      offset: added to the step. The original counts epochs from 1 and so skips its first
+        epoch's worth of steps, and its cosine rises again at the end (fidelity row 4): an
+        offset of one epoch of steps restores both.
+    """
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        # The accumulator is float32 at least; under x64 the tests compare in float64.
+        step = jnp.asarray(step + offset, jnp.result_type(float))
+        warmup = peak * (step + 1) / max(warmup_steps, 1)
+        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        if not offset:
+            progress = jnp.minimum(progress, 1.0)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress)) * peak
+        return jnp.where(step < warmup_steps, warmup, cosine)
+
+    return schedule
+
+
+def decays(path: str, mask: str = "role") -> bool:
+    """Whether weight decay touches the parameter at `path` ('visual/layer1_0/bn1/scale').
+
+    By role, norms, biases and logit_scale are left alone. `original` also decays the scale of
+    the downsampling norms, which the original's name filter misses (fidelity row 6).
+    """
+    leaf = path.rsplit("/", 1)[-1]
+    if mask == "original" and path.endswith("downsample_bn/scale"):
+        return True
+    return leaf not in ("scale", "bias", "logit_scale")
+
+
+def named(path: tuple[Any, ...]) -> str:
+    """A tree path as 'a/b/c'."""
+    return "/".join(str(key.key) for key in path)
+
+
+def make_optimizer(
+    config: Mapping[str, Any], total_steps: int, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns AdamW and its schedule for `config.optimizer`.
+
+    Raises:
+      UserError: an option has an unknown value.
+    """
+    choices = {"decay_mask": ("role", "original"), "schedule": ("cosine", "original")}
+    for key, known in choices.items():
+        if config[key] not in known:
+            hint = near(config[key], known) or f" Known: {', '.join(known)}."
+            raise UserError(f"config.optimizer.{key} is {config[key]!r}.{hint}")
+    schedule = warmup_cosine(
+        config["learning_rate"],
+        config["warmup_steps"],
+        total_steps,
+        offset=steps_per_epoch if config["schedule"] == "original" else 0,
+    )
+
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: decays(named(path), config["decay_mask"]), params
+        )
+
+    optimizer = optax.adamw(
+        schedule,
+        b1=config["beta1"],
+        b2=config["beta2"],
+        eps=config["epsilon"],
+        weight_decay=config["weight_decay"],
+        mask=mask,
+    )
+    return optimizer, schedule
