@@ -38,11 +38,11 @@ VARIANTS = {
     "ViT-B/16": Variant(512, 224, 12, 768, 16, 12, 512, 8),
     "ViT-L/14": Variant(768, 224, 24, 1024, 14, 12, 768, 12),
     # Small ones of our own, for pictures of 32 and 64 pixels on a processor without accelerator.
-    "ViT-demo": Variant(64, 32, 4, 128, 8, 3, 128, 2, context_length=16, vocab_size=512),
-    "ViT-32px": Variant(128, 32, 4, 128, 4, 3, 128, 2, context_length=32, vocab_size=4096),
-    "ViT-64px": Variant(128, 64, 4, 128, 8, 3, 128, 2, context_length=32, vocab_size=4096),
-    "RN-32px": Variant(128, 32, (1, 1, 1, 1), 16, 0, 3, 128, 2, 32, 4096),
-    "RN-64px": Variant(128, 64, (1, 1, 1, 1), 16, 0, 3, 128, 2, 32, 4096),
+    "ViT-32px/8": Variant(128, 32, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
+    "ViT-32px/4": Variant(128, 32, 4, 128, 4, 3, 128, 2, context_length=24, vocab_size=2048),
+    "ViT-64px/8": Variant(128, 64, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
+    "RN-32px": Variant(128, 32, (1, 1, 1, 1), 16, 0, 3, 128, 2, context_length=24, vocab_size=2048),
+    "RN-64px": Variant(128, 64, (1, 1, 1, 1), 16, 0, 3, 128, 2, context_length=24, vocab_size=2048),
     # The shapes of the golden values.
     "RN-test": Variant(48, 64, (1, 2, 1, 1), 8, 0, 2, 64, 1, context_length=16, vocab_size=300),
     "ViT-test": Variant(48, 32, 2, 64, 8, 2, 64, 1, context_length=16, vocab_size=300),

@@ -37,8 +37,8 @@ class VisionTransformer(nn.Module):
 
         # A convolution whose stride is its kernel is one matrix product over the patches.
         x = images.astype(self.dtype).reshape(b, grid, p, grid, p, 3)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * grid, p * p * 3)
-        x = x @ kernel.reshape(-1, w).astype(self.dtype)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b * grid * grid, p * p * 3)
+        x = (x @ kernel.reshape(-1, w).astype(self.dtype)).reshape(b, grid * grid, w)
         first = jnp.broadcast_to(class_token.astype(self.dtype), (b, 1, w))
         x = jnp.concatenate([first, x], 1) + positions.astype(self.dtype)
         x = LayerNorm(self.dtype, self.param_dtype, name="ln_pre")(x)

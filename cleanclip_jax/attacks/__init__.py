@@ -1,0 +1,1 @@
+"""Backdoor attacks in NumPy: triggers, and the plan of what is poisoned and how."""

@@ -1,0 +1,52 @@
+"""The command `cleanclip`: names the jobs and imports each only when it is run."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cleanclip_jax.errors import UserError, near
+
+JOBS = {
+    "demo": "poison, measure and clean a small CLIP on handwritten digits, in five minutes",
+    "train": "pretrain, poison or finetune: one run of one config",
+    "evaluate": "measure a run: CA, ASR and their company",
+    "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cleanclip JOB ...`; returns the exit code, 2 for a mistake of the user's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="cleanclip",
+        description="Poison, measure and clean CLIP models.",
+        epilog="`cleanclip JOB --help` tells what a job takes.",
+    )
+    width = max(map(len, JOBS))
+    jobs = "; ".join(f"{name:<{width}}: {what}" for name, what in JOBS.items())
+    parser.add_argument("job", metavar="JOB", help=jobs)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        table = "\n".join(f"  {name:<{width}}  {what}" for name, what in JOBS.items())
+        print(
+            f"usage: cleanclip JOB ...\n\n{parser.description}\n\njobs:\n{table}\n\n{parser.epilog}"
+        )
+        return 0 if arguments else 2
+    job, rest = arguments[0], arguments[1:]
+    try:
+        if job not in JOBS:
+            hint = near(job, JOBS) or f" Known: {', '.join(JOBS)}."
+            raise UserError(f"unknown job {job!r}.{hint}")
+        return importlib.import_module(f"cleanclip_jax.jobs.{job}").main(rest)
+    except UserError as error:
+        print(f"cleanclip: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cleanclip: stopped; the same command goes on from the last checkpoint",
+              file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Configs: their defaults, key by key, how a file is loaded and how a key is overridden."""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cleanclip_jax.errors import UserError, near
+
+# Below these keys a room of its own checks what it is given (data.sources, attacks).
+OPEN = ("data.train", "evaluation.data", "attack", "evaluation.attack")
+
+
+def defaults() -> ConfigDict:
+    """Returns every key with its default. None means: as the start run's, or not used."""
+    config = ConfigDict()
+    config.seed = 0
+    # A workdir whose newest checkpoint gives the weights, the architecture and the tokenizer.
+    config.start = None
+
+    config.model = ConfigDict()
+    config.model.variant = None  # a name of models/variants.py
+    config.model.activation = None  # quick_gelu | gelu
+    config.model.image_size = None  # pixels a side, in place of the variant's
+    config.model.dtype = "float32"  # compute: float32 | bfloat16 | float64
+    config.model.param_dtype = "float32"
+    config.model.bn_groups = 1  # 1: batch statistics over the global batch; k: over k groups
+    config.model.bn_frozen = False  # running statistics in training too
+    config.model.scan = False  # transformer blocks as one compiled loop
+    config.model.remat = False  # recompute activations instead of keeping them
+
+    config.text = ConfigDict()
+    config.text.tokenizer = None  # clip: the published vocabulary | trained: on the captions
+    config.text.merges = None  # CLIP's merges file; else the cache; else downloaded
+    config.text.vocab_size = 512  # of a trained vocabulary
+    config.text.context_length = None  # tokens a caption, in place of the variant's
+    config.text.keep_end = True  # False: a cut caption loses its end, as in the original
+
+    config.data = ConfigDict()
+    config.data.train = ConfigDict()  # a source: data/sources.py
+    config.data.workers = 0  # processes that decode; 0: a thread of this one
+    config.data.timeout = 120.0  # seconds without a batch that end the run
+    config.data.max_bad_share = 0.01  # of unreadable records, before the run stops
+
+    config.attack = None  # trigger x plan: attacks/plan.py; None: clean pairs
+
+    config.views = ConfigDict()
+    config.views.image = "autoaugment"  # autoaugment | none
+    config.views.text = "eda"  # eda | none
+    config.views.synonyms = "none"  # wordnet | none: EDA without synonym replacement
+    config.views.wordnet = None  # the folder of WordNet's dictionary
+    config.views.strength = 0.1  # share of a caption's words that EDA changes
+    config.views.per = "epoch"  # epoch: drawn anew | once: as the original's captions
+
+    config.objective = ConfigDict()
+    config.objective.cross_modal = 1.0  # MMCL
+    config.objective.in_modal = 0.0  # SS: 1 makes it CleanCLIP; 0 needs no views
+    config.objective.separate_views = False  # a forward a view, for batch norm
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 10_000
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.epsilon = 1e-8
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_mask = "role"  # original: also decays downsampling norms' scales
+    config.optimizer.schedule = "cosine"  # original: counts from epoch 1
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # pairs, over all devices
+    config.train.epochs = 64
+    config.train.steps = None  # in place of epochs
+    config.train.log_every = 10  # steps between lines of metrics.jsonl
+    config.train.checkpoint_every = 1000  # steps
+    config.train.keep = 2  # newest checkpoints
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that share the batch; -1: all
+
+    config.evaluation = ConfigDict()
+    config.evaluation.data = None  # a labelled source
+    config.evaluation.templates = "imagenet"  # prompts: a name of text/prompts.py, or a list
+    config.evaluation.target = None  # class name or index; None: the attack's
+    config.evaluation.attack = None  # trigger measured; None: the attack that was trained with
+    config.evaluation.batch_size = 256
+    config.evaluation.workers = 0
+    return config
+
+
+def load(spec: str) -> ConfigDict:
+    """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
+
+    A file that isn't there is looked for among the configs that come with the package, so
+    `configs/demo.py` works from any folder.
+
+    Raises:
+      UserError: no such file, no `get_config` in it, or an argument that it refuses.
+    """
+    name, _, arg = spec.partition(":")
+    package = Path(__file__).parent
+    shipped = [package / "configs" / Path(name).name, package.parent / "configs" / Path(name).name]
+    path = next((path for path in [Path(name), *shipped] if path.is_file()), None)
+    if path is None:
+        known = sorted(file.name for place in shipped for file in place.parent.glob("*.py"))
+        hint = near(Path(name).name, known) or f" Those that come along: {', '.join(known)}."
+        raise UserError(f"no config file {name!r}.{hint}")
+    module_spec = importlib.util.spec_from_file_location("cleanclip_config", path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no get_config(arg)")
+    return module.get_config(arg or None)
+
+
+def choose(arg: str | None, choices: Iterable[str], file: str) -> str:
+    """Returns `arg`, or the first choice for None. For the `:arg` of a config file.
+
+    Raises:
+      UserError: not one of the choices.
+    """
+    known = list(choices)
+    if arg is None:
+        return known[0]
+    if arg not in known:
+        hint = near(arg, known) or f" Known: {', '.join(known)}."
+        raise UserError(f"{file} has no variant {arg!r}.{hint}")
+    return arg
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets `config.key` to the Python literal in `text`, or to the text itself.
+
+    Raises:
+      UserError: unknown key (near ones are named), or a value of another type.
+    """
+    node: Any = config
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        if part not in node:
+            raise _unknown(config, key)
+        node = node[part]
+        if not isinstance(node, ConfigDict):
+            where = ".".join(parents[: depth + 1])
+            raise UserError(f"config.{where} is {node!r}: it has no key {last!r} to set")
+    is_open = any(key.startswith(f"{place}.") for place in OPEN)
+    if last not in node and not is_open:
+        raise _unknown(config, key)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    try:
+        with node.unlocked(), node.ignore_type() if node.get(last) is None else node.unlocked():
+            node[last] = ConfigDict(value) if isinstance(value, Mapping) else value
+    except TypeError:
+        kind = type(node[last]).__name__
+        raise UserError(f"config.{key} takes a value of type {kind}, not {text!r}") from None
+
+
+def _unknown(config: ConfigDict, key: str) -> UserError:
+    keys = list(flatten(config))
+    # A right name in the wrong place is as common a slip as a wrong name.
+    lasts = {known.rsplit(".", 1)[-1]: known for known in keys}
+    found = near(key, keys) or near(lasts.get(key.rsplit(".", 1)[-1], ""), keys)
+    return UserError(f"unknown config key config.{key}.{found or ' The README lists the keys.'}")
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {'a.b': value} of a nested config."""
+    return dict(_leaves(config))
+
+
+def to_json(config: ConfigDict) -> str:
+    """A config as indented JSON, keys sorted."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(path: Path) -> ConfigDict:
+    """Reads a config that `to_json` wrote, over today's defaults.
+
+    Raises:
+      UserError: the file is missing or isn't such JSON.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON: {error}") from None
+    config = defaults()
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
+            with config[key].unlocked(), config[key].ignore_type():
+                config[key].update(ConfigDict(value))
+        else:
+            with config.unlocked(), config.ignore_type():
+                config[key] = ConfigDict(value) if isinstance(value, dict) else value
+    return config

@@ -1,0 +1,1 @@
+"""Pairs from files to batches on the host: sources and the Grain pipeline."""

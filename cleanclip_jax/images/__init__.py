@@ -1,0 +1,1 @@
+"""Images on the host, in NumPy and Pillow: decoding, geometry, augmentation."""

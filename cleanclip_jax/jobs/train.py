@@ -1,0 +1,19 @@
+"""`cleanclip train`: one run of one config, begun or taken up where it stopped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cleanclip_jax.config import load
+from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.training.loop import train
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns its exit code."""
+    parser = Parser(prog="cleanclip train", description=__doc__)
+    parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
+    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+    asked, overrides = parse(parser, argv)
+    train(apply(load(asked.config), overrides), asked.workdir)
+    print(f"trained: {asked.workdir}; measure it: cleanclip evaluate --workdir={asked.workdir}")
+    return 0

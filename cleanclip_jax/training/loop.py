@@ -1,0 +1,153 @@
+"""The one training loop: pretraining, poisoned pretraining and every finetuning defence.
+
+What it keeps to: the stream of batches is a function of (seed, step) alone; a checkpoint is
+written only when the loss of the step that made it is known to be finite; metrics are fetched
+after the next step is dispatched, so that the device never waits for them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cleanclip_jax.checkpoints.store import Store, abstract
+from cleanclip_jax.data.pipeline import Views, train_batches
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.objectives.contrastive import NEEDS_VIEWS, TERMS
+from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch
+from cleanclip_jax.text.eda import load_synonyms
+from cleanclip_jax.training.metrics import Recorder
+from cleanclip_jax.training.optimizer import make_optimizer
+from cleanclip_jax.training.run import (
+    claim,
+    make_model,
+    make_tokenizer,
+    poison_plan,
+    resolve,
+    start_variables,
+)
+from cleanclip_jax.training.step import State, fresh_state, make_step
+
+
+def train(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Trains what `config` says into `workdir`, or takes up there where it stopped.
+
+    Returns:
+      the config with everything filled in, as it lies in the workdir.
+
+    Raises:
+      UserError: whatever the user can mend, in one line.
+    """
+    config = resolve(config)
+    weights = term_weights(config)
+    mesh = make_mesh(config.mesh.data)
+    check_batch(config.train.batch_size, mesh)
+    source = open_source(config.data.train.to_dict())
+    views = make_views(config) if any(weights[name] for name in NEEDS_VIEWS) else None
+    claim(config, workdir)
+    tokenizer = make_tokenizer(config, workdir, source)
+    plan = poison_plan(config, workdir, source)
+    model = make_model(config, tokenizer.vocab_size)
+    batch_size = config.train.batch_size
+    steps_per_epoch = len(source) // batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
+        )
+    total = config.train.steps or config.train.epochs * steps_per_epoch
+    optimizer, schedule = make_optimizer(config.optimizer, total, steps_per_epoch)
+    step = make_step(
+        model,
+        optimizer,
+        schedule,
+        weights,
+        separate_views=config.objective.separate_views,
+        mesh=mesh,
+    )
+
+    with Store(workdir / "checkpoints", config.train.keep) as store:
+        state = first_state(store, config, model, optimizer, mesh)
+        first = int(state.step)
+        stream = train_batches(
+            source,
+            tokenizer,
+            plan=plan,
+            views=views,
+            image_size=config.model.image_size,
+            batch_size=batch_size,
+            seed=config.seed,
+            step=first,
+            process=(jax.process_index(), jax.process_count()),
+            workers=config.data.workers,
+            timeout=config.data.timeout,
+            max_bad_share=config.data.max_bad_share,
+        )
+        recorder = Recorder(workdir, first, total, config.train.log_every, batch_size)
+        with stream, recorder:
+            late: tuple[int, Any, float] | None = None
+            for done in range(first + 1, total + 1):
+                batch = next(stream)
+                arrays = {name: batch[name] for name in ("images", "tokens")}
+                state, metrics = step(state, place_batch(mesh, arrays))
+                if late is not None:
+                    recorder.record(*late)
+                late = (done, metrics, stream.wait_seconds)
+                if done % config.train.checkpoint_every == 0 or done == total:
+                    recorder.record(*late)
+                    late = None
+                    save(store, state)
+    return config
+
+
+def term_weights(config: ConfigDict) -> dict[str, float]:
+    """Returns the objective's weights by term.
+
+    Raises:
+      UserError: no term has a weight.
+    """
+    weights = {name: float(config.objective[name]) for name in TERMS}
+    if not any(weights.values()):
+        raise UserError(f"every weight in config.objective is 0: {', '.join(weights)}")
+    return weights
+
+
+def make_views(config: ConfigDict) -> Views:
+    """Returns how augmented views are made."""
+    v = config.views
+    for key, known in {
+        "image": ("autoaugment", "none"),
+        "text": ("eda", "none"),
+        "per": ("epoch", "once"),
+    }.items():
+        if v[key] not in known:
+            hint = near(str(v[key]), known) or f" Known: {', '.join(known)}."
+            raise UserError(f"config.views.{key} is {v[key]!r}.{hint}")
+    synonyms = load_synonyms(v.synonyms, v.wordnet)
+    return Views(v.image, v.text, synonyms, v.strength, v.per)
+
+
+def first_state(store: Store, config: ConfigDict, model: CLIP, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """Returns the state to go on from: the newest checkpoint, else the run's start."""
+    place = copied_over(mesh)
+    if store.latest is None:
+        return jax.device_put(fresh_state(start_variables(config, model, mesh), optimizer), place)
+    shapes = jax.eval_shape(lambda: fresh_state(init(model, jax.random.key(0)), optimizer))
+    found = store.load(
+        model=abstract({"params": shapes.params, "batch_stats": shapes.batch_stats}, place),
+        progress=abstract({"step": shapes.step, "opt_state": shapes.opt_state}, place),
+    )
+    return State(**found["model"], **found["progress"])
+
+
+def save(store: Store, state: State) -> None:
+    """Writes the checkpoint of a state."""
+    store.save(
+        int(state.step),
+        model={"params": state.params, "batch_stats": state.batch_stats},
+        progress={"step": state.step, "opt_state": state.opt_state},
+    )

@@ -1,0 +1,200 @@
+"""A workdir is a run: what lies in it, how a new one begins and an old one is taken up."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cleanclip_jax.attacks.plan import Plan, make_plan
+from cleanclip_jax.checkpoints.store import abstract, load_model
+from cleanclip_jax.config import flatten, from_json, to_json
+from cleanclip_jax.data.sources import Source
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.models.clip import CLIP, build, init
+from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.sharding import copied_over
+from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
+
+# What may differ between the start of a run and its resumption: it changes no weight.
+FREE = ("data.workers", "data.timeout", "data.max_bad_share", "train.log_every", "text.merges",
+        "train.checkpoint_every", "train.keep", "evaluation.", "mesh.", "model.scan", "model.remat")
+# What the poison manifest is called in a workdir.
+MANIFEST = "poison.parquet"
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns the config with what it leaves open filled in, from its start run or by default.
+
+    Raises:
+      UserError: no start and no variant, or a start of another architecture.
+    """
+    config = config.copy_and_resolve_references()
+    start = from_json(Path(config.start) / "config.json") if config.start else None
+    inherited = ("variant", "activation", "image_size")
+    with config.unlocked(), config.ignore_type():
+        if start is not None:
+            for key in inherited:
+                theirs = start.model[key]
+                if config.model[key] not in (None, theirs):
+                    raise UserError(
+                        f"config.model.{key} is {config.model[key]!r}, but the start run "
+                        f"{config.start} has {theirs!r}: leave it out"
+                    )
+                config.model[key] = theirs
+            config.text = start.text
+            for key in ("data", "target", "attack"):
+                if config.evaluation[key] is None:
+                    config.evaluation[key] = start.evaluation[key]
+        if config.model.variant is None:
+            raise UserError("config.model.variant is not set: name one, or a config.start")
+        if config.model.activation is None:
+            config.model.activation = "quick_gelu"
+        numbers = find_variant(config.model.variant)
+        if config.model.image_size is None:
+            config.model.image_size = numbers.image_size
+        if config.text.context_length is None:
+            config.text.context_length = numbers.context_length
+        if config.text.tokenizer is None:
+            config.text.tokenizer = "clip"
+        if config.attack is not None and config.attack.get("seed") is None:
+            config.attack.seed = config.seed
+        if config.evaluation.attack is None:
+            config.evaluation.attack = config.attack
+        if config.evaluation.target is None and config.evaluation.attack is not None:
+            config.evaluation.target = config.evaluation.attack.target
+    return config
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Makes `workdir` this run's, or checks that it already is.
+
+    Raises:
+      UserError: it holds another run, or files that no run made.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        old, new = flatten(from_json(path)), flatten(config)
+        changed = sorted(
+            f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
+            for key in old.keys() | new.keys()
+            if old.get(key) != new.get(key) and not key.startswith(FREE)
+        )
+        if changed:
+            raise UserError(f"{workdir} is the workdir of another run: {'; '.join(changed[:4])}")
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_json(config))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def make_tokenizer(config: ConfigDict, workdir: Path, source: Source) -> Tokenizer:
+    """Returns the run's tokenizer, from its workdir if it is there, and stores it there."""
+    path = workdir / "tokenizer.json"
+    if path.is_file():
+        return Tokenizer.load(path)
+    text = config.text
+    if config.start:
+        shutil.copyfile(Path(config.start) / "tokenizer.json", path)
+        return Tokenizer.load(path)
+    if text.tokenizer == "clip":
+        merges = find_merges(text.merges)
+        tokenizer = Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
+    elif text.tokenizer == "trained":
+        captions = (source.caption(i) for i in range(len(source)))
+        tokenizer = Tokenizer.train(
+            captions, text.vocab_size, text.context_length, keep_end=text.keep_end
+        )
+    else:
+        raise UserError(f"config.text.tokenizer is {text.tokenizer!r}; known: clip, trained")
+    tokenizer.save(path)
+    return tokenizer
+
+
+def poison_plan(config: ConfigDict, workdir: Path, source: Source) -> Plan | None:
+    """Returns the run's poison plan, replayed from its manifest or made and written down."""
+    if config.attack is None:
+        return None
+    path = workdir / MANIFEST
+    if path.is_file():
+        return Plan.load(path, source.fingerprint)
+    plan = make_plan(
+        config.attack.to_dict(),
+        len(source),
+        source.caption,
+        config.model.image_size,
+        source.fingerprint,
+    )
+    plan.save(path)
+    return plan
+
+
+def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
+    """Returns the model that a resolved config describes."""
+    m = config.model
+    return build(
+        m.variant,
+        vocab_size=vocab_size,
+        context_length=config.text.context_length,
+        image_size=m.image_size,
+        activation=m.activation,
+        dtype=m.dtype,
+        param_dtype=m.param_dtype,
+        bn_groups=m.bn_groups,
+        bn_frozen=m.bn_frozen,
+        scan=m.scan,
+        remat=m.remat,
+    )
+
+
+def start_variables(config: ConfigDict, model: CLIP, mesh: Mesh) -> Mapping[str, Any]:
+    """Returns the weights that a run begins with: fresh by its seed, or its start run's."""
+    if not config.start:
+        return jax.device_put(init(model, jax.random.key(config.seed)), copied_over(mesh))
+    return restore_variables(Path(config.start), model, mesh)[1]
+
+
+def restore_variables(workdir: Path, model: CLIP, mesh: Mesh) -> tuple[int, dict[str, Any]]:
+    """Returns (step, variables) of a workdir's newest checkpoint."""
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+    return load_model(workdir, abstract(wanted, copied_over(mesh)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's newest checkpoint with all that goes with it."""
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    model: CLIP
+    variables: Mapping[str, Any]
+    step: int
+
+
+def load_run(workdir: Path, mesh: Mesh, config: ConfigDict | None = None) -> Trained:
+    """Loads the newest checkpoint of a run.
+
+    Args:
+      config: the run's config with changes, in place of the one in its config.json.
+
+    Raises:
+      UserError: the folder is no workdir, or has no checkpoint.
+    """
+    config = config or from_json(workdir / "config.json")
+    tokenizer = Tokenizer.load(workdir / "tokenizer.json")
+    model = make_model(config, tokenizer.vocab_size)
+    step, variables = restore_variables(workdir, model, mesh)
+    return Trained(config, tokenizer, model, variables, step)
