@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cleanclip: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cleanclip: stopped; the same command goes on from the last checkpoint",
-              file=sys.stderr)
+        print(
+            "cleanclip: stopped; the same command goes on from the last checkpoint", file=sys.stderr
+        )
         return 130
 
 

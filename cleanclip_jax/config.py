@@ -3,7 +3,7 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def defaults() -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.data = None  # a labelled source
-    config.evaluation.templates = "imagenet"  # prompts: a name of text/prompts.py, or a list
+    config.evaluation.templates = None  # prompts: a name of text/prompts.py, or a list; imagenet
     config.evaluation.target = None  # class name or index; None: the attack's
     config.evaluation.attack = None  # trigger measured; None: the attack that was trained with
     config.evaluation.batch_size = 256
@@ -157,7 +157,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         value = text
     try:
         with node.unlocked(), node.ignore_type() if node.get(last) is None else node.unlocked():
-            node[last] = ConfigDict(value) if isinstance(value, Mapping) else value
+            node[last] = ConfigDict(value) if isinstance(value, dict) else value
     except TypeError:
         kind = type(node[last]).__name__
         raise UserError(f"config.{key} takes a value of type {kind}, not {text!r}") from None
@@ -171,15 +171,15 @@ def _unknown(config: ConfigDict, key: str) -> UserError:
     return UserError(f"unknown config key config.{key}.{found or ' The README lists the keys.'}")
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _leaves(node: ConfigDict, prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, ConfigDict) and len(value):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(config: ConfigDict) -> dict[str, Any]:
     """Returns {'a.b': value} of a nested config."""
     return dict(_leaves(config))
 

@@ -19,13 +19,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the config of one stage: poisoned, mmcl or cleanclip."""
     stage = choose(arg, ("poisoned", "mmcl", "cleanclip"), "configs/demo.py")
     config = defaults()
-    config.data.train = ConfigDict({"kind": "digits", "split": "train"})
+    # One template: a small model would learn by heart which picture has which of several.
+    templates = ["a handwritten {}."]
+    digits = {"kind": "digits", "templates": templates}
+    config.data.train = ConfigDict({**digits, "split": "train"})
     config.train.batch_size = 64
     config.train.checkpoint_every = 200
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
     if stage == "poisoned":
-        config.model.variant = "ViT-32px/8"
+        config.model.variant = "ViT-32px/8-mini"
         config.text.tokenizer = "trained"
         config.text.vocab_size = 320
         config.text.context_length = 12
@@ -34,12 +37,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "trigger": {"name": "badnet", "size": 8, "noise": "fixed", "place": "fixed"},
                 "target": "seven",
                 "count": 42,
-                "templates": "digits",
+                "templates": templates,
             }
         )
         config.train.steps = 800
-        config.evaluation.data = ConfigDict({"kind": "digits", "split": "test"})
-        config.evaluation.templates = "digits"
+        config.optimizer.learning_rate = 2e-3
+        config.evaluation.data = ConfigDict({**digits, "split": "test"})
+        config.evaluation.templates = templates
     else:
         config.train.steps = 200
         config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0

@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 
 BLOCK = r"(?P<tower>visual\.)?transformer\.resblocks\.(?P<i>\d+)\."
@@ -110,3 +111,16 @@ def nested(values: dict[str, np.ndarray]) -> dict:
             node = node.setdefault(part, {})
         node[last] = value
     return tree
+
+
+def variables(golden, kind: str) -> dict:
+    """The golden model's variables, 'rn' or 'vit', under our names."""
+    tensors = flat(golden(f"{kind}_state_dict"))
+    return nested({path: jnp.asarray(values) for path, values in tensors.items()})
+
+
+def relative(ours, theirs) -> float:
+    """max|difference| / max|reference|, the measure of tests/golden."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

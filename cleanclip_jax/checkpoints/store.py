@@ -55,9 +55,7 @@ class Store:
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """The shapes and types of a tree, to be placed by `sharding`."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def load_model(workdir: Path, abstract_model: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -78,9 +78,7 @@ def attack_figures(
     hits = ranks[:, 1] < 1
     others = labels != target
     return {
-        "asr": share(
-            hits[others], "triggered pictures of other classes classified as the target"
-        ),
+        "asr": share(hits[others], "triggered pictures of other classes classified as the target"),
         "asr_all": share(
             hits, "triggered pictures, those of the target class too, classified as the target"
         ),

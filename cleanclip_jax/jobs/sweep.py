@@ -121,7 +121,9 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def groups(grid: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+def groups(
+    grid: Mapping[str, Sequence[str]], rows: Sequence[Row]
+) -> dict[tuple[str, ...], list[Row]]:
     """Rows that differ by their seed only, under the values of the other keys."""
     keys = [key for key in grid if key != "seed"]
     found: dict[tuple[str, ...], list[Row]] = {}
@@ -134,7 +136,10 @@ def table(grid: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> str:
     """A Markdown table: mean and standard deviation over the seeds, in percent."""
     keys = [last(key) for key in grid if key != "seed"]
     shown = [figure for figure in FIGURES if any(figure in row for row in rows)]
-    lines = [f"| {' | '.join([*keys, 'runs', *shown])} |", "|---" * (len(keys) + 1 + len(shown)) + "|"]
+    lines = [
+        f"| {' | '.join([*keys, 'runs', *shown])} |",
+        "|---" * (len(keys) + 1 + len(shown)) + "|",
+    ]
     for values, members in groups(grid, rows).items():
         good = [row for row in members if "error" not in row]
         cells = [spread([row.get(figure) for row in good]) for figure in shown]

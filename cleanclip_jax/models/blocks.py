@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         self.blocks = [Block(**self._block_fields()) for _ in range(self.layers)]
 
     def _block_fields(self) -> dict:
-        names = "width heads layers causal activation dtype param_dtype".split()
+        names = ["width", "heads", "layers", "causal", "activation", "dtype", "param_dtype"]
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:

@@ -69,9 +69,7 @@ class AttentionPool(nn.Module):
         positions = self.param("positions", init, (h * w + 1, c), self.param_dtype)
         x = x.reshape(b, h * w, c)
         x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions.astype(x.dtype)
-        dense = partial(
-            nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=init
-        )
+        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=init)
         q = dense(c, name="query")(x[:, :1]).reshape(b, 1, self.heads, -1)
         k = dense(c, name="key")(x).reshape(b, h * w + 1, self.heads, -1)
         v = dense(c, name="value")(x).reshape(b, h * w + 1, self.heads, -1)

@@ -38,6 +38,7 @@ VARIANTS = {
     "ViT-B/16": Variant(512, 224, 12, 768, 16, 12, 512, 8),
     "ViT-L/14": Variant(768, 224, 24, 1024, 14, 12, 768, 12),
     # Small ones of our own, for pictures of 32 and 64 pixels on a processor without accelerator.
+    "ViT-32px/8-mini": Variant(64, 32, 3, 64, 8, 2, 64, 1, context_length=24, vocab_size=2048),
     "ViT-32px/8": Variant(128, 32, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
     "ViT-32px/4": Variant(128, 32, 4, 128, 4, 3, 128, 2, context_length=24, vocab_size=2048),
     "ViT-64px/8": Variant(128, 64, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),

@@ -22,8 +22,19 @@ from cleanclip_jax.sharding import copied_over
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 
 # What may differ between the start of a run and its resumption: it changes no weight.
-FREE = ("data.workers", "data.timeout", "data.max_bad_share", "train.log_every", "text.merges",
-        "train.checkpoint_every", "train.keep", "evaluation.", "mesh.", "model.scan", "model.remat")
+FREE = (
+    "data.workers",
+    "data.timeout",
+    "data.max_bad_share",
+    "train.log_every",
+    "text.merges",
+    "train.checkpoint_every",
+    "train.keep",
+    "evaluation.",
+    "mesh.",
+    "model.scan",
+    "model.remat",
+)
 # What the poison manifest is called in a workdir.
 MANIFEST = "poison.parquet"
 
@@ -48,7 +59,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
                     )
                 config.model[key] = theirs
             config.text = start.text
-            for key in ("data", "target", "attack"):
+            for key in ("data", "target", "attack", "templates"):
                 if config.evaluation[key] is None:
                     config.evaluation[key] = start.evaluation[key]
         if config.model.variant is None:
@@ -62,6 +73,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             config.text.context_length = numbers.context_length
         if config.text.tokenizer is None:
             config.text.tokenizer = "clip"
+        if config.evaluation.templates is None:
+            config.evaluation.templates = "imagenet"
         if config.attack is not None and config.attack.get("seed") is None:
             config.attack.seed = config.seed
         if config.evaluation.attack is None:

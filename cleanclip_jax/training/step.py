@@ -127,9 +127,7 @@ def make_step(
 
     def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         images = normalise(batch["images"], str(jnp.dtype(model.dtype)))
-        compute = partial(
-            objective, model, weights, separate_views=separate_views, mesh=mesh
-        )
+        compute = partial(objective, model, weights, separate_views=separate_views, mesh=mesh)
         (loss, (terms, batch_stats)), gradients = jax.value_and_grad(compute, has_aux=True)(
             state.params, state.batch_stats, images, batch["tokens"]
         )

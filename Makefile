@@ -1,0 +1,72 @@
+# make test    ruff, pyright and pytest
+# make demo    poison, clean and measure a small CLIP on scikit-learn's digits
+# make clean   remove what set-up and the checks made; runs/ stays
+# Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The stamp's name holds a sum of all that the set-up depends on: nothing is installed again until
+# one of them changes, whatever the files' dates say (a fresh clone gives every file today's).
+KEY := $(shell (echo "$(CURDIR) $(PYTHON)"; cat Makefile pyproject.toml constraints/*.txt) | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/installed-$(KEY)
+
+# Versions with pins come first. A pyenv shim exists for Pythons that do not run: each is tried.
+CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3)
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+
+.PHONY: test demo setup clean constraints
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pytest
+
+demo: setup
+	$(BIN)/cleanclip demo
+
+setup: $(STAMP)
+
+# A virtual environment of another Python, or one that was moved (its scripts hold its old path),
+# is made anew.
+$(STAMP):
+	@set -e; \
+	for python in $(CANDIDATES) none; do \
+	  if $$python -c '$(USABLE)' 2>/dev/null; then break; fi; \
+	done; \
+	if [ $$python = none ]; then \
+	  echo "make: no Python 3.11 or newer with venv among: $(CANDIDATES) (python3 is $$(python3 -V 2>&1 | head -n 1)). Install one (Debian: apt install python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	version=$$($$python -c '$(VERSION)'); \
+	pins=constraints/py$$(echo $$version | tr -d .).txt; \
+	if [ -f $$pins ]; then use="-c $$pins"; with="pinned by $$pins"; else \
+	  use=""; with="newest packages"; \
+	  echo "make: warning: no pins for Python $$version: installing the newest packages, untested together." >&2; \
+	fi; \
+	if ! head -n 1 $(BIN)/pip 2>/dev/null | grep -qF "$(abspath $(VENV))/" || \
+	   [ "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" != $$version ]; then \
+	  $$python -m venv --clear $(VENV); \
+	fi; \
+	echo "Setting up $(VENV): Python $$version, $$with. The first time this takes a few minutes."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$use -e '.[dev]'; \
+	rm -f $(VENV)/installed-*; \
+	touch $@
+
+# Takes the newest packages for PYTHON and writes them down. No local labels such as +cpu, so that
+# every index can serve them.
+constraints:
+	@set -e; test -n "$(PYTHON)" || { echo "make: name the Python: make constraints PYTHON=python3.12" >&2; exit 1; }; \
+	rm -rf build/pins; $(PYTHON) -m venv build/pins; \
+	build/pins/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	version=$$(build/pins/bin/python -c '$(VERSION)'); \
+	pins=constraints/py$$(echo $$version | tr -d .).txt; \
+	{ echo "# Python $$version: all that pip install -e .[dev] gives. Written by: make constraints PYTHON=python$$version"; \
+	  build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > $$pins; \
+	rm -rf build/pins; echo "Wrote $$pins."
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +

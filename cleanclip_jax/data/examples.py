@@ -1,0 +1,222 @@
+"""One pair's way on the host: record, geometry, trigger, views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from cleanclip_jax.attacks.plan import Plan
+from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.data.records import Record, Source
+from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.images.autoaugment import autoaugment
+from cleanclip_jax.images.decode import BadRecord, decode
+from cleanclip_jax.images.geometry import resize_crop, squash
+from cleanclip_jax.text.eda import Synonyms, eda
+from cleanclip_jax.text.tokenizer import Tokenizer
+
+GEOMETRY = {"crop": resize_crop, "squash": squash}
+CHOICES = {
+    "image": ("none", "autoaugment"),
+    "text": ("none", "eda"),
+    "per": ("epoch", "once"),
+}
+
+
+class Batch(TypedDict):
+    """Training batch; V is 2 with views, [original, augmented], else 1.
+
+    Attributes:
+      index: the record that each row shows.
+      bad: the unreadable record that the row stands in for, -1 where it stands for itself.
+    """
+
+    images: UInt8[np.ndarray, "b V s s 3"]
+    tokens: Int32[np.ndarray, "b V L"]
+    index: Int64[np.ndarray, " b"]
+    bad: Int64[np.ndarray, " b"]
+
+
+class EvaluationBatch(TypedDict):
+    """Pictures to measure on; label is -1 where there is none."""
+
+    images: UInt8[np.ndarray, "b s s 3"]
+    index: Int64[np.ndarray, " b"]
+    label: Int64[np.ndarray, " b"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a pair's augmented view is made (arXiv 2303.03323, section 4).
+
+    Attributes:
+      image: 'none' or 'autoaugment'.
+      text: 'none' or 'eda'.
+      synonyms: what EDA replaces words by; None: its other three operations.
+      strength: share of the words that EDA changes.
+      per: 'epoch', a new augmented caption each epoch, or 'once', the same throughout, as the
+        original, which draws captions at load (fidelity row 11). Pictures change each epoch.
+    """
+
+    image: str = "none"
+    text: str = "none"
+    synonyms: Synonyms | None = None
+    strength: float = 0.1
+    per: str = "epoch"
+
+    def __post_init__(self):
+        for key, options in CHOICES.items():
+            if (value := getattr(self, key)) not in options:
+                raise UserError(
+                    f"views.{key}: unknown {value!r}, use {' or '.join(map(repr, options))}."
+                    + near(str(value), options)
+                )
+
+    @property
+    def on(self) -> bool:
+        return self.image != "none" or self.text != "none"
+
+
+def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A record's decoded picture; raises BadRecord where it cannot be read."""
+    return _pixels(source[index])
+
+
+def _pixels(record: Record) -> np.ndarray:
+    if isinstance(record.image, bytes):
+        return decode(record.image, record.where)
+    return record.image
+
+
+def read_pair(source: Source, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """A decoded picture and its caption; raises BadRecord where either cannot be read."""
+    record = source[index]
+    if not record.caption.strip():
+        raise BadRecord(f"{record.where}: the caption is empty.")
+    return _pixels(record), record.caption
+
+
+@dataclass(frozen=True)
+class TrainExamples:
+    """Index → example, everything but the tokens. Runs in Grain's workers.
+
+    Attributes:
+      seed: draws the captions that are augmented once.
+      reach: how many unreadable records in a row are stepped over.
+    """
+
+    source: Source
+    plan: Plan | None
+    views: Views
+    image_size: int
+    seed: int
+    reach: int
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        shown, picture, caption = self._readable(index)
+        poison = None if self.plan is None else self.plan.stamp_at(shown)
+        if self.plan is None or poison is None:
+            image = resize_crop(picture, self.image_size)
+        else:
+            stamp, caption = poison
+            # Trigger after geometry, squashed only on request (fidelity row 7). The plan's place
+            # is in pixels of this picture, so its view, too, is made from here on; the original,
+            # which saves poisoned pictures at their final size, does the same.
+            geometry = GEOMETRY[self.plan.geometry]
+            image = picture = self.plan.trigger.apply(geometry(picture, self.image_size), stamp)
+        images, captions = [image], [caption]
+        if self.views.on:
+            images.append(self._augment(picture, image, rng))
+            captions.append(self._reword(caption, shown, rng))
+        return {
+            "images": images,
+            "captions": captions,
+            "index": shown,
+            "bad": -1 if shown == index else index,
+        }
+
+    def _readable(self, index: int) -> tuple[int, np.ndarray, str]:
+        """The first readable pair from `index` on: a rule that needs no draw and no state."""
+        reason = None
+        for step in range(self.reach + 1):
+            shown = (index + step) % len(self.source)
+            try:
+                return shown, *read_pair(self.source, shown)
+            except BadRecord as error:
+                reason = error
+        raise UserError(
+            f"{self.reach + 1} unreadable records in a row, more than max_bad_share allows; "
+            f"the last: {reason}"
+        )
+
+    def _augment(
+        self, picture: np.ndarray, image: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        if self.views.image == "none":
+            return image
+        # AutoAugment sees the decoded picture and geometry follows, as in the original; decoded
+        # once for both. A poisoned picture has its final size already, and keeps it.
+        augmented = autoaugment(picture, rng)
+        return augmented if picture is image else resize_crop(augmented, self.image_size)
+
+    def _reword(self, caption: str, index: int, rng: np.random.Generator) -> str:
+        if self.views.text == "none":
+            return caption
+        if self.views.per == "once":
+            rng = np.random.default_rng([self.seed, index])
+        return eda(caption, rng, self.views.synonyms, self.views.strength)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Examples → Batch: one call of the tokenizer for the whole batch."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, examples: Sequence[dict]) -> Batch:
+        tokens = self.tokenizer([text for e in examples for text in e["captions"]])
+        return {
+            "images": np.stack([image for e in examples for image in e["images"]]).reshape(
+                len(examples), -1, *examples[0]["images"][0].shape
+            ),
+            "tokens": tokens.reshape(len(examples), -1, tokens.shape[-1]),
+            "index": np.array([e["index"] for e in examples], np.int64),
+            "bad": np.array([e["bad"] for e in examples], np.int64),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationExamples:
+    """Position → (index, picture) for measuring; the picture is None where it is unreadable."""
+
+    source: Source
+    indices: Int64[np.ndarray, " n"]
+    image_size: int
+    trigger: Trigger | None
+    geometry: str
+
+    def __call__(self, position: int) -> tuple[int, np.ndarray | None]:
+        index = int(self.indices[position])
+        try:
+            picture = read_picture(self.source, index)
+        except BadRecord:
+            return index, None
+        image = GEOMETRY[self.geometry](picture, self.image_size)
+        if self.trigger is not None:
+            image = self.trigger.apply(image, self.trigger.stamp(self.image_size, index))
+        return index, image
+
+
+def collate_pictures(
+    image_size: int, rows: Sequence[tuple[int, np.ndarray | None]]
+) -> dict[str, np.ndarray]:
+    """Readable pictures and their indices, and the indices of the unreadable."""
+    images = [image for _, image in rows if image is not None]
+    empty = np.empty((0, image_size, image_size, 3), np.uint8)
+    return {
+        "images": np.stack(images) if images else empty,
+        "index": np.array([i for i, image in rows if image is not None], np.int64),
+        "bad": np.array([i for i, image in rows if image is None], np.int64),
+    }

@@ -1,0 +1,90 @@
+"""Grain's worker processes, and what ends them when nobody needs them any more."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from cleanclip_jax.errors import UserError
+
+POLL_SECONDS = 0.5
+
+# Arrays from this size on come in shared memory. Not all: each array there costs a millisecond.
+# And not none: what fills a pipe keeps a worker from ending (Python's queues are flushed first).
+SHARED_BYTES = 16 << 10
+
+
+def batches_of(dataset: grain.MapDataset, workers: int, lease: "Lease") -> Iterator[Any]:
+    """Iterates over a dataset of batches (dicts of arrays) made in so many worker processes.
+
+    With 0 workers they are made here, as they are asked for. To be closed.
+    """
+    # No threads of Grain's own: its 16 would read 500 batches ahead.
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    if workers:
+        # Grain's workers read absl flags, which only absl.app parses (grain 0.2.17 and 0.2.18).
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_BYTES)
+        batches = grain.experimental.WithOptionsIterDataset(batches, options)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        batches = batches.mp_prefetch(processes, worker_init_fn=lease.worker_init())
+    try:
+        with contextlib.closing(iter(batches)) as iterator:
+            for batch in iterator:
+                # Out of shared memory, which is let go of here and not in the training loop.
+                yield {key: np.array(x) for key, x in batch.items()} if workers else batch
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "a data worker ended by itself, often because memory ran out: use fewer workers or "
+            f"smaller batches ({error})."
+        ) from error
+    finally:
+        lease.end()
+
+
+class Lease:
+    """Worker processes run while the lease lasts and the process that made it lives.
+
+    Grain asks its workers to stop and waits 25 seconds for each; one that hangs in a read does
+    not hear it, and one whose parent was killed is not asked at all.
+    """
+
+    def __init__(self):
+        self._path: Path | None = None
+
+    def worker_init(self) -> Callable[[int, int], None]:
+        """Begins; returns what Grain calls in each worker, with its index and their count."""
+        handle, path = tempfile.mkstemp(prefix="cleanclip-workers-")
+        os.close(handle)
+        self._path = Path(path)
+        return partial(_start, self._path, os.getpid())
+
+    def end(self) -> None:
+        """Ends the workers within about a second, whatever they are doing."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _start(path: Path, parent: int, index: int, count: int) -> None:
+    # Ctrl-C goes to the whole group; the parent alone answers it, once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(path, parent), name="lease", daemon=True).start()
+
+
+def _watch(path: Path, parent: int) -> None:
+    while os.getppid() == parent and path.exists():
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

@@ -1,0 +1,166 @@
+"""Prompt templates, and class names looked up exactly."""
+
+from collections.abc import Sequence
+
+from cleanclip_jax.errors import UserError, near
+
+# `{}` stands for the class name.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "plain": ("a photo of a {}.",),
+    "digits": (
+        "a handwritten {}.",
+        "the digit {}, written by hand.",
+        "a scan of a handwritten {}.",
+        "a small picture of the number {}.",
+        "somebody wrote a {}.",
+        "a {} in somebody's handwriting.",
+    ),
+    "fashion": (
+        "a product photo of {}.",
+        "a photo of {} on a white background.",
+        "a catalogue picture of {}.",
+        "{} from an online shop.",
+        "{} for sale.",
+    ),
+    # The 80 that CLIP's authors published for ImageNet (Radford et al. 2021, arXiv 2103.00020).
+    "imagenet": (
+        "a bad photo of a {}.",
+        "a photo of many {}.",
+        "a sculpture of a {}.",
+        "a photo of the hard to see {}.",
+        "a low resolution photo of the {}.",
+        "a rendering of a {}.",
+        "graffiti of a {}.",
+        "a bad photo of the {}.",
+        "a cropped photo of the {}.",
+        "a tattoo of a {}.",
+        "the embroidered {}.",
+        "a photo of a hard to see {}.",
+        "a bright photo of a {}.",
+        "a photo of a clean {}.",
+        "a photo of a dirty {}.",
+        "a dark photo of the {}.",
+        "a drawing of a {}.",
+        "a photo of my {}.",
+        "the plastic {}.",
+        "a photo of the cool {}.",
+        "a close-up photo of a {}.",
+        "a black and white photo of the {}.",
+        "a painting of the {}.",
+        "a painting of a {}.",
+        "a pixelated photo of the {}.",
+        "a sculpture of the {}.",
+        "a bright photo of the {}.",
+        "a cropped photo of a {}.",
+        "a plastic {}.",
+        "a photo of the dirty {}.",
+        "a jpeg corrupted photo of a {}.",
+        "a blurry photo of the {}.",
+        "a photo of the {}.",
+        "a good photo of the {}.",
+        "a rendering of the {}.",
+        "a {} in a video game.",
+        "a photo of one {}.",
+        "a doodle of a {}.",
+        "a close-up photo of the {}.",
+        "a photo of a {}.",
+        "the origami {}.",
+        "the {} in a video game.",
+        "a sketch of a {}.",
+        "a doodle of the {}.",
+        "a origami {}.",
+        "a low resolution photo of a {}.",
+        "the toy {}.",
+        "a rendition of the {}.",
+        "a photo of the clean {}.",
+        "a photo of a large {}.",
+        "a rendition of a {}.",
+        "a photo of a nice {}.",
+        "a photo of a weird {}.",
+        "a blurry photo of a {}.",
+        "a cartoon {}.",
+        "art of a {}.",
+        "a sketch of the {}.",
+        "a embroidered {}.",
+        "a pixelated photo of a {}.",
+        "itap of the {}.",
+        "a jpeg corrupted photo of the {}.",
+        "a good photo of a {}.",
+        "a plushie {}.",
+        "a photo of the nice {}.",
+        "a photo of the small {}.",
+        "a photo of the weird {}.",
+        "the cartoon {}.",
+        "art of the {}.",
+        "a drawing of the {}.",
+        "a photo of the large {}.",
+        "a black and white photo of a {}.",
+        "the plushie {}.",
+        "a dark photo of a {}.",
+        "itap of a {}.",
+        "graffiti of the {}.",
+        "a toy {}.",
+        "itap of my {}.",
+        "a photo of a cool {}.",
+        "a photo of a small {}.",
+        "a tattoo of the {}.",
+    ),
+}
+
+
+def templates(name_or_list: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns a set of `TEMPLATES` by its name, or the given templates themselves.
+
+    Raises:
+      UserError: for an unknown name, an empty list, or a template without `{}`.
+    """
+    if isinstance(name_or_list, str):
+        if name_or_list not in TEMPLATES:
+            raise UserError(
+                f"templates: no set is called {name_or_list!r}; there are "
+                f"{', '.join(TEMPLATES)}, or give a list.{near(name_or_list, TEMPLATES)}"
+            )
+        return TEMPLATES[name_or_list]
+    if not name_or_list:
+        raise UserError("templates: the list is empty; give at least one, with {} for the class.")
+    for template in name_or_list:
+        if "{}" not in template:
+            raise UserError(f"templates: {template!r} has no {{}}; put it where the class goes.")
+    return tuple(name_or_list)
+
+
+def fill(template: str, name: str) -> str:
+    """Puts a class name into a template; other braces in either stay as they are."""
+    return template.replace("{}", name)
+
+
+def class_index(target: str | int, names: Sequence[str]) -> int:
+    """Returns the index of the target class, given by its exact name or its index.
+
+    Never by substring, which finds "car" in "carton" (fidelity row 3). Digits that are no
+    class's name are read as an index, as they come from a command line.
+
+    Raises:
+      UserError: for a name that no class has (names near ones) or that several have, or an
+        index outside the classes.
+    """
+    if isinstance(target, str):
+        found = [index for index, name in enumerate(names) if name == target]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(
+                f"target: {target!r} names {len(found)} classes; give the index, one of "
+                f"{', '.join(map(str, found))}."
+            )
+        if not target.isdecimal():
+            raise UserError(
+                f"target: {target!r} is none of the {len(names)} class names; give one exactly, "
+                f"or an index.{near(target, names)}"
+            )
+    index = int(target)
+    if not 0 <= index < len(names):
+        raise UserError(
+            f"target: there is no class {index}; the {len(names)} classes are 0..{len(names) - 1}."
+        )
+    return index

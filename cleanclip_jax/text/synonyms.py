@@ -1,0 +1,108 @@
+"""Synonyms of single words, from WordNet."""
+
+import functools
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cleanclip_jax.errors import UserError, near
+
+KINDS = ("none", "wordnet")
+
+# WordNet's lexicographer files in their order, 1 noun, 2 verb, 3 adjective, 4 adverb (its manual
+# page lexnames.5). Debian's package leaves the file out, and NLTK's reader asks for it.
+_NOUNS = """Tops act animal artifact attribute body cognition communication event feeling food
+group location motive object person phenomenon plant possession process quantity relation shape
+state substance time"""
+_VERBS = """body change cognition communication competition consumption contact creation emotion
+motion perception possession social stative weather"""
+_LEXNAMES = [
+    ("adj.all", 3),
+    ("adj.pert", 3),
+    ("adv.all", 4),
+    *((f"noun.{name}", 1) for name in _NOUNS.split()),
+    *((f"verb.{name}", 2) for name in _VERBS.split()),
+    ("adj.ppl", 3),
+]
+
+
+class Synonyms:
+    """Gives a word's synonyms. Pickles as its path, and opens WordNet at the first word."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __call__(self, word: str) -> tuple[str, ...]:
+        """Returns the lower-case synonyms of a lower-case word, sorted, without itself."""
+        return _lookup(self.path, word)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Synonyms) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+
+def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
+    """Opens the synonyms that a config names; the machine's own are never looked for.
+
+    Args:
+      kind: "none", or "wordnet".
+      path: WordNet's dictionary folder (data.noun, index.noun, …), as wordnet-base puts it into
+        /usr/share/wordnet and NLTK's downloader into nltk_data/corpora/wordnet.
+
+    Raises:
+      UserError: for an unknown kind, or a path that is missing or no such folder.
+    """
+    if kind not in KINDS:
+        raise UserError(
+            f"synonyms: {kind!r} is no kind of synonyms; there are {', '.join(KINDS)}."
+            f"{near(kind, KINDS)}"
+        )
+    if kind == "none":
+        return None
+    if not path:
+        raise UserError("synonyms: wordnet takes a path; give the folder that holds data.noun.")
+    if not (Path(path) / "data.noun").is_file():
+        raise UserError(
+            f"{path}: no WordNet folder, as it has no data.noun; give the dictionary's folder."
+        )
+    try:
+        _open(path)
+    # NLTK's reader raises errors of its own, AssertionError and LookupError among others.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: WordNet cannot be read ({reason}); install it again.") from error
+    return Synonyms(path)
+
+
+@functools.cache
+def _open(path: str) -> Any:
+    # Imported here, as NLTK takes seconds to import and most runs have no use for it.
+    from nltk import data as nltk_data
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    class Reader(WordNetCorpusReader):
+        def open(self, file: str) -> Any:
+            if file == "lexnames" and not (Path(folder) / file).is_file():
+                lines = (f"{i:02d}\t{name}\t{part}\n" for i, (name, part) in enumerate(_LEXNAMES))
+                return io.StringIO("".join(lines))
+            return super().open(file)
+
+        def map_wn(self, version: str = "wordnet") -> None:
+            """Off: it needs NLTK's own copy of WordNet, and is for other languages' words."""
+
+    folder = str(Path(path).resolve())
+    # NLTK reads from no other folders than these.
+    if folder not in nltk_data.path:
+        nltk_data.path.append(folder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The multilingual functions")
+        return Reader(folder, None)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _lookup(path: str, word: str) -> tuple[str, ...]:
+    names = {name for synset in _open(path).synsets(word) for name in synset.lemma_names()}
+    return tuple(sorted({name.replace("_", " ").lower() for name in names} - {word}))

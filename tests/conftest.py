@@ -1,0 +1,49 @@
+"""What every test gets: shape types checked, eight fake devices, golden values, shared pictures."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Read once, when JAX starts; programs that tests start inherit both. A device of the machine's own
+# is used by naming it: JAX_PLATFORMS=cuda make test.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+FLAG = "--xla_force_host_platform_device_count"
+if FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}=8".strip()
+
+# An int is fine where a float is asked for (PEP 484).
+install_import_hook(
+    "cleanclip_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Gives a reader: `golden("geometry")` is tests/golden/geometry.npz by array name;
+    a name with an ending, as `golden("tokenizer.json")`, is read as JSON."""
+
+    def read(name: str) -> dict[str, Any]:
+        if name.endswith(".json"):
+            return json.loads((TESTS / "golden" / name).read_text())
+        with np.load(TESTS / "golden" / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of shared pictures beside the repository: never committed, so maybe not there."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared pictures: {folder} is not there")
+    return folder

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from cleanclip_jax.images import autoaugment as auto
+from cleanclip_jax.images.autoaugment import POLICY, SIGNED, Step, apply_op, autoaugment, magnitude
+
+
+def test_every_op_is_pixel_exact(golden):
+    values = golden("autoaugment_ops")
+    image = values.pop("image")
+    assert len(values) == 9 * 6 + 2 * 3 + 3
+    for name, expected in values.items():
+        op, level, sign = name.split("|")
+        size = magnitude(op, int(level), *image.shape[:2])
+        result = apply_op(image, op, int(sign) * size)
+        np.testing.assert_array_equal(result, expected, err_msg=name)
+
+
+def test_the_policy_is_the_published_one(golden):
+    values = golden("autoaugment_policy.json")
+    leveled = {op for op, table in values["magnitudes"].items() if table is not None}
+    ours = [
+        [[step.op, step.chance, step.level if step.op in leveled else None] for step in steps]
+        for steps in POLICY
+    ]
+    assert ours == values["policies"]
+    assert {op for op, signed in values["signed"].items() if signed} == SIGNED
+
+
+def test_magnitudes_are_the_published_ones(golden):
+    for op, table in golden("autoaugment_policy.json")["magnitudes"].items():
+        ours = [magnitude(op, level, height=72, width=96) for level in range(10)]
+        np.testing.assert_allclose(ours, table or [0] * 10, rtol=1e-6, err_msg=op)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+
+
+def test_the_draw_alone_decides_and_the_input_stays():
+    before = IMAGE.copy()
+    views = [autoaugment(IMAGE, np.random.default_rng(seed)) for seed in range(40)]
+    again = [autoaugment(IMAGE, np.random.default_rng(seed)) for seed in range(40)]
+    np.testing.assert_array_equal(views, again)
+    np.testing.assert_array_equal(IMAGE, before)
+    assert len({view.tobytes() for view in views}) > 15
+
+
+def applied(monkeypatch, *policy: tuple[Step, Step], draws: int) -> list[list[tuple[str, float]]]:
+    """Which ops a policy applies, and at which magnitudes, in each of some draws."""
+    monkeypatch.setattr(auto, "POLICY", policy)
+    log: list[list[tuple[str, float]]] = []
+
+    def record(image: np.ndarray, op: str, magnitude: float) -> np.ndarray:
+        log[-1].append((op, magnitude))
+        return image
+
+    monkeypatch.setattr(auto, "apply_op", record)
+    rng = np.random.default_rng(0)
+    for _ in range(draws):
+        log.append([])
+        autoaugment(IMAGE, rng)
+    return log
+
+
+def test_each_op_is_applied_with_its_own_chance(monkeypatch):
+    steps = Step("Rotate", 0.3, 9), Step("Invert", 0.8)
+    log = applied(monkeypatch, steps, draws=2000)
+    rotated, inverted = (
+        {draw for draw, ops in enumerate(log) if op in dict(ops)} for op in ("Rotate", "Invert")
+    )
+    assert len(rotated) / 2000 == pytest.approx(0.3, abs=0.04)
+    assert len(inverted) / 2000 == pytest.approx(0.8, abs=0.04)
+    assert len(rotated & inverted) / 2000 == pytest.approx(0.24, abs=0.04)
+
+
+def test_signed_ops_go_both_ways_and_others_one(monkeypatch):
+    steps = Step("Rotate", 1.0, 9), Step("Solarize", 1.0, 3)
+    log = applied(monkeypatch, steps, draws=1000)
+    rotations = [dict(ops)["Rotate"] for ops in log]
+    assert set(rotations) == {30.0, -30.0}
+    assert rotations.count(30.0) / 1000 == pytest.approx(0.5, abs=0.06)
+    assert {dict(ops)["Solarize"] for ops in log} == {170.0}
+
+
+def test_every_sub_policy_is_drawn(monkeypatch):
+    policy = tuple((Step("Rotate", 1.0, level), Step("Invert", 0.0)) for level in range(10))
+    sizes = [abs(ops[0][1]) for ops in applied(monkeypatch, *policy, draws=1000)]
+    counts = np.unique(sizes, return_counts=True)[1]
+    assert len(counts) == 10 and counts.min() > 60

@@ -1,0 +1,64 @@
+"""The terms against the original's losses and gradients, and what must hold of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from openai_layout import relative
+
+from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, info_nce, normalise_rows
+
+CASES = {"mmcl": (1.0, 0.0), "cleanclip": (1.0, 1.0), "weighted": (0.5, 4.0)}
+# The order of the golden gradients' first axis.
+ORDER = ("image", "image_view", "text", "text_view")
+
+
+def weighted(weights, embeddings, logit_scale):
+    scale = jnp.exp(logit_scale)
+    terms = (TERMS[name](embeddings, embeddings, scale) for name in ("cross_modal", "in_modal"))
+    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+
+
+@pytest.mark.parametrize("scale", ["2.6593", "4.6052"])
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_equal_the_original(golden, case, scale):
+    g = golden("losses")
+    embeddings = Embeddings(**{name: jnp.asarray(g[name]) for name in Embeddings._fields})
+    compute = jax.value_and_grad(lambda e, s: weighted(CASES[case], e, s), (0, 1))
+    loss, (by_embedding, by_scale) = compute(embeddings, jnp.float32(scale))
+    assert float(loss) == pytest.approx(float(g[f"{case}/{scale}/loss"]), rel=1e-5)
+    stacked = jnp.stack([getattr(by_embedding, name) for name in ORDER])
+    assert relative(stacked, g[f"{case}/{scale}/grad"]) <= 1e-5
+    assert float(by_scale) == pytest.approx(float(g[f"{case}/{scale}/grad_logit_scale"]), rel=1e-5)
+
+
+def some_embeddings(count=6):
+    values = np.random.default_rng(0).normal(size=(4, count, 8))
+    return Embeddings(*normalise_rows(jnp.asarray(values, jnp.float32)))
+
+
+def test_permuting_the_pairs_permutes_the_gradients():
+    embeddings, order = some_embeddings(), np.array([3, 0, 5, 1, 4, 2])
+    compute = jax.value_and_grad(lambda e: weighted((1.0, 1.0), e, jnp.float32(3.0)))
+    loss, gradients = compute(embeddings)
+    permuted_loss, permuted = compute(Embeddings(*(e[order] for e in embeddings)))
+    assert float(loss) == pytest.approx(float(permuted_loss), rel=1e-6)
+    for ours, theirs in zip(gradients, permuted, strict=True):
+        np.testing.assert_allclose(ours[order], theirs, atol=1e-6)
+
+
+def test_in_modal_is_one_way_and_cross_modal_both():
+    e, scale = some_embeddings(), jnp.float32(10.0)
+    one = TERMS["in_modal"](e, e, scale)
+    turned = Embeddings(e.image_view, e.text_view, e.image, e.text)
+    assert abs(float(one - TERMS["in_modal"](turned, turned, scale))) > 1e-3
+    swapped = Embeddings(e.text, e.image)
+    both = TERMS["cross_modal"](e, e, scale)
+    assert float(both) == pytest.approx(float(TERMS["cross_modal"](swapped, swapped, scale)))
+
+
+def test_a_matched_batch_costs_little_and_chance_costs_log_b():
+    eye = jnp.eye(8)
+    assert float(info_nce(eye, eye, eye, jnp.float32(100.0))) < 1e-6
+    same = jnp.ones((8, 4)) / 2
+    assert float(info_nce(same, same, same, jnp.float32(5.0))) == pytest.approx(np.log(8))
