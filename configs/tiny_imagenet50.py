@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             }
         )
         config.train.batch_size = 128
-        config.train.steps = 1500
+        config.train.steps = 1200
         config.optimizer.learning_rate = 1e-3
         config.evaluation.data = ConfigDict(
             {
@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evaluation.templates = "imagenet"
     else:
         config.train.batch_size = 64
-        config.train.steps = 400
+        config.train.steps = 300
         config.optimizer.learning_rate = 1e-3
         config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config

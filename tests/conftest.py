@@ -13,9 +13,12 @@ from jaxtyping import install_import_hook
 # Read once, when JAX starts; programs that tests start inherit both. A device of the machine's own
 # is used by naming it: JAX_PLATFORMS=cuda make test.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-FLAG = "--xla_force_host_platform_device_count"
-if FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}=8".strip()
+# Unoptimised code compiles three times faster, which is most of the time of these tests; set
+# XLA_FLAGS=--xla_backend_optimization_level=3 to test what users run.
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag.partition("=")[0] not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
 
 # An int is fine where a float is asked for (PEP 484).
 install_import_hook(

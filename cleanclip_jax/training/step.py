@@ -26,9 +26,9 @@ Metrics = dict[str, jax.Array]
 )
 @dataclass
 class State:
-    """All that training changes. `step` counts the updates made, int32[]."""
+    """All that training changes: arrays, or their shapes. `step` counts the updates, int32[]."""
 
-    step: jax.Array
+    step: Any
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: Any
@@ -135,7 +135,7 @@ def make_step(
             "loss": loss,
             **terms,
             "logit_scale": state.params["logit_scale"],
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": schedule(state.step),
         }
         return apply_gradients(optimizer, state, gradients, batch_stats), metrics

@@ -1,12 +1,18 @@
 """Both encoders against the original's outputs (tests/golden, float32 on a processor)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from openai_layout import flat, nested, relative, variables
 
-from cleanclip_jax.models.clip import build, encode_image, encode_image_train, encode_text
+from cleanclip_jax.models import clip
+from cleanclip_jax.models.clip import build
 
+encode_image, encode_text, encode_image_train = (
+    jax.jit(function, static_argnums=0)
+    for function in (clip.encode_image, clip.encode_text, clip.encode_image_train)
+)
 KINDS = {"rn": "RN-test", "vit": "ViT-test"}
 
 
