@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
     given = os.environ.get("XLA_FLAGS", "")
     if flag.partition("=")[0] not in given:
         os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
+
+# What compiles for longer than half a second compiles once for all tests that need it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cleanclip-jit-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # An int is fine where a float is asked for (PEP 484).
 install_import_hook(

@@ -1,7 +1,9 @@
 """The golden values' names (OpenAI's PyTorch layout) as ours, by one explicit rule a tensor."""
 
 import re
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -96,12 +98,12 @@ def flat(tensors: dict[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarr
     for name, values in tensors.items():
         if name.startswith(prefix):
             ours, change = our_name(name.removeprefix(prefix), values.shape)
-            if ours:
+            if ours and change:
                 out[ours] = change(values)
     return out
 
 
-def nested(values: dict[str, np.ndarray]) -> dict:
+def nested(values: Mapping[str, np.ndarray | jax.Array]) -> dict:
     """{'a/b': x} as {'a': {'b': x}}."""
     tree: dict = {}
     for path, value in values.items():

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "cleanclip_jax"
 NAME = PACKAGE.name
 
 FLOORS = (  # from the bottom
-    ("errors", "config"),
+    ("errors", "config", "files"),
     (
         *("models", "objectives", "device", "sharding"),
         *("attacks", "text", "images", "reporting"),

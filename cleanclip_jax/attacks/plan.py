@@ -5,7 +5,6 @@ fly, evaluation replays its trigger, and a detector's scores are joined to it by
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.files import written_whole
 from cleanclip_jax.text.prompts import fill, templates
 
 VERSION = 1
@@ -87,15 +87,9 @@ class Plan:
 
     def save(self, path: Path | str) -> None:
         """Writes the plan as a parquet file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps(dict(self.header), sort_keys=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(Path(path)) as scratch:
+            pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), scratch)
 
     @classmethod
     def load(cls, path: Path | str, fingerprint: str | None = None) -> "Plan":

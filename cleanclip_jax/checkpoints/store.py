@@ -22,7 +22,7 @@ class Store:
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
         # Orbax would save whenever it is idle and keep everything unless told otherwise.
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
+            str(folder.absolute()),
             preservation_policy=policies[0].LatestN(keep),
             save_decision_policy=policies[1].FixedIntervalPolicy(1),
         )

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.parquet
 
 from cleanclip_jax.data.records import fingerprint_of, order_names
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.files import cache_folder, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,8 @@ def arrow_copy(file: Path, kind: str, selection: Selection) -> tuple[Path, str]:
     try:
         _check_columns(file, kind, selection)
         log.info("converting %s to %s, once", file, copy)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=copy.parent, prefix=copy.stem, suffix=".part")
-        os.close(handle)
-        try:
-            _write(file, kind, selection, Path(part))
-            os.replace(part, copy)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        with written_whole(copy) as part:
+            _write(file, kind, selection, part)
     except pa.ArrowException as error:
         raise UserError(f"{file}: unreadable as {kind} ({_line(error)}).") from error
     except OSError as error:
@@ -89,14 +83,6 @@ def arrow_copy(file: Path, kind: str, selection: Selection) -> tuple[Path, str]:
             "set CLEANCLIP_CACHE to a folder with space."
         ) from error
     return copy, fingerprint
-
-
-def cache_folder() -> Path:
-    """$CLEANCLIP_CACHE, else cleanclip in $XDG_CACHE_HOME, else in ~/.cache."""
-    if given := os.environ.get("CLEANCLIP_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "cleanclip"
 
 
 def _digest(file: Path, kind: str) -> str:

@@ -42,6 +42,9 @@ def open_source(config: Mapping) -> Source:
                 + near(key, known)
             )
     for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in options:
-            raise UserError(f"data: a source of kind {kind!r} needs the key {key!r}.")
+        if parameter.default is parameter.empty and options.get(key) is None:
+            raise UserError(
+                f"data: a source of kind {kind!r} needs the key {key!r}: set it with "
+                f"--config.data.train.{key}=... or --config.evaluation.data.{key}=..."
+            )
     return KINDS[kind](**options)

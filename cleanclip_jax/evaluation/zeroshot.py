@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from cleanclip_jax.data.pipeline import EvaluationBatch
 from cleanclip_jax.device.normalise import normalise
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text
 from cleanclip_jax.objectives.contrastive import normalise_rows
@@ -77,7 +78,7 @@ def make_ranker(
 
 def rank_all(
     rank: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[EvaluationBatch],
     batch_size: int,
     target: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:

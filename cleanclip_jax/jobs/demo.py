@@ -19,6 +19,7 @@ from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.examples import GEOMETRY, read_pair
 from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.reporting.figures import (
@@ -31,7 +32,7 @@ from cleanclip_jax.reporting.figures import (
 from cleanclip_jax.reporting.page import Code, Facts, Picture, Section, Table, write_page
 from cleanclip_jax.training.loop import train
 from cleanclip_jax.training.metrics import read_metrics
-from cleanclip_jax.training.run import MANIFEST, write_atomically
+from cleanclip_jax.training.run import MANIFEST
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
@@ -92,7 +93,7 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
         "seconds": round(time.perf_counter() - began, 1),
         "stages": stages,
     }
-    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
     report(folder, results, configs, plan)
     return results
 
@@ -114,7 +115,7 @@ def report(folder: Path, results: Results, configs: Mapping[str, ConfigDict], pl
         f"left {100 * cleaned['asr']:.1f} %."
     )
     settings = {
-        "pictures": f"{results['dataset']}, 8×8 scaled to {configs['poisoned'].model.image_size}",
+        "pictures": f"{results['dataset']}, 8x8 scaled to {configs['poisoned'].model.image_size}",
         "model": configs["poisoned"].model.variant,
         "trigger": ", ".join(f"{key} {value}" for key, value in results["trigger"].items()),
         "target": results["target"],

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.evaluate import evaluate
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.training.run import load_run, write_atomically
+from cleanclip_jax.training.run import load_run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +40,7 @@ def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
     run = load_run(workdir, mesh, config)
     found = evaluate(config, run.model, run.variables, run.tokenizer, mesh)
     found = {"workdir": str(workdir), "step": run.step, "seed": config.seed, **found}
-    write_atomically(path, json.dumps(found, indent=2) + "\n")
+    write_whole(path, json.dumps(found, indent=2) + "\n")
     return found
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.reporting.figures import Point, ca_asr_curve
 from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.run import claim, resolve, write_atomically
+from cleanclip_jax.training.run import claim, resolve
 
 FIGURES = ("ca", "asr", "asr_all", "pa", "clean_target_rate")
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def run_point(
 ) -> Row:
     """Trains and measures one point, unless that was done; a run's own failure is its row's."""
     short = {last(key): value for key, value in point.items()}
-    name = ",".join(f"{key}={value}" for key, value in short.items())
+    name = ",".join(f"{key}={value}" for key, value in short.items()).replace("/", "-")
     workdir = folder / "runs" / name
     written = {key: fill(text, short) for key, text in overrides.items()}
     config = apply(load(spec), {**written, **point})
@@ -159,15 +160,15 @@ def spread(values: Sequence[float | None]) -> str:
 
 def write_results(folder: Path, grid: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
     """Writes sweep.json, sweep.csv and, where there is an attack, the curve."""
-    write_atomically(folder / "sweep.json", json.dumps({"over": grid, "runs": rows}, indent=2))
+    write_whole(folder / "sweep.json", json.dumps({"over": grid, "runs": rows}, indent=2))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "sweep.csv", text.getvalue())
+    write_whole(folder / "sweep.csv", text.getvalue())
     if any("asr" in row for row in rows):
-        (folder / "sweep.png").write_bytes(ca_asr_curve(curve(grid, rows), starting_point(rows)))
+        write_whole(folder / "sweep.png", ca_asr_curve(curve(grid, rows), starting_point(rows)))
 
 
 def curve(grid: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict[str, list[Point]]:

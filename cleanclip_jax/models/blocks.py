@@ -1,6 +1,7 @@
 """What both towers are made of: layer norm, attention, the residual block, the transformer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
 
         if self.remat:
             apply = jax.checkpoint(apply)
-        trees = [block.variables["params"] for block in self.blocks]
+        trees: list[Any] = [block.variables["params"] for block in self.blocks]
         if not self.scan:
             for tree in trees:
                 x = apply(x, tree)

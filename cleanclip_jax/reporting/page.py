@@ -6,13 +6,14 @@ pictures have alternative texts. Every text is escaped; a content policy forbids
 
 import base64
 import html
-import os
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+from cleanclip_jax.files import write_whole
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # 96.7, -3, 1,400, 5e-4, 12 %, 200 s: what is set flush right under one another.
@@ -64,9 +65,7 @@ class Section:
 
 def write_page(path: Path, title: str, intro: str, sections: Sequence[Section]) -> None:
     """Writes the report to `path`, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(page(title, intro, sections), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, page(title, intro, sections))
 
 
 def page(title: str, intro: str, sections: Sequence[Section]) -> str:

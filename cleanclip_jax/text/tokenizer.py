@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import html
 import json
-import os
 import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxtyping import Int32
 from tokenizers import models, pre_tokenizers, trainers
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import cache_folder, write_whole
 
 START, END = "<start_of_text>", "<end_of_text>"
 
@@ -123,7 +123,7 @@ class Tokenizer:
             "keep_end": self.keep_end,
             "bpe": json.loads(self._bpe.to_str()),
         }
-        _write(Path(path), json.dumps(content, ensure_ascii=False).encode())
+        write_whole(Path(path), json.dumps(content, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -162,7 +162,7 @@ def find_merges(path: str | None = None) -> Path:
             raise UserError(f"{given}: there is no such merges file; check the path.")
         _check(given, given.read_bytes())
         return given
-    cached = _cache() / MERGES_FILE
+    cached = cache_folder() / MERGES_FILE
     if cached.is_file():
         _check(cached, cached.read_bytes())
         return cached
@@ -175,7 +175,7 @@ def find_merges(path: str | None = None) -> Path:
             f"({getattr(error, 'reason', error)}); put {MERGES_URL} there by hand."
         ) from error
     _check(MERGES_URL, data)
-    _write(cached, data)
+    write_whole(cached, data)
     return cached
 
 
@@ -186,24 +186,6 @@ def _check(where: Path | str, data: bytes) -> None:
             f"{where}: not CLIP's merges file (sha256 {found[:12]}, expected "
             f"{MERGES_SHA256[:12]}); replace it with {MERGES_URL}."
         )
-
-
-def _cache() -> Path:
-    if given := os.environ.get("CLEANCLIP_CACHE"):
-        return Path(given).expanduser()
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given).expanduser() / "cleanclip"
-    return Path.home() / ".cache" / "cleanclip"
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _clean(text: str) -> str:

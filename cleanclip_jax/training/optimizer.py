@@ -26,9 +26,9 @@ def warmup_cosine(
         offset of one epoch of steps restores both.
     """
 
-    def schedule(step: jax.Array | int) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         # The accumulator is float32 at least; under x64 the tests compare in float64.
-        step = jnp.asarray(step + offset, jnp.result_type(float))
+        step = jnp.asarray(step, jnp.result_type(float)) + offset
         warmup = peak * (step + 1) / max(warmup_steps, 1)
         progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
         if not offset:

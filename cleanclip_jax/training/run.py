@@ -1,6 +1,5 @@
 """A workdir is a run: what lies in it, how a new one begins and an old one is taken up."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cleanclip_jax.checkpoints.store import abstract, load_model
 from cleanclip_jax.config import flatten, from_json, to_json
 from cleanclip_jax.data.sources import Source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.sharding import copied_over
@@ -102,15 +102,7 @@ def claim(config: ConfigDict, workdir: Path) -> None:
             raise UserError(f"{workdir} is the workdir of another run: {'; '.join(changed[:4])}")
     elif workdir.is_dir() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_json(config))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text)
-    scratch.replace(path)
+    write_whole(path, to_json(config))
 
 
 def make_tokenizer(config: ConfigDict, workdir: Path, source: Source) -> Tokenizer:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cleanclip_jax.data.pipeline import EvaluationBatch
 from cleanclip_jax.device.normalise import normalise
 from cleanclip_jax.evaluation.zeroshot import make_ranker, rank_all, text_classifier
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
@@ -56,9 +57,10 @@ def test_ranks_count_who_comes_before(clip, devices):
 
 
 def test_a_ragged_last_batch_is_counted_once():
-    batches = [
+    batches: list[EvaluationBatch] = [
         {
             "images": np.full((size, 2, 2, 3), start, np.uint8),
+            "index": np.arange(start, start + size),
             "label": np.arange(start, start + size),
         }
         for start, size in ((0, 4), (4, 4), (8, 1))

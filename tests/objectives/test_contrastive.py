@@ -41,15 +41,16 @@ def test_permuting_the_pairs_permutes_the_gradients():
     embeddings, order = some_embeddings(), np.array([3, 0, 5, 1, 4, 2])
     compute = jax.value_and_grad(lambda e: weighted((1.0, 1.0), e, jnp.float32(3.0)))
     loss, gradients = compute(embeddings)
-    permuted_loss, permuted = compute(Embeddings(*(e[order] for e in embeddings)))
+    permuted_loss, permuted = compute(jax.tree.map(lambda e: e[order], embeddings))
     assert float(loss) == pytest.approx(float(permuted_loss), rel=1e-6)
-    for ours, theirs in zip(gradients, permuted, strict=True):
+    for ours, theirs in zip(*map(jax.tree.leaves, (gradients, permuted)), strict=True):
         np.testing.assert_allclose(ours[order], theirs, atol=1e-6)
 
 
 def test_in_modal_is_one_way_and_cross_modal_both():
     e, scale = some_embeddings(), jnp.float32(10.0)
     one = TERMS["in_modal"](e, e, scale)
+    assert e.image_view is not None and e.text_view is not None
     turned = Embeddings(e.image_view, e.text_view, e.image, e.text)
     assert abs(float(one - TERMS["in_modal"](turned, turned, scale))) > 1e-3
     swapped = Embeddings(e.text, e.image)

@@ -1,15 +1,18 @@
 """The loop: what a run writes, that it resumes exactly, and that it keeps its last good state."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.tree_util import keystr
+from small_run import small_config
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.checkpoints.store import Store
-from cleanclip_jax.config import from_json, load
+from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -27,9 +30,21 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def trained(config, tmp_path):
-    train(config, tmp_path / "run")
-    return tmp_path / "run"
+def config():
+    return small_config()
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train(small_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """The workdir of a finished run, the test's own copy."""
+    return Path(shutil.copytree(trained_once, tmp_path / "run"))
 
 
 def tensors(workdir):
@@ -67,7 +82,7 @@ def test_interrupted_and_resumed_is_uninterrupted(config, trained, tmp_path, mon
     assert [row["step"] for row in figures(trained)] == [1, 2, 3, 4]
 
 
-def test_a_workdir_holds_the_whole_run(config, trained):
+def test_a_workdir_holds_the_whole_run(trained):
     assert {"config.json", "tokenizer.json", "poison.parquet", "metrics.jsonl", "checkpoints"} <= {
         path.name for path in trained.iterdir()
     }
@@ -87,11 +102,10 @@ def test_a_finished_run_is_left_as_it_is(config, trained):
     assert (tensors(trained), figures(trained)) == before
 
 
-def test_a_start_gives_weights_and_fresh_moments(config, trained, tmp_path):
+def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
     """Fidelity row 5. The schedule begins anew too."""
-    finetune = load("configs/demo.py:cleanclip")
+    finetune = small_config("cleanclip")
     finetune.start = str(trained)
-    finetune.update(train=config.train, mesh=config.mesh)
     finetune.train.steps = 1
     finetune.optimizer.learning_rate = 1e-30
     finetune.optimizer.warmup_steps = 0
@@ -128,7 +142,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
     assert read_metrics(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
 
 
-def test_a_torn_last_line_of_metrics_is_left_out(config, trained):
+def test_a_torn_last_line_of_metrics_is_left_out(trained):
     with (trained / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "los')
     assert [row["step"] for row in read_metrics(trained / "metrics.jsonl")] == [1, 2, 3, 4]

@@ -37,7 +37,7 @@ def loss_and_gradients(model, variables, devices, batch, **options):
     params, stats = place_state(mesh, (variables["params"], variables.get("batch_stats", {})))
     lowered = compute.lower(params, stats, images, placed["tokens"]).compile()
     (loss, (_, new_stats)), gradients = compute(params, stats, images, placed["tokens"])
-    return jax.tree.map(np.asarray, (loss, gradients, new_stats)), lowered.as_text()
+    return jax.tree.map(np.asarray, (loss, gradients, new_stats)), lowered.as_text() or ""
 
 
 @pytest.mark.parametrize("kind", ["RN-test", "ViT-test"])

@@ -1,0 +1,180 @@
+"""The command as a person types it: one line for a mistake, exit code 2; results where said."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import small_config
+
+from cleanclip_jax import cli
+from cleanclip_jax.jobs.demo import demo, free_folder
+from cleanclip_jax.training.loop import train
+
+SMALL = {
+    "train.batch_size": "16",
+    "train.steps": "2",
+    "train.log_every": "1",
+    "optimizer.warmup_steps": "1",
+    "mesh.data": "1",
+}
+FLAGS = [f"--config.{key}={value}" for key, value in SMALL.items()]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "poisoned"
+    train(small_config(), folder)
+    return folder
+
+
+def fails(capsys, *argv):
+    """Runs a command that must fail as the user's mistake; returns its one line."""
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("cleanclip: ")
+    return lines[0]
+
+
+TRAIN = ("train", "--config=configs/demo.py", "--workdir={new}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("tarin",), "'train'"),
+        ((*TRAIN, "--config.optimizer.learning_rte=1"), "'optimizer.learning_rate'"),
+        ((*TRAIN, "--config.model.variant=ViT-B32"), "'ViT-B/32'"),
+        ((*TRAIN, "--config.data.train={'kind': 'csv', 'path': 'no.csv'}"), "no.csv"),
+        ((*TRAIN, "--config.train.batch_size=12", "--config.mesh.data=8"), "does not divide"),
+        ((*TRAIN, "--worksdir=x"), "'--workdir'"),
+        (("train", "--workdir={new}"), "required: --config"),
+        (("evaluate", "--workdir={new}"), "no workdir of a run"),
+        (("evaluate", "--workdir={run}", "--config.evaluation.target=sevn"), "'seven'"),
+        (("evaluate", "--workdir={run}", "--config.optimizer.beta1=1"), "can't be changed here"),
+        (
+            ("sweep", "--config=configs/demo.py", "--workdir={new}", "--over=seed"),
+            "names no values",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path, workdir):
+    words = [
+        word.replace("{new}", str(tmp_path / "new")).replace("{run}", str(workdir)) for word in argv
+    ]
+    assert message in fails(capsys, *words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_column_names_the_near_one(capsys, tmp_path):
+    (tmp_path / "pairs.csv").write_text("image,captoin\na.jpg,a\n")
+    source = f"--config.data.train={{'kind': 'csv', 'path': '{tmp_path}/pairs.csv'}}"
+    line = fails(capsys, *TRAIN[:2], f"--workdir={tmp_path}/new", source)
+    assert "caption" in line and "captoin" in line and "pairs.csv" in line
+
+
+def test_no_merges_file_offline_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path / "cache"))
+
+    def offline(*_args, **_options):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    flags = (*TRAIN[:2], f"--workdir={tmp_path}/new", "--config.text.tokenizer=clip", *FLAGS)
+    assert "bpe_simple_vocab_16e6.txt.gz" in fails(capsys, *flags)
+
+
+def test_help_lists_the_jobs(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {job}" in shown for job in cli.JOBS)
+
+
+def test_evaluate_writes_what_it_shows(capsys, workdir):
+    assert cli.main(["evaluate", f"--workdir={workdir}"]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((workdir / "evaluation.json").read_text())
+    figures = found["figures"]
+    assert found["target"] == {"index": 7, "name": "seven"} and found["step"] == 4
+    assert figures["ca"]["of"] == figures["asr_all"]["of"] == 400
+    sevens = 400 - figures["asr"]["of"]
+    assert 20 < sevens < 60 and figures["clean_target_rate"]["of"] == 400 - sevens
+    for name, figure in figures.items():
+        assert name in shown and f"{figure['count']} of {figure['of']}" in shown
+        assert figure["value"] == figure["count"] / figure["of"]
+
+
+def test_evaluating_twice_gives_the_same(workdir, tmp_path):
+    """The trigger of each picture is drawn from its index (fidelity row 9)."""
+    texts = []
+    for name in ("a", "b"):
+        trigger = (
+            "--config.evaluation.attack.trigger={'name': 'badnet', 'size': 4, 'noise': 'fresh'}"
+        )
+        output = tmp_path / f"{name}.json"
+        assert cli.main(["evaluate", f"--workdir={workdir}", f"--output={output}", trigger]) == 0
+        texts.append(output.read_text())
+    assert texts[0] == texts[1]
+
+
+def test_a_sweep_resumes_and_draws(capsys, workdir, tmp_path):
+    argv = [
+        "sweep",
+        "--config=configs/demo.py:cleanclip",
+        f"--workdir={tmp_path}/sweep",
+        f"--config.start={workdir}",
+        "--over=seed=0,1",
+        "--over=optimizer.learning_rate=1e-4,1e-3",
+        *FLAGS,
+    ]
+    assert cli.main(argv) == 0
+    first = capsys.readouterr().out
+    assert "| 1e-3 | 2 |" in first and "±" in first
+    runs = sorted((tmp_path / "sweep/runs").iterdir())
+    assert [run.name for run in runs] == [
+        f"seed={seed},learning_rate={rate}" for seed in (0, 1) for rate in ("1e-3", "1e-4")
+    ]
+    stamps = [(run / "evaluation.json").stat().st_mtime_ns for run in runs]
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == first
+    assert stamps == [(run / "evaluation.json").stat().st_mtime_ns for run in runs]
+    rows = json.loads((tmp_path / "sweep/sweep.json").read_text())["runs"]
+    assert len(rows) == 4 and all(row["start"] == str(workdir) for row in rows)
+    assert (tmp_path / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failed_run_is_said_and_the_sweep_goes_on(capsys, tmp_path):
+    argv = ["sweep", "--config=configs/demo.py", f"--workdir={tmp_path}/sweep"]
+    assert cli.main([*argv, "--over=model.variant=ViT-tset,ViT-test", *FLAGS]) == 1
+    shown = capsys.readouterr().out
+    assert "| ViT-tset | 0 of 1 |" in shown and "| ViT-test | 1 |" in shown
+    assert "failed:" in shown and "unknown model variant" in shown
+
+
+def test_the_demo_writes_its_results_and_its_page(tmp_path):
+    folder = tmp_path / "demo"
+    small = {**SMALL, "model.variant": "ViT-test"}
+    results = demo(folder, small)
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert list(results) == ["dataset", "trigger", "target", "poisons", "seed", "seconds", "stages"]
+    assert [stage["name"] for stage in results["stages"]] == ["poisoned", "mmcl", "cleanclip"]
+    for stage in results["stages"]:
+        assert all(0 <= stage[key] <= 1 for key in ("ca", "asr", "asr_all", "pa"))
+    assert results["poisons"] == 42 and results["target"] == "seven"
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 3 and "http" not in page.replace("http-equiv", "")
+    assert free_folder(folder) == tmp_path / "demo-2"
+    assert free_folder(tmp_path / "other") == tmp_path / "other"
+
+
+def test_the_command_starts_without_loading_jax():
+    program = (
+        "import sys; from cleanclip_jax import cli; cli.main(['--help']); "
+        "print('jax' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip().endswith("False") and Path(cli.__file__).name == "cli.py"
