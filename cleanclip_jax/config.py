@@ -95,18 +95,17 @@ def defaults() -> ConfigDict:
 def load(spec: str) -> ConfigDict:
     """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
 
-    A file that isn't there is looked for among the configs that come with the package, so
-    `configs/demo.py` works from any folder.
+    A file that isn't there is looked for among the repository's configs, so `configs/demo.py`
+    works from any folder.
 
     Raises:
       UserError: no such file, no `get_config` in it, or an argument that it refuses.
     """
     name, _, arg = spec.partition(":")
-    package = Path(__file__).parent
-    shipped = [package / "configs" / Path(name).name, package.parent / "configs" / Path(name).name]
-    path = next((path for path in [Path(name), *shipped] if path.is_file()), None)
+    shipped = Path(__file__).parent.parent / "configs" / Path(name).name
+    path = next((path for path in (Path(name), shipped) if path.is_file()), None)
     if path is None:
-        known = sorted(file.name for place in shipped for file in place.parent.glob("*.py"))
+        known = sorted(file.name for file in shipped.parent.glob("*.py"))
         hint = near(Path(name).name, known) or f" Those that come along: {', '.join(known)}."
         raise UserError(f"no config file {name!r}.{hint}")
     module_spec = importlib.util.spec_from_file_location("cleanclip_config", path)

@@ -25,7 +25,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.train = ConfigDict({**digits, "split": "train"})
     config.train.batch_size = 64
     config.train.checkpoint_every = 200
-    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
     if stage == "poisoned":
         config.model.variant = "ViT-32px/8-mini"
@@ -45,6 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evaluation.data = ConfigDict({**digits, "split": "test"})
         config.evaluation.templates = templates
     else:
-        config.train.steps = 200
+        config.train.steps = 600
+        config.optimizer.learning_rate = 5e-3
         config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config
