@@ -9,13 +9,31 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import Trigger, make_trigger
 from cleanclip_jax.data.pipeline import evaluation_batches
-from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.success import attack_figures, clean_figures
 from cleanclip_jax.evaluation.zeroshot import make_ranker, rank_all, text_classifier
 from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.text.prompts import class_index, templates
 from cleanclip_jax.text.tokenizer import Tokenizer
+
+
+def find_target(asked: ConfigDict) -> tuple[Source, tuple[str, ...], int | None]:
+    """Returns the labelled set of a `config.evaluation`, its class names and the target's index.
+
+    Raises:
+      UserError: no labelled set, no classes in it, or no such class.
+    """
+    if not asked.data:
+        raise UserError("config.evaluation.data is not set: name a labelled source")
+    source = open_source(asked.data.to_dict())
+    names = source.class_names
+    if not names:
+        raise UserError(
+            "config.evaluation.data has no classes: name its column with "
+            "config.evaluation.data.class_name"
+        )
+    return source, names, None if asked.target is None else class_index(asked.target, names)
 
 
 def evaluate(
@@ -34,16 +52,7 @@ def evaluate(
       UserError: no labelled set, no such target, or a set without one readable picture.
     """
     asked = config.evaluation
-    if not asked.data:
-        raise UserError("config.evaluation.data is not set: name a labelled source")
-    source = open_source(asked.data.to_dict())
-    names = source.class_names
-    if not names:
-        raise UserError(
-            "config.evaluation.data has no classes: name its column with "
-            "config.evaluation.data.class_name"
-        )
-    target = class_index(asked.target, names) if asked.target is not None else None
+    source, names, target = find_target(asked)
     prompts = templates(asked.templates)
     classifier = text_classifier(model, variables, tokenizer, names, prompts)
     rank = make_ranker(model, variables, classifier, mesh)

@@ -21,7 +21,7 @@ from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.reporting.figures import Point, ca_asr_curve
 from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.run import claim, resolve
+from cleanclip_jax.training.run import check_workdir, resolve
 
 FIGURES = ("ca", "asr", "asr_all", "pa", "clean_target_rate")
 Row = dict[str, Any]
@@ -101,7 +101,7 @@ def run_point(
     print(f"sweep: {name}", file=sys.stderr)
     try:
         if path.is_file():
-            claim(resolve(config), workdir)
+            check_workdir(resolve(config), workdir)
             found = json.loads(path.read_text())
         else:
             found = measure(workdir, train(config, workdir), path)

@@ -17,6 +17,7 @@ from cleanclip_jax.checkpoints.store import Store, abstract
 from cleanclip_jax.data.pipeline import Views, train_batches
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.evaluation.evaluate import find_target
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.objectives.contrastive import NEEDS_VIEWS, TERMS
 from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch
@@ -24,6 +25,7 @@ from cleanclip_jax.text.eda import load_synonyms
 from cleanclip_jax.training.metrics import Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.run import (
+    check_workdir,
     claim,
     make_model,
     make_tokenizer,
@@ -48,8 +50,10 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
     mesh = make_mesh(config.mesh.data)
     check_batch(config.train.batch_size, mesh)
     source = open_source(config.data.train.to_dict())
+    if config.evaluation.data and config.evaluation.target is not None:
+        find_target(config.evaluation)
     views = make_views(config) if any(weights[name] for name in NEEDS_VIEWS) else None
-    claim(config, workdir)
+    check_workdir(config, workdir)
     tokenizer = make_tokenizer(config, workdir, source)
     plan = poison_plan(config, workdir, source)
     model = make_model(config, tokenizer.vocab_size)
@@ -70,6 +74,8 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
         mesh=mesh,
     )
 
+    # Only now, when nothing of the config is left to be refused, is anything written.
+    claim(config, workdir, tokenizer, plan)
     with Store(workdir / "checkpoints", config.train.keep) as store:
         state = first_state(store, config, model, optimizer, mesh)
         first = int(state.step)

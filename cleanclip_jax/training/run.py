@@ -1,6 +1,5 @@
 """A workdir is a run: what lies in it, how a new one begins and an old one is taken up."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,8 @@ FREE = (
     "model.scan",
     "model.remat",
 )
-# What the poison manifest is called in a workdir.
-MANIFEST = "poison.parquet"
+# What lies in a workdir beside config.json.
+MANIFEST, TOKENIZER = "poison.parquet", "tokenizer.json"
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -84,8 +83,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def claim(config: ConfigDict, workdir: Path) -> None:
-    """Makes `workdir` this run's, or checks that it already is.
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Checks that `workdir` is this run's or nobody's; writes nothing.
 
     Raises:
       UserError: it holds another run, or files that no run made.
@@ -100,50 +99,49 @@ def claim(config: ConfigDict, workdir: Path) -> None:
         )
         if changed:
             raise UserError(f"{workdir} is the workdir of another run: {'; '.join(changed[:4])}")
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
-    write_whole(path, to_json(config))
+
+
+def claim(config: ConfigDict, workdir: Path, tokenizer: Tokenizer, plan: Plan | None) -> None:
+    """Makes `workdir` this run's: its config, its tokenizer and its poison manifest."""
+    write_whole(workdir / "config.json", to_json(config))
+    if not (workdir / TOKENIZER).is_file():
+        tokenizer.save(workdir / TOKENIZER)
+    if plan is not None and not (workdir / MANIFEST).is_file():
+        plan.save(workdir / MANIFEST)
 
 
 def make_tokenizer(config: ConfigDict, workdir: Path, source: Source) -> Tokenizer:
-    """Returns the run's tokenizer, from its workdir if it is there, and stores it there."""
-    path = workdir / "tokenizer.json"
-    if path.is_file():
-        return Tokenizer.load(path)
+    """Returns the run's tokenizer: its workdir's, its start's, or a new one."""
+    for folder in (workdir, config.start):
+        if folder and (Path(folder) / TOKENIZER).is_file():
+            return Tokenizer.load(Path(folder) / TOKENIZER)
     text = config.text
-    if config.start:
-        shutil.copyfile(Path(config.start) / "tokenizer.json", path)
-        return Tokenizer.load(path)
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
-        tokenizer = Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
-    elif text.tokenizer == "trained":
+        return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
+    if text.tokenizer == "trained":
         captions = (source.caption(i) for i in range(len(source)))
-        tokenizer = Tokenizer.train(
+        return Tokenizer.train(
             captions, text.vocab_size, text.context_length, keep_end=text.keep_end
         )
-    else:
-        raise UserError(f"config.text.tokenizer is {text.tokenizer!r}; known: clip, trained")
-    tokenizer.save(path)
-    return tokenizer
+    raise UserError(f"config.text.tokenizer is {text.tokenizer!r}; known: clip, trained")
 
 
 def poison_plan(config: ConfigDict, workdir: Path, source: Source) -> Plan | None:
-    """Returns the run's poison plan, replayed from its manifest or made and written down."""
+    """Returns the run's poison plan, replayed from its manifest or made."""
     if config.attack is None:
         return None
-    path = workdir / MANIFEST
-    if path.is_file():
-        return Plan.load(path, source.fingerprint)
-    plan = make_plan(
+    if (workdir / MANIFEST).is_file():
+        return Plan.load(workdir / MANIFEST, source.fingerprint)
+    return make_plan(
         config.attack.to_dict(),
         len(source),
         source.caption,
         config.model.image_size,
         source.fingerprint,
     )
-    plan.save(path)
-    return plan
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
@@ -199,7 +197,7 @@ def load_run(workdir: Path, mesh: Mesh, config: ConfigDict | None = None) -> Tra
       UserError: the folder is no workdir, or has no checkpoint.
     """
     config = config or from_json(workdir / "config.json")
-    tokenizer = Tokenizer.load(workdir / "tokenizer.json")
+    tokenizer = Tokenizer.load(workdir / TOKENIZER)
     model = make_model(config, tokenizer.vocab_size)
     step, variables = restore_variables(workdir, model, mesh)
     return Trained(config, tokenizer, model, variables, step)

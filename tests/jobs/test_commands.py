@@ -49,6 +49,8 @@ TRAIN = ("train", "--config=configs/demo.py", "--workdir={new}")
         ((*TRAIN, "--config.model.variant=ViT-B32"), "'ViT-B/32'"),
         ((*TRAIN, "--config.data.train={'kind': 'csv', 'path': 'no.csv'}"), "no.csv"),
         ((*TRAIN, "--config.train.batch_size=12", "--config.mesh.data=8"), "does not divide"),
+        ((*TRAIN, "--config.attack.target=sevn"), "'seven'"),
+        ((*TRAIN, "--config.attack.trigger.name=badnett"), "'badnet'"),
         ((*TRAIN, "--worksdir=x"), "'--workdir'"),
         (("train", "--workdir={new}"), "required: --config"),
         (("evaluate", "--workdir={new}"), "no workdir of a run"),
