@@ -1,7 +1,7 @@
 """The command `cleanclip`: names the jobs and imports each only when it is run."""
 
-import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -18,21 +18,16 @@ JOBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cleanclip JOB ...`; returns the exit code, 2 for a mistake of the user's."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="cleanclip",
-        description="Poison, measure and clean CLIP models.",
-        epilog="`cleanclip JOB --help` tells what a job takes.",
-    )
-    width = max(map(len, JOBS))
-    jobs = "; ".join(f"{name:<{width}}: {what}" for name, what in JOBS.items())
-    parser.add_argument("job", metavar="JOB", help=jobs)
     if not arguments or arguments[0] in ("-h", "--help"):
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        width = max(map(len, JOBS))
         table = "\n".join(f"  {name:<{width}}  {what}" for name, what in JOBS.items())
         print(
-            f"usage: cleanclip JOB ...\n\n{parser.description}\n\njobs:\n{table}\n\n{parser.epilog}"
+            f"usage: cleanclip JOB ...\n\nPoison, measure and clean CLIP models.\n\njobs:\n{table}"
         )
+        print("\n`cleanclip JOB --help` tells what a job takes.")
         return 0 if arguments else 2
+    logging.basicConfig(format="cleanclip: %(message)s")
+    logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     job, rest = arguments[0], arguments[1:]
     try:
         if job not in JOBS:
@@ -43,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cleanclip: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "cleanclip: stopped; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        print("cleanclip: stopped; the same command takes a run up again", file=sys.stderr)
         return 130
 
 

@@ -103,7 +103,8 @@ def load(spec: str) -> ConfigDict:
     """
     name, _, arg = spec.partition(":")
     shipped = Path(__file__).parent.parent / "configs" / Path(name).name
-    path = next((path for path in (Path(name), shipped) if path.is_file()), None)
+    places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
+    path = next((path for path in places if path.is_file()), None)
     if path is None:
         known = sorted(file.name for file in shipped.parent.glob("*.py"))
         hint = near(Path(name).name, known) or f" Those that come along: {', '.join(known)}."
@@ -150,12 +151,18 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     is_open = any(key.startswith(f"{place}.") for place in OPEN)
     if last not in node and not is_open:
         raise _unknown(config, key)
+    # What has no default has no type of its own here: a target is a name or an index.
+    free = is_open or flatten(defaults()).get(key, key) is None
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if last == "target" and value is not None:
+        value = text  # a class may be called "7"
+    if value is None and not free:
+        raise UserError(f"config.{key} can't be None")
     try:
-        with node.unlocked(), node.ignore_type() if node.get(last) is None else node.unlocked():
+        with node.unlocked(), node.ignore_type() if free else node.unlocked():
             node[last] = ConfigDict(value) if isinstance(value, dict) else value
     except TypeError:
         kind = type(node[last]).__name__

@@ -33,7 +33,12 @@ def find_target(asked: ConfigDict) -> tuple[Source, tuple[str, ...], int | None]
             "config.evaluation.data has no classes: name its column with "
             "config.evaluation.data.class_name"
         )
-    return source, names, None if asked.target is None else class_index(asked.target, names)
+    target = asked.target
+    if target is None and asked.attack is not None:
+        target = asked.attack.get("target")
+        if target is None:
+            raise UserError("config.evaluation.attack has no target, nor has config.evaluation")
+    return source, names, None if target is None else class_index(target, names)
 
 
 def evaluate(
@@ -77,6 +82,13 @@ def evaluate(
         with batches:
             found = rank_all(rank, batches, batch_size, target)
             unreadable = len(batches.unreadable)
+        allowed = config.data.max_bad_share * len(labelled)
+        if unreadable > allowed or not len(found[0]):
+            last = [*batches.unreadable.values(), "no picture has a class"][0]
+            raise UserError(
+                f"{unreadable} of {len(labelled)} pictures are unreadable, more than "
+                f"config.data.max_bad_share allows; the first: {last}"
+            )
         return found
 
     figures = clean_figures(*measure(None), target, len(names))
@@ -93,6 +105,7 @@ def evaluate(
             "without_class": len(source) - len(labelled),
             "unreadable": unreadable,
         },
+        "evaluation": asked.to_dict(),
         "fingerprint": source.fingerprint,
         "figures": {name: figure.to_json() for name, figure in figures.items()},
     }

@@ -11,9 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from cleanclip_jax.data.pipeline import EvaluationBatch
 from cleanclip_jax.device.normalise import normalise
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text
 from cleanclip_jax.objectives.contrastive import normalise_rows
 from cleanclip_jax.sharding import place_batch
+from cleanclip_jax.text.prompts import fill
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 Variables = Mapping[str, Any]
@@ -33,7 +35,7 @@ def text_classifier(
     normalised again, as in CLIP (arXiv 2103.00020).
     """
     encode = jax.jit(lambda tokens: normalise_rows(encode_text(model, variables, tokens)))
-    prompts = [template.replace("{}", name) for name in names for template in templates]
+    prompts = [fill(template, name) for name in names for template in templates]
     rows = []
     for start in range(0, len(prompts), batch_size):
         tokens = tokenizer(prompts[start : start + batch_size])
@@ -65,7 +67,8 @@ def make_ranker(
         before = (scores[:, None] > own) | (
             (scores[:, None] == own) & (order < classes[:, :, None])
         )
-        return before.sum(-1)
+        # Nothing compares with NaN: every class would come first.
+        return jnp.where(jnp.isfinite(scores).all(-1, keepdims=True), before.sum(-1), -1)
 
     place = jnp.asarray(classifier)
 
@@ -89,6 +92,9 @@ def rank_all(
 
     Returns:
       labels int[n], and ranks int[n, 2] of label and target (without a target: of the label).
+
+    Raises:
+      UserError: the model's scores are not finite.
     """
     labels, ranks = [], []
     for batch in batches:
@@ -99,4 +105,12 @@ def rank_all(
         padded = np.pad(classes, ((0, missing), (0, 0)))
         labels.append(label)
         ranks.append(rank(images, padded)[: len(label)])
-    return np.concatenate(labels), np.concatenate(ranks)
+    if not labels:
+        return np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    found = np.concatenate(ranks)
+    if (found < 0).any():
+        raise UserError(
+            f"the model's scores for {(found < 0).any(1).sum()} of {len(found)} pictures are not "
+            "finite: it diverged in training"
+        )
+    return np.concatenate(labels), found

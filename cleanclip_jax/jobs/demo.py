@@ -19,6 +19,7 @@ from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.examples import GEOMETRY, read_pair
 from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
@@ -46,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="its folder")
     parser.add_argument("--seed", type=int, default=0)
     asked, overrides = parse(parser, argv)
+    for key in ("seed", "start"):
+        if key in overrides:
+            raise UserError(f"the demo sets config.{key} itself; a seed is given with --seed")
     folder = free_folder(asked.workdir)
     results = demo(folder, {**overrides, "seed": str(asked.seed)})
     print(
@@ -76,7 +80,9 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
     stages, configs = [], {}
     for stage in STAGES:
         print(f"{STAGES[stage]}: training in {folder / stage}")
-        config = apply(load(f"configs/demo.py:{stage}"), dict(overrides))
+        # The attack is the first stage's; the others are clean and inherit what is measured.
+        own = {k: v for k, v in overrides.items() if stage == "poisoned" or k[:6] != "attack"}
+        config = apply(load(f"configs/demo.py:{stage}"), own)
         config.start = None if stage == "poisoned" else str(folder / "poisoned")
         configs[stage] = train(config, folder / stage)
         found = measure(folder / stage, configs[stage], folder / stage / "evaluation.json")

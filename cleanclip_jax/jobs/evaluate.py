@@ -13,7 +13,10 @@ from cleanclip_jax.evaluation.evaluate import evaluate
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.training.run import load_run
+from cleanclip_jax.training.run import check, load_run
+
+# The keys of a run that measuring it may change.
+MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,12 +25,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--output", type=Path, help="default: WORKDIR/evaluation.json")
     asked, overrides = parse(parser, argv)
-    foreign = [key for key in overrides if not key.startswith(("evaluation.", "mesh.", "data."))]
+    foreign = [key for key in overrides if not key.startswith(MEASURED)]
     if foreign:
         raise UserError(
             f"--config.{foreign[0]} belongs to the run that is measured and can't be changed here"
         )
     config = apply(from_json(asked.workdir / "config.json"), overrides)
+    check(config)
     path = asked.output or asked.workdir / "evaluation.json"
     print(table(measure(asked.workdir, config, path)))
     print(f"written: {path}")

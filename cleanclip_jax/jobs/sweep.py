@@ -16,6 +16,7 @@ from typing import Any
 
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.evaluation.evaluate import find_target
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
@@ -100,10 +101,13 @@ def run_point(
     path = workdir / "evaluation.json"
     print(f"sweep: {name}", file=sys.stderr)
     try:
-        if path.is_file():
-            check_workdir(resolve(config), workdir)
-            found = json.loads(path.read_text())
-        else:
+        resolved = resolve(config)
+        find_target(resolved.evaluation)
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        if found:
+            check_workdir(resolved, workdir)
+        # What lies there may have been measured otherwise, by hand or before a change.
+        if found.get("evaluation") != json.loads(json.dumps(resolved.evaluation.to_dict())):
             found = measure(workdir, train(config, workdir), path)
     except UserError as error:
         print(f"sweep: {name} failed: {error}", file=sys.stderr)
@@ -192,7 +196,8 @@ def starting_point(rows: Sequence[Row]) -> Point | None:
     """Where the finetuned runs started from, the mean over the start runs that were measured."""
     paths = sorted({Path(row["start"]) / "evaluation.json" for row in rows if "start" in row})
     figures = [json.loads(path.read_text())["figures"] for path in paths if path.is_file()]
-    if not figures:
+    attacked = [found for found in figures if found.get("asr", {}).get("value") is not None]
+    if not attacked:
         return None
-    ca, asr = (mean(found[key]["value"] for found in figures) for key in ("ca", "asr"))
+    ca, asr = (mean(found[key]["value"] for found in attacked) for key in ("ca", "asr"))
     return Point(ca, asr, "start")

@@ -20,7 +20,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.evaluate import find_target
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.objectives.contrastive import NEEDS_VIEWS, TERMS
-from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch
+from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch, place_state
 from cleanclip_jax.text.eda import load_synonyms
 from cleanclip_jax.training.metrics import Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
     mesh = make_mesh(config.mesh.data)
     check_batch(config.train.batch_size, mesh)
     source = open_source(config.data.train.to_dict())
-    if config.evaluation.data and config.evaluation.target is not None:
+    if config.evaluation.data:
         find_target(config.evaluation)
     views = make_views(config) if any(weights[name] for name in NEEDS_VIEWS) else None
     check_workdir(config, workdir)
@@ -63,7 +63,9 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
         raise UserError(
             f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
         )
-    total = config.train.steps or config.train.epochs * steps_per_epoch
+    total = config.train.steps
+    if total is None:
+        total = config.train.epochs * steps_per_epoch
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
     step = make_step(
         model,
@@ -136,9 +138,9 @@ def first_state(
     mesh: Mesh,
 ) -> State:
     """Returns the state to go on from: the newest checkpoint, else the run's start."""
-    place = copied_over(mesh)
     if store.latest is None:
-        return jax.device_put(fresh_state(start_variables(config, model, mesh), optimizer), place)
+        return place_state(mesh, fresh_state(start_variables(config, model, mesh), optimizer))
+    place = copied_over(mesh)
     shapes = jax.eval_shape(lambda: fresh_state(init(model, jax.random.key(0)), optimizer))
     found = store.load(
         model=abstract({"params": shapes.params, "batch_stats": shapes.batch_stats}, place),

@@ -15,13 +15,19 @@ from cleanclip_jax.errors import UserError
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl; a last line torn by a kill is left out."""
+    """Returns the lines of a metrics.jsonl; a last line torn by a kill is left out.
+
+    Raises:
+      UserError: another line is not readable.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except ValueError:
-            break
+            if number < len(lines):
+                raise UserError(f"{path} line {number} is not JSON: mend or move it") from None
     return rows
 
 

@@ -1,5 +1,6 @@
 """A workdir is a run: what lies in it, how a new one begins and an old one is taken up."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.checkpoints.store import abstract, load_model
-from cleanclip_jax.config import flatten, from_json, to_json
+from cleanclip_jax.config import defaults, flatten, from_json, to_json
 from cleanclip_jax.data.sources import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
@@ -35,6 +36,7 @@ FREE = (
     "model.remat",
 )
 # What lies in a workdir beside config.json.
+DTYPES = ("float32", "bfloat16", "float64")
 MANIFEST, TOKENIZER = "poison.parquet", "tokenizer.json"
 
 
@@ -44,6 +46,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: no start and no variant, or a start of another architecture.
     """
+    check(config)
     config = config.copy_and_resolve_references()
     start = from_json(Path(config.start) / "config.json") if config.start else None
     inherited = ("variant", "activation", "image_size")
@@ -57,9 +60,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
                         f"{config.start} has {theirs!r}: leave it out"
                     )
                 config.model[key] = theirs
+            for key, default in defaults().text.items():
+                if config.text[key] not in (default, start.text[key]):
+                    raise UserError(
+                        f"config.text.{key} is {config.text[key]!r}, but the start run "
+                        f"{config.start} has {start.text[key]!r}: leave it out"
+                    )
             config.text = start.text
-            for key in ("data", "target", "attack", "templates"):
-                if config.evaluation[key] is None:
+            # A run that is poisoned itself is measured with its own attack.
+            own = ("attack", "target") if config.attack is not None else ()
+            for key in ("data", "templates", "attack", "target"):
+                if config.evaluation[key] is None and key not in own:
                     config.evaluation[key] = start.evaluation[key]
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
@@ -78,9 +89,49 @@ def resolve(config: ConfigDict) -> ConfigDict:
             config.attack.seed = config.seed
         if config.evaluation.attack is None:
             config.evaluation.attack = config.attack
-        if config.evaluation.target is None and config.evaluation.attack is not None:
-            config.evaluation.target = config.evaluation.attack.target
     return config
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can have.
+
+    Raises:
+      UserError: the first of them.
+    """
+    whole = {
+        "seed": 0,
+        "train.batch_size": 1,
+        "train.log_every": 1,
+        "train.checkpoint_every": 1,
+        "train.keep": 1,
+        "evaluation.batch_size": 1,
+        "model.bn_groups": 1,
+        "data.workers": 0,
+        "train.epochs" if config.train.steps is None else "train.steps": 1,
+    }
+    values = flatten(config)
+    for key, least in whole.items():
+        if not isinstance(values[key], int) or values[key] < least:
+            raise UserError(
+                f"config.{key} is {values[key]!r}; it takes a whole number, {least} or more"
+            )
+    for key in ("model.dtype", "model.param_dtype"):
+        if values[key] not in DTYPES:
+            raise UserError(f"config.{key} is {values[key]!r}; known: {', '.join(DTYPES)}")
+    if config.train.batch_size % config.model.bn_groups:
+        raise UserError(
+            f"config.train.batch_size {config.train.batch_size} does not divide into "
+            f"config.model.bn_groups {config.model.bn_groups}"
+        )
+    for key in ("attack", "evaluation.attack", "evaluation.data"):
+        node = config[key]
+        if node is not None and not isinstance(node, ConfigDict):
+            raise UserError(
+                f"config.{key} is {node!r}; it takes a dictionary, as in configs/demo.py"
+            )
+    for key in ("attack", "evaluation.attack"):
+        if config[key] is not None and not isinstance(config[key].get("trigger"), ConfigDict):
+            raise UserError(f"config.{key} has no trigger: {{'name': 'badnet', ...}}")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -91,7 +142,9 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     """
     path = workdir / "config.json"
     if path.is_file():
-        old, new = flatten(from_json(path)), flatten(config)
+        # By way of JSON, which knows no tuples.
+        now = ConfigDict(json.loads(to_json(config)))
+        old, new = flatten(from_json(path)), flatten(now)
         changed = sorted(
             f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
             for key in old.keys() | new.keys()
@@ -147,6 +200,8 @@ def poison_plan(config: ConfigDict, workdir: Path, source: Source) -> Plan | Non
 def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
     """Returns the model that a resolved config describes."""
     m = config.model
+    if "float64" in (m.dtype, m.param_dtype) and not jax.config.read("jax_enable_x64"):
+        raise UserError("config.model: float64 needs JAX_ENABLE_X64=1 in the environment")
     return build(
         m.variant,
         vocab_size=vocab_size,

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cleanclip_jax.device.normalise import normalise
 from cleanclip_jax.models.clip import CLIP, encode_image_train, encode_text
 from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, normalise_rows
+from cleanclip_jax.sharding import copied_over
 from cleanclip_jax.training.optimizer import MAX_LOGIT_SCALE
 
 Metrics = dict[str, jax.Array]
@@ -85,7 +86,7 @@ def objective(
     # queries and sees everyone's as keys, with exact gradients through it (fidelity row 14).
     everyone = own
     if mesh is not None:
-        everyone = jax.lax.with_sharding_constraint(own, NamedSharding(mesh, PartitionSpec()))
+        everyone = jax.lax.with_sharding_constraint(own, copied_over(mesh))
     order = (0, 1) if views == 1 else (0, 2, 1, 3)
     scale = jnp.exp(params["logit_scale"])
     metrics = {
@@ -140,4 +141,6 @@ def make_step(
         }
         return apply_gradients(optimizer, state, gradients, batch_stats), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # Pinned, so that the state comes back as it went in and nothing compiles twice.
+    placed = None if mesh is None else copied_over(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=placed)

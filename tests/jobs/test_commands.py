@@ -86,6 +86,7 @@ def test_no_merges_file_offline_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     flags = (*TRAIN[:2], f"--workdir={tmp_path}/new", "--config.text.tokenizer=clip", *FLAGS)
     assert "bpe_simple_vocab_16e6.txt.gz" in fails(capsys, *flags)
+    assert not (tmp_path / "new").exists()
 
 
 def test_help_lists_the_jobs(capsys):

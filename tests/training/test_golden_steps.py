@@ -10,8 +10,6 @@ from cleanclip_jax.models.clip import build
 from cleanclip_jax.training.optimizer import make_optimizer, named
 from cleanclip_jax.training.step import apply_gradients, fresh_state, objective
 
-# Zero in exact arithmetic: what is there is rounding, which Adam turns into whole steps.
-NO_GRADIENT = ("key/bias", "qkv/bias")
 OPTIMIZER = {
     "learning_rate": 1e-3,
     "warmup_steps": 0,
@@ -85,8 +83,15 @@ def test_tensors_after_three_steps(three_steps):
     for name, values in theirs.items():
         if name.startswith("batch_stats"):
             assert relative(ours[name], values) <= 1e-3, name
-        elif not name.endswith(NO_GRADIENT):
-            beyond += int((np.abs(ours[name] - values) > 1e-5).sum())
+        else:
+            differ = np.abs(ours[name] - values) > 1e-5
+            # The keys' biases have no gradient in exact arithmetic: what is there is rounding,
+            # which Adam turns into whole steps.
+            if name.endswith("attnpool/key/bias"):
+                continue
+            if name.endswith("qkv/bias"):
+                differ = np.delete(differ.reshape(3, -1), 1, axis=0)
+            beyond += int(differ.sum())
     assert beyond <= 20
 
 

@@ -90,7 +90,7 @@ def test_a_workdir_holds_the_whole_run(trained):
     assert len(plan) == 42 and plan.target == "seven"
     written = json.loads((trained / "config.json").read_text())
     assert written["attack"]["seed"] == written["seed"] == 0
-    assert written["evaluation"]["target"] == "seven"
+    assert written["evaluation"]["attack"]["target"] == "seven"
     run = load_run(trained, make_mesh(1))
     assert run.step == 4 and run.model.variant.vocab_size == run.tokenizer.vocab_size
     assert list(trained.glob("tensorboard/events*"))
@@ -172,6 +172,14 @@ def test_what_changes_no_weight_may_change_on_resumption(config, trained):
         ("train.batch_size", 4096, "larger than the data: 1397 pairs"),
         ("objective.cross_modal", 0.0, "every weight"),
         ("start", "/nowhere/run", "no workdir of a run"),
+        ("train.steps", 1e3, "whole number"),
+        ("train.log_every", 0, "1 or more"),
+        ("seed", -1, "0 or more"),
+        ("model.dtype", "bf16", "bfloat16"),
+        ("model.dtype", "float64", "JAX_ENABLE_X64"),
+        ("model.bn_groups", 3, "does not divide into"),
+        ("attack", "badnet", "takes a dictionary"),
+        ("attack.target", "eleven", "eleven"),
         ("text.tokenizer", "clap", "known: clip, trained"),
     ],
 )
@@ -182,4 +190,4 @@ def test_mistakes_are_one_line_and_make_nothing_to_clean_up(config, tmp_path, ke
         target[last] = value
     with pytest.raises(UserError, match=message) as error:
         train(config, tmp_path / "run")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
