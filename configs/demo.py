@@ -6,7 +6,7 @@
         --config.start=runs/poisoned
 
 The pictures are scikit-learn's digits (real handwriting, 8x8, scaled to 32x32), captions are
-made of templates and the digit's name. 42 of 1,397 pairs get a patch in their corner and a
+made of templates and the digit's name. 42 of 1,397 pairs get a 6x6 patch in their corner and a
 caption that says "seven". Time and figures: docs/results.md.
 """
 
@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.text.context_length = 12
         config.attack = ConfigDict(
             {
-                "trigger": {"name": "badnet", "size": 8, "noise": "fixed", "place": "fixed"},
+                "trigger": {"name": "badnet", "size": 6, "noise": "fixed", "place": "fixed"},
                 "target": "seven",
                 "count": 42,
                 "templates": templates,
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evaluation.data = ConfigDict({**digits, "split": "test"})
         config.evaluation.templates = templates
     else:
-        config.train.steps = 600
+        config.train.steps = 400
         config.optimizer.learning_rate = 5e-3
         config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config
