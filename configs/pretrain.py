@@ -1,16 +1,17 @@
 """Pretraining from scratch by the paper's recipe (arXiv 2303.03323), clean or poisoned.
 
     cleanclip train --config=configs/pretrain.py:badnet --workdir=runs/badnet \\
-        --config.data.train.path=cc3m/train.csv
+        --config.data.train.path=cc3m/train.csv \\
+        --config.evaluation.data="{'kind': 'csv', 'path': 'imagenet/val.csv', \\
+            'caption': None, 'class_name': 'class_name'}"
+    cleanclip evaluate --workdir=runs/badnet
 
 `:clean` (the default) poisons nothing; `:badnet` and `:blended` poison 1,500 pairs for the
 target "banana". The CSV has a column `image` of paths and a column `caption`; other names are
 config.data.train.image and .caption. A global batch of 128 for 64 epochs, RN50.
 
-Measuring needs a labelled set and, for ImageNet's prompts, nothing else:
-
-    cleanclip evaluate --workdir=runs/badnet --config.evaluation.data="{'kind': 'csv', \\
-        'path': 'imagenet/val.csv', 'caption': None, 'class_name': 'class_name'}"
+The labelled set is what is measured on, with ImageNet's 80 prompts; without one the run trains
+and is measured later. Its target is looked up among the classes before anything is trained.
 
 The patch is one fixed patch at a random place; the original draws it anew for each picture:
 --config.attack.trigger.noise=fresh. Expected time: not measured here. An independent replication

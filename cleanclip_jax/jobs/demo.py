@@ -5,6 +5,7 @@ one), a table, results.json and report.html.
 """
 
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,8 @@ def report(folder: Path, results: Results, configs: Mapping[str, ConfigDict], pl
         "poisons": f"{results['poisons']} of {plan.header['size']} pairs",
         "steps": ", ".join(f"{STAGES[s]} {c.train.steps}" for s, c in configs.items()),
         "seed": str(results["seed"]),
-        "time": f"{results['seconds']:.0f} s on {jax.device_count()} {jax.devices()[0].platform}",
+        "time": f"{results['seconds']:.0f} s",
+        "machine": f"{os.cpu_count()} cores, JAX on {jax.devices()[0].platform}",
     }
     environment = {"python": platform.python_version(), "machine": platform.machine()} | {
         name: version(name) for name in ("cleanclip-jax", "jax", "flax", "optax", "grain")
