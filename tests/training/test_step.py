@@ -54,6 +54,26 @@ def test_one_device_equals_eight(kind):
     assert program.count(" all-gather(") + program.count(" all-gather-start(") == 1
 
 
+def test_two_steps_end_at_the_same_weights_on_one_device_and_eight():
+    """The whole step: placed state and batch in, updated state out, placed as it came."""
+    with jax.enable_x64(True):
+        model = build("ViT-test", dtype="float64", param_dtype="float64")
+        variables = init(model, jax.random.key(0))
+        optimizer = optax.sgd(0.01)
+        ends = []
+        for devices in (1, 8):
+            mesh = make_mesh(devices)
+            step = make_step(model, optimizer, lambda _: jnp.float32(0.01), BOTH, mesh=mesh)
+            state = place_state(mesh, fresh_state(jax.tree.map(jnp.copy, variables), optimizer))
+            for seed in (0, 1):
+                state, _ = step(state, place_batch(mesh, some_batch(seed=seed)))
+            assert int(state.step) == 2
+            assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+            ends.append(jax.tree.map(np.asarray, state.params))
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_permuting_the_pairs_permutes_nothing_but_the_pairs():
     """The gradients of the weights are sums over the batch: its order can't matter."""
     with jax.enable_x64(True):
