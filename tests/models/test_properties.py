@@ -1,5 +1,7 @@
 """What must hold of the encoders whatever their weights are."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,14 @@ from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
 
 KEY = jax.random.key(0)
+# Two stages of one block: compiling convolutions is what these tests spend their time on.
+SMALL_RESNET = replace(VARIANTS["RN-test"], vision_layers=(1, 1), image_size=32)
 END = 299
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    model = build("RN-test", image_size=32)
+    model = build(SMALL_RESNET)
     return model, init(model, KEY)
 
 
@@ -75,7 +79,7 @@ def test_scan_and_remat_change_nothing(vit, options):
 
 def test_remat_changes_nothing_in_a_resnet(resnet):
     plain, weights = resnet
-    changed = build("RN-test", image_size=32, remat=True)
+    changed = build(SMALL_RESNET, remat=True)
 
     def loss(model, params):
         variables = {"params": params, "batch_stats": weights["batch_stats"]}
@@ -92,7 +96,7 @@ def test_remat_changes_nothing_in_a_resnet(resnet):
 
 def test_groups_see_their_own_statistics_only(resnet):
     model, weights = resnet
-    grouped = build("RN-test", image_size=32, bn_groups=2)
+    grouped = build(SMALL_RESNET, bn_groups=2)
     a, b = pictures(4, 1), pictures(4, 2)
     together, stats = encode_image_train(grouped, weights, jnp.concatenate([a, b]))
     alone_a, stats_a = encode_image_train(model, weights, a)
@@ -107,7 +111,7 @@ def test_groups_see_their_own_statistics_only(resnet):
 
 def test_frozen_statistics_are_those_of_evaluation(resnet):
     _, weights = resnet
-    frozen = build("RN-test", image_size=32, bn_frozen=True)
+    frozen = build(SMALL_RESNET, bn_frozen=True)
     features, stats = encode_image_train(frozen, weights, pictures(4))
     np.testing.assert_array_equal(features, encode_image(frozen, weights, pictures(4)))
     jax.tree.map(np.testing.assert_array_equal, stats, weights["batch_stats"])
