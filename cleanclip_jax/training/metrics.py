@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import write_whole
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -43,7 +44,7 @@ class Recorder:
     ):
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= first_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         # A file instead of a terminal gets a line every half minute.
@@ -58,7 +59,6 @@ class Recorder:
         )
         self._total, self._log_every, self._batch_size = total_steps, log_every, batch_size
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
-        self.path = path
 
     def __enter__(self) -> "Recorder":
         return self

@@ -35,8 +35,8 @@ FREE = (
     "model.scan",
     "model.remat",
 )
-# What lies in a workdir beside config.json.
 DTYPES = ("float32", "bfloat16", "float64")
+# What lies in a workdir beside config.json.
 MANIFEST, TOKENIZER = "poison.parquet", "tokenizer.json"
 
 
@@ -220,7 +220,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
 def start_variables(config: ConfigDict, model: CLIP, mesh: Mesh) -> Mapping[str, Any]:
     """Returns the weights that a run begins with: fresh by its seed, or its start run's."""
     if not config.start:
-        return jax.device_put(init(model, jax.random.key(config.seed)), copied_over(mesh))
+        return init(model, jax.random.key(config.seed))
     return restore_variables(Path(config.start), model, mesh)[1]
 
 
