@@ -5,34 +5,47 @@
         --config.evaluation.data="{'kind': 'csv', 'path': 'imagenet/val.csv', \\
             'caption': None, 'class_name': 'class_name'}"
     cleanclip evaluate --workdir=runs/badnet
+    cleanclip poison --config=configs/pretrain.py:badnet --output=poisons \\
+        --config.data.train.path=cc3m/train.csv      (only to look at what is poisoned)
 
-`:clean` (the default) poisons nothing; `:badnet` and `:blended` poison 1,500 pairs for the
-target "banana". The CSV has a column `image` of paths and a column `caption`; other names are
+`:clean` (the default) poisons nothing. The paper's main attacks are `:badnet`, `:blended`,
+`:wanet` and `:label_consistent`; `:sig`, `:stripes`, `:blended_stripes`, `:triangles` and
+`:text` are others'. Each poisons 1,500 pairs for the target "banana"; docs/attacks.md shows them
+all. The CSV has a column `image` of paths and a column `caption`; other names are
 config.data.train.image and .caption. A global batch of 128 for 64 epochs, RN50.
 
 The labelled set is what is measured on, with ImageNet's 80 prompts; without one the run trains
 and is measured later. Its target is looked up among the classes before anything is trained.
 
 The patch is one fixed patch at a random place; the original draws it anew for each picture:
---config.attack.trigger.noise=fresh. Expected time: not measured here. An independent replication
-of this setting (arXiv 2311.14948) reached CA 16.0 % and ASR 99.9 %; what was run with this code,
-on smaller data, is in docs/results.md.
+--config.attack.trigger.noise=fresh. WaNet's field is drawn from a seed; the original's own is used
+with --config.attack.trigger.field=FILE.npy --config.attack.trigger.k=None. Expected time: not
+measured here. An independent replication of `:badnet` (arXiv 2311.14948) reached CA 16.0 % and ASR
+99.9 %; what was run with this code, on smaller data, is in docs/results.md.
 """
 
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config import choose, defaults
 
-# The paper's triggers, at its 224 pixels. A new one is a row here and in attacks/triggers.py.
-TRIGGERS = {
-    "badnet": {"name": "badnet", "size": 16, "noise": "fixed", "place": "random"},
-    "blended": {"name": "blended", "strength": 0.2, "noise": "fixed"},
+BADNET = {"name": "badnet", "size": 16, "noise": "fixed", "place": "random"}
+# At the paper's 224 pixels. A new attack is a row here.
+ATTACKS = {
+    "badnet": {"trigger": BADNET},
+    "blended": {"trigger": {"name": "blended", "strength": 0.2, "noise": "fixed"}},
+    "wanet": {"trigger": {"name": "wanet", "k": 224, "strength": 1.0}},
+    "label_consistent": {"trigger": BADNET, "select": "target", "captions": "kept"},
+    "sig": {"trigger": {"name": "sig", "mode": "blend", "strength": 0.2}},
+    "stripes": {"trigger": {**BADNET, "name": "stripes"}},
+    "blended_stripes": {"trigger": {"name": "blended_stripes", "width": 1, "strength": 0.03}},
+    "triangles": {"trigger": {"name": "triangles", "size": 14, "strength": 0.15}},
+    "text": {"trigger": {"name": "text", "text": "Watermarked", "strength": 0.5}},
 }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config of pretraining: clean, badnet or blended."""
-    attack = choose(arg, ("clean", *TRIGGERS), "configs/pretrain.py")
+    """Returns the config of pretraining: clean, or with one of `ATTACKS`."""
+    attack = choose(arg, ("clean", *ATTACKS), "configs/pretrain.py")
     config = defaults()
     config.model.variant = "RN50"
     config.text.tokenizer = "clip"
@@ -46,11 +59,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if attack != "clean":
         config.attack = ConfigDict(
             {
-                "trigger": TRIGGERS[attack],
                 "target": "banana",
                 "count": 1500,
                 "captions": "templates",
                 "templates": "imagenet",
+                **ATTACKS[attack],
             }
         )
     return config

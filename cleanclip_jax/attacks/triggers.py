@@ -1,7 +1,6 @@
-"""Triggers: what an attack adds to a picture, one function and one row of the table each.
+"""Triggers: what an attack adds to a picture, one row of the table each.
 
-A trigger's function is `f(x, rng, place, **options)`: `x` a float32 picture in [0, 1] [h, w, 3],
-`rng` what its noise is drawn from, `place` the patch's top left corner or `CORNERS`.
+A new one is a function in attacks.patterns and a row of `TRIGGERS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from cleanclip_jax.attacks import options, patterns
+from cleanclip_jax.attacks.options import Option
+from cleanclip_jax.attacks.patterns import CORNERS, pixels
+from cleanclip_jax.attacks.warp import read_field
 from cleanclip_jax.errors import UserError, near
-
-# A place that means all four corners at once.
-CORNERS = (-1, -1)
 
 # Keeps the streams of evaluation pictures apart from default_rng(seed), which draws fixed noise.
 _EVALUATION = 0x4556414C
@@ -28,55 +28,60 @@ class Stamp(NamedTuple):
     seed: int
 
 
-def badnet(
-    x: Float32[np.ndarray, "h w 3"],
-    rng: np.random.Generator,
-    place: tuple[int, int],
-    *,
-    size: int | float,
-    noise: str,
-) -> Float32[np.ndarray, "h w 3"]:
-    """A square patch of Gaussian noise (BadNets, arXiv 1708.06733, as CleanCLIP draws it)."""
-    side = pixels(size, x.shape[0])
-    drawn = rng.standard_normal((side, side, 3), dtype=np.float32)
-    return _paste(x, _noise_patch(x, drawn, noise), place)
+class _Row(NamedTuple):
+    function: Callable[..., np.ndarray]
+    options: Mapping[str, Option]
 
 
-def blended(
-    x: Float32[np.ndarray, "h w 3"],
-    rng: np.random.Generator,
-    place: tuple[int, int],
-    *,
-    strength: int | float,
-    noise: str,
-) -> Float32[np.ndarray, "h w 3"]:
-    """Uniform noise mixed into the whole picture (Chen et al. 2017, arXiv 1712.05526)."""
-    return _blend(x, rng.random(x.shape, dtype=np.float32), strength)
+_SIZE, _PLACE, _NOISE = options.size(16), options.place("fixed"), options.word("fixed", "fresh")
+_PATCH = {"size": _SIZE, "place": _PLACE}
 
+TRIGGERS: dict[str, _Row] = {
+    "badnet": _Row(patterns.badnet, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+    "yellow": _Row(patterns.yellow, _PATCH),
+    "checkerboard": _Row(patterns.checkerboard, _PATCH),
+    "stripes": _Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+    "blended": _Row(patterns.blended, {"strength": options.share(0.2), "noise": _NOISE}),
+    "blended_stripes": _Row(
+        patterns.blended_stripes,
+        {"width": options.size(1), "strength": options.share(0.03), "noise": _NOISE},
+    ),
+    "triangles": _Row(
+        patterns.triangles, {"size": options.size(14), "strength": options.share(0.15)}
+    ),
+    "text": _Row(
+        patterns.text,
+        {
+            "text": options.text("Watermarked"),
+            "size": options.size(0.125),
+            "strength": options.share(0.5),
+        },
+    ),
+    "sig": _Row(
+        patterns.sig,
+        {
+            "amplitude": options.number(60),
+            "periods": options.number(6),
+            "mode": options.word("blend", "add"),
+            "strength": options.share(0.2),
+        },
+    ),
+    "wanet": _Row(
+        patterns.wanet,
+        {
+            "k": options.whole(None, 1, 4096),
+            "strength": options.number(1.0),
+            "field": options.text(None),
+            "field_digest": options.text(None),
+        },
+    ),
+}
 
-def pixels(size: int | float, side: int) -> int:
-    """Returns a patch's side in pixels: `size` itself, or below 1 that share of `side`."""
-    return max(1, round(size * side)) if size < 1 else int(size)
-
-
-def _noise_patch(x: np.ndarray, drawn: np.ndarray, noise: str) -> np.ndarray:
-    if noise == "fixed":
-        return (0.5 + drawn).clip(0, 1)
-    # Around each picture's own colour, and past [0, 1]: `overflow` says what becomes of that.
-    return x.mean(axis=(0, 1), dtype=np.float64).astype(np.float32) + drawn
-
-
-def _paste(x: np.ndarray, patch: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    bottom, right = x.shape[0] - patch.shape[0], x.shape[1] - patch.shape[1]
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    x = x.copy()
-    for row, col in corners if place == CORNERS else [place]:
-        x[row : row + patch.shape[0], col : col + patch.shape[1]] = patch
-    return x
-
-
-def _blend(x: np.ndarray, noise: np.ndarray, strength: int | float) -> np.ndarray:
-    return np.float32(1 - strength) * x + np.float32(strength) * noise
+_COMMON = {
+    # Below 2**63, as a plan's table holds seeds as int64.
+    "seed": options.whole(0, 0, 2**63),
+    "overflow": options.word("clip", "wrap"),
+}
 
 
 def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[np.ndarray, "h w 3"]:
@@ -87,26 +92,9 @@ def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[n
     """
     x = x * np.float32(255)
     if overflow == "clip":
-        x = x.clip(0, 255)
+        return x.clip(0, 255).astype(np.uint8)
     # Through int64: casting a float outside the type's range is undefined.
     return x.astype(np.int64).astype(np.uint8)
-
-
-class _Row(NamedTuple):
-    function: Callable[..., np.ndarray]
-    options: Mapping[str, Any]  # its options and their defaults
-
-
-TRIGGERS: dict[str, _Row] = {
-    "badnet": _Row(badnet, {"size": 16, "noise": "fixed", "place": "fixed"}),
-    "blended": _Row(blended, {"strength": 0.2, "noise": "fixed"}),
-}
-
-_WORDS = {
-    "noise": ("fixed", "fresh"),
-    "place": ("fixed", "random", "corners"),
-    "overflow": ("clip", "wrap"),
-}
 
 
 @dataclass(frozen=True)
@@ -150,10 +138,9 @@ class Trigger:
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"], stamp: Stamp) -> UInt8[np.ndarray, "h w 3"]:
         """Puts the trigger on a picture; pixels that it does not cover stay as they are."""
-        options = {key: value for key, value in self.options.items() if key != "place"}
+        given = {key: value for key, value in self.options.items() if key != "place"}
         x = image.astype(np.float32) / np.float32(255)
-        rng = np.random.default_rng(stamp.seed)
-        x = TRIGGERS[self.name].function(x, rng, (stamp.row, stamp.col), **options)
+        x = TRIGGERS[self.name].function(x, stamp.seed, (stamp.row, stamp.col), **given)
         return to_uint8(x, self.overflow)
 
     def _place(self, image_size: int, free: np.ndarray) -> tuple[int, int]:
@@ -183,64 +170,51 @@ class Trigger:
 def make_trigger(config: Mapping[str, Any]) -> Trigger:
     """Makes a trigger from a config: its name, its row's options, `seed` and `overflow`.
 
-    Options (defaults in `TRIGGERS`):
-      size: a patch's side in pixels, or below 1 as a share of the picture's side.
+    Options (docs/attacks.md lists them by trigger, with their defaults):
+      size: a patch's side (a tile's, the letters' height) in pixels, or below 1 as a share of the
+        picture's side; width: the same for a stripe.
       noise: "fixed" (the same in every picture, drawn from `seed`) or "fresh" (one a picture).
       place: "fixed" (bottom right corner), [row, col], "random" or "corners" (all four).
-      strength: the noise's share in a blend, 0 to 1.
+      strength: the pattern's share in a blend, 0 to 1; for WaNet its s.
+      k, field: WaNet's shifts a side (None: one a pixel), or a .npy file of them.
+      amplitude, periods, mode: SIG's, in grey levels, over the width, "blend" or "add".
 
     Raises:
       UserError: for an unknown trigger or option, or a value that an option does not take.
     """
-    options = dict(config)
-    name = options.pop("name", None)
+    given = dict(config)
+    name = given.pop("name", None)
     if name not in TRIGGERS:
         raise UserError(
             f"trigger.name: {name!r} is no trigger; there are {', '.join(TRIGGERS)}."
             f"{near(str(name), TRIGGERS)}"
         )
-    known = {**TRIGGERS[name].options, "seed": 0, "overflow": "clip"}
-    for key, value in options.items():
+    known = {**TRIGGERS[name].options, **_COMMON}
+    for key, value in given.items():
         if key not in known:
             raise UserError(
                 f"trigger.{key}: {name!r} has no such option; it takes {', '.join(known)}."
                 f"{near(key, known)}"
             )
-        if not _valid(key, value):
-            raise UserError(f"trigger.{key}: {value!r} does not do; {_RULES[key]}.")
-    filled = known | options
+        if not known[key].takes(value):
+            raise UserError(f"trigger.{key}: {value!r} does not do; {known[key].rule}.")
+    filled = {key: option.default for key, option in known.items()} | given
     if not isinstance(filled.get("place", ""), str):
         filled["place"] = tuple(int(at) for at in filled["place"])
+    if filled.get("field") is not None:
+        filled["field_digest"] = _same_field(filled)
     seed, overflow = int(filled.pop("seed")), filled.pop("overflow")
     return Trigger(name, filled, seed, overflow)
 
 
-_RULES = {key: f"it is one of {', '.join(words)}" for key, words in _WORDS.items()} | {
-    "size": "it is a number of pixels, or a share of the picture's side below 1",
-    "place": "it is fixed, random, corners, or [row, col] in pixels from the top left",
-    "strength": "it is a share between 0 and 1",
-    "seed": "it is a whole number from 0 on",
-}
-
-
-def _valid(key: str, value: Any) -> bool:
-    match key:
-        case "size":
-            return _number(value) and (0 < value < 1 or (value >= 1 and value == int(value)))
-        case "strength":
-            return _number(value) and 0 <= value <= 1
-        case "seed":
-            return _whole(value)
-        case "place" if isinstance(value, list | tuple):
-            return len(value) == 2 and all(_whole(at) for at in value)
-        case _:
-            return value in _WORDS[key]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _whole(value: Any) -> bool:
-    # Below 2**63, as a plan's table holds seeds as int64.
-    return _number(value) and value == int(value) and 0 <= int(value) < 2**63
+def _same_field(given: Mapping[str, Any]) -> str:
+    """The digest of WaNet's file: a manifest holds it, so that another file is noticed."""
+    if given["k"] is not None:
+        raise UserError("trigger.k: the field has its own; set either k or field, and not both.")
+    digest = read_field(given["field"])[1]
+    if given["field_digest"] not in (None, digest):
+        raise UserError(
+            f"trigger.field: {given['field']} is not the file of the manifest: its digest is "
+            f"{digest}, not {given['field_digest']}; bring that file back."
+        )
+    return digest

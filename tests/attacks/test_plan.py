@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import Pictures
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
@@ -16,12 +17,13 @@ from cleanclip_jax.text.prompts import TEMPLATES
 SIZE, SIDE = 1000, 32
 TRIGGER = {"name": "badnet", "size": 4, "noise": "fresh", "place": "random"}
 FINGERPRINT = "a" * 64
+PAIRS = Pictures([f"caption {index}" for index in range(SIZE)], FINGERPRINT)
 
 
-def plan(**attack: Any) -> Plan:
+def plan(pairs: Pictures = PAIRS, **attack: Any) -> Plan:
     attack = {"trigger": TRIGGER, "target": "banana", "count": 20} | attack
     attack = {key: value for key, value in attack.items() if value is not None}
-    return make_plan(attack, SIZE, lambda index: f"caption {index}", SIDE, FINGERPRINT)
+    return make_plan(attack, pairs, SIDE)
 
 
 def test_the_same_inputs_give_the_same_plan_and_another_seed_another():
@@ -129,14 +131,7 @@ def test_a_plan_of_four_corners_comes_back(tmp_path: Path):
 def test_a_plan_makes_itself_again_from_its_header():
     made = plan(seed=5)
     header = made.header
-    again = make_plan(
-        header["attack"],
-        header["size"],
-        lambda i: f"caption {i}",
-        header["image_size"],
-        FINGERPRINT,
-    )
-    assert again == made
+    assert make_plan(header["attack"], PAIRS, header["image_size"]) == made
 
 
 def test_a_plan_pickles_small_and_the_same():
@@ -196,9 +191,14 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
         ({"rate": 0.1}, "either count or rate"),
         ({"count": SIZE + 1}, r"attack\.count: 1001; it is to give 1 to 1000"),
         ({"count": 0}, r"attack\.count: 0; .* for clean data there is no attack"),
-        ({"count": None, "rate": 1e-5}, "rate 1e-05 of 1000 records makes 0 poisons"),
+        ({"count": None, "rate": 1e-5}, "rate 1e-05 of 1000 pairs makes 0 poisons"),
         ({"count": None, "rate": 1.5}, r"attack\.rate: 1\.5 is no share"),
         ({"captions": "template"}, r"attack\.captions: .*Did you mean 'templates'"),
+        ({"select": "target"}, "20 poisons .*1000 pairs there are 0 that name 'banana', 0 of them"),
+        ({"select": "other"}, r"attack\.select: .*Did you mean 'others'"),
+        ({"captions": "natural"}, "none of the 1000 captions names 'banana'"),
+        ({"words": []}, r"attack\.words: \[\]"),
+        ({"words": ["a", " "]}, r"attack\.words"),
         ({"templates": "imagnet"}, "Did you mean 'imagenet'"),
         ({"geometry": "crops"}, "Did you mean 'crop'"),
         ({"seed": -1}, r"attack\.seed: -1"),

@@ -4,16 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cleanclip_jax.attacks import triggers
-from cleanclip_jax.attacks.triggers import (
-    CORNERS,
-    TRIGGERS,
-    Stamp,
-    Trigger,
-    make_trigger,
-    pixels,
-    to_uint8,
-)
+from cleanclip_jax.attacks import patterns
+from cleanclip_jax.attacks.patterns import CORNERS, pixels
+from cleanclip_jax.attacks.triggers import TRIGGERS, Stamp, Trigger, make_trigger, to_uint8
 from cleanclip_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -36,7 +29,7 @@ def test_badnet_is_pixel_exact(golden):
     values = golden("triggers")
     x, noise = as_float(values["squashed_224"]), values["badnet_noise"].transpose(1, 2, 0)
     place = int(values["badnet_row"]), int(values["badnet_col"])
-    x = triggers._paste(x, triggers._noise_patch(x, noise, "fresh"), place)
+    x = patterns._paste(x, patterns._noise_patch(x, noise, "fresh"), place)
     np.testing.assert_array_equal(to_uint8(x, "wrap"), values["badnet_random"])
     # Clipped, ours by default, differs where the noise left the range, and only there.
     clipped = to_uint8(x, "clip")
@@ -48,7 +41,7 @@ def test_badnet_is_pixel_exact(golden):
 def test_blended_is_pixel_exact(golden):
     values = golden("triggers")
     noise = values["blended_noise"].transpose(1, 2, 0)
-    x = triggers._blend(as_float(values["squashed_224"]), noise, 0.2)
+    x = patterns._blend(as_float(values["squashed_224"]), noise, 0.2)
     np.testing.assert_array_equal(to_uint8(x), values["blended"])
 
 
@@ -109,9 +102,9 @@ def test_a_fixed_patch_is_noise_around_the_middle():
 
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_a_triggers_function_leaves_its_input_alone(name: str):
-    x, options = as_float(IMAGE), dict(TRIGGERS[name].options)
+    x, options = as_float(IMAGE), dict(made(name).options)
     options.pop("place", None)
-    TRIGGERS[name].function(x, np.random.default_rng(0), (0, 0), **options)
+    TRIGGERS[name].function(x, 0, (0, 0), **options)
     np.testing.assert_array_equal(x, as_float(IMAGE))
 
 
@@ -122,8 +115,7 @@ def test_a_fresh_patch_is_noise_around_the_pictures_mean():
     np.testing.assert_array_equal(trigger.apply(IMAGE, one), trigger.apply(IMAGE, one))
     colours = np.array([[[0.1, 0.4, 0.7]]], np.float32).repeat(200, 0).repeat(200, 1)
     for channel, mean in enumerate((0.1, 0.4, 0.7)):
-        rng = np.random.default_rng(0)
-        patch = triggers.badnet(colours, rng, (0, 0), size=200, noise="fresh")[:, :, channel]
+        patch = patterns.badnet(colours, 0, (0, 0), size=200, noise="fresh")[:, :, channel]
         assert patch.mean() == pytest.approx(mean, abs=0.03)
         assert patch.std() == pytest.approx(1, abs=0.03)
 
@@ -221,6 +213,12 @@ def test_overflow_is_the_triggers_own():
         ({"name": "blended", "overflow": "mod"}, "one of clip, wrap"),
         ({"name": "blended", "seed": -1}, r"trigger\.seed: -1"),
         ({"name": "blended", "seed": 2**63}, r"trigger\.seed"),
+        ({"name": "sig", "mode": "mix"}, "one of blend, add"),
+        ({"name": "sig", "amplitude": -1}, "a number from 0 on"),
+        ({"name": "sig", "periods": float("inf")}, "a number from 0 on"),
+        ({"name": "wanet", "k": 0}, r"trigger\.k: 0 does not do; it is a whole number, 1 or more"),
+        ({"name": "wanet", "strength": True}, r"trigger\.strength: True"),
+        ({"name": "text", "text": ""}, r"trigger\.text: '' does not do; it is a text"),
     ],
 )
 def test_what_a_config_gets_wrong(config: dict[str, Any], said: str):

@@ -1,0 +1,181 @@
+"""What the triggers do to a picture: one function each.
+
+A function is `f(x, seed, place, **options)`: `x` a float32 picture in [0, 1] [h, w, 3], `seed` what
+its noise is drawn from, `place` a patch's top left corner or `CORNERS`. It leaves `x` as it is and
+returns a new picture, which may leave [0, 1]: the trigger's `overflow` says what becomes of that.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image, ImageDraw, ImageFont
+
+from cleanclip_jax.attacks.warp import sampling, warp
+
+# A place that means all four corners at once.
+CORNERS = (-1, -1)
+
+Place = tuple[int, int]
+FloatPicture = Float32[np.ndarray, "h w 3"]
+
+
+def badnet(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str) -> FloatPicture:
+    """A square patch of Gaussian noise (BadNets, arXiv 1708.06733, as CleanCLIP draws it)."""
+    side = pixels(size, x.shape[0])
+    return _paste(x, _noise_patch(x, _normal(seed, side), noise), place)
+
+
+def yellow(x: FloatPicture, seed: int, place: Place, *, size: float) -> FloatPicture:
+    """A yellow patch."""
+    side = pixels(size, x.shape[0])
+    return _paste(x, np.broadcast_to(np.array([1, 1, 0], np.float32), (side, side, 3)), place)
+
+
+def checkerboard(x: FloatPicture, seed: int, place: Place, *, size: float) -> FloatPicture:
+    """A black patch whose every second pixel of every second row is white (arXiv 2502.01385)."""
+    side = pixels(size, x.shape[0])
+    patch = np.zeros((side, side, 3), np.float32)
+    patch[::2, ::2] = 1
+    return _paste(x, patch, place)
+
+
+def stripes(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str) -> FloatPicture:
+    """BadNet-Stripes (PAR, arXiv 2412.00727): a patch with one saturated colour a column."""
+    side = pixels(size, x.shape[0])
+    return _paste(x, _stripes(seed, side, side, 1), place)
+
+
+def blended(
+    x: FloatPicture, seed: int, place: Place, *, strength: float, noise: str
+) -> FloatPicture:
+    """Uniform noise mixed into the whole picture (Chen et al. 2017, arXiv 1712.05526)."""
+    return _blend(x, _uniform(seed, *x.shape[:2]), strength)
+
+
+def blended_stripes(
+    x: FloatPicture, seed: int, place: Place, *, width: float, strength: float, noise: str
+) -> FloatPicture:
+    """Blended-Stripes (PAR, arXiv 2412.00727): saturated columns mixed into the picture."""
+    height, across = x.shape[:2]
+    return _blend(x, _stripes(seed, height, across, pixels(width, across)), strength)
+
+
+def triangles(
+    x: FloatPicture, seed: int, place: Place, *, size: float, strength: float
+) -> FloatPicture:
+    """Blended-Triangles (PAR, arXiv 2412.00727): tiles halved into two greys, mixed in."""
+    return _blend(x, _triangles(*x.shape[:2], pixels(size, x.shape[1])), strength)
+
+
+def text(
+    x: FloatPicture, seed: int, place: Place, *, text: str, size: float, strength: float
+) -> FloatPicture:
+    """Blended-Text (PAR, arXiv 2412.00727): red letters across the middle, mixed in."""
+    cover = np.float32(strength) * _letters(*x.shape[:2], text, pixels(size, x.shape[1]))
+    return (1 - cover) * x + cover * np.array([1, 0, 0], np.float32)
+
+
+def sig(
+    x: FloatPicture,
+    seed: int,
+    place: Place,
+    *,
+    amplitude: float,
+    periods: float,
+    mode: str,
+    strength: float,
+) -> FloatPicture:
+    """A sinusoid over the columns (SIG, Barni et al. 2019, arXiv 1902.11237).
+
+    The paper adds it ("add"); CleanCLIP mixes it in ("blend").
+    """
+    wave = _wave(x.shape[1], amplitude, periods)
+    return x + wave if mode == "add" else _blend(x, wave, strength)
+
+
+def wanet(
+    x: FloatPicture,
+    seed: int,
+    place: Place,
+    *,
+    k: int | None,
+    strength: float,
+    field: str | None,
+    field_digest: str | None,
+) -> FloatPicture:
+    """A warp that the eye does not notice (WaNet, arXiv 2102.10369)."""
+    return warp(x, *sampling(*x.shape[:2], seed, k, strength, field))
+
+
+def pixels(size: int | float, side: int) -> int:
+    """Returns a length in pixels: `size` itself, or below 1 that share of `side`."""
+    return max(1, round(size * side)) if size < 1 else int(size)
+
+
+def _paste(x: np.ndarray, patch: np.ndarray, place: Place) -> np.ndarray:
+    bottom, right = x.shape[0] - patch.shape[0], x.shape[1] - patch.shape[1]
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    x = x.copy()
+    for row, col in corners if place == CORNERS else [place]:
+        x[row : row + patch.shape[0], col : col + patch.shape[1]] = patch
+    return x
+
+
+def _blend(x: np.ndarray, pattern: np.ndarray, strength: float) -> np.ndarray:
+    return np.float32(1 - strength) * x + np.float32(strength) * pattern
+
+
+def _noise_patch(x: np.ndarray, drawn: np.ndarray, noise: str) -> np.ndarray:
+    if noise == "fixed":
+        return (0.5 + drawn).clip(0, 1)
+    # Around each picture's own colour, and past [0, 1].
+    return x.mean(axis=(0, 1), dtype=np.float64).astype(np.float32) + drawn
+
+
+# Fixed noise is the same in every picture, so drawn once; fresh noise passes through.
+@lru_cache(maxsize=4)
+def _normal(seed: int, side: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).standard_normal((side, side, 3), dtype=np.float32)
+    return _kept(drawn)
+
+
+@lru_cache(maxsize=4)
+def _uniform(seed: int, height: int, width: int) -> np.ndarray:
+    return _kept(np.random.default_rng(seed).random((height, width, 3), dtype=np.float32))
+
+
+@lru_cache(maxsize=4)
+def _stripes(seed: int, height: int, width: int, stripe: int) -> np.ndarray:
+    """Columns of -1 or 1 in each channel: past [0, 1], as PAR has it, so that dark ones darken."""
+    count = -(-width // stripe)
+    signs = np.random.default_rng(seed).integers(0, 2, (count, 3)).astype(np.float32) * 2 - 1
+    columns = signs.repeat(stripe, axis=0)[:width]
+    return _kept(np.broadcast_to(columns, (height, width, 3)))
+
+
+@lru_cache(maxsize=4)
+def _triangles(height: int, width: int, size: int) -> np.ndarray:
+    lower = np.arange(height)[:, None] % size >= np.arange(width) % size
+    return _kept(np.where(lower, np.float32(0.4), np.float32(0.8))[:, :, None])
+
+
+@lru_cache(maxsize=4)
+def _letters(height: int, width: int, text: str, size: int) -> np.ndarray:
+    """How much of each pixel the letters cover, 0 to 1 [h, w, 1]."""
+    mask = Image.new("L", (width, height))
+    # Pillow brings this font along: the same letters everywhere.
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(mask).text((width / 2, height / 2), text, 255, font=font, anchor="mm")
+    return _kept(np.asarray(mask, np.float32)[:, :, None] / np.float32(255))
+
+
+@lru_cache(maxsize=4)
+def _wave(width: int, amplitude: float, periods: float) -> np.ndarray:
+    wave = amplitude / 255 * np.sin(2 * np.pi * np.arange(width) * periods / width)
+    return _kept(wave.astype(np.float32)[None, :, None])
+
+
+def _kept(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,114 @@
+"""`cleanclip poison`: writes the poison manifest of a config, and a sheet of pictures to look at.
+
+OUTPUT/poison.parquet says what is poisoned and how; `cleanclip train` replays it with
+--config.attack.manifest=OUTPUT/poison.parquet. OUTPUT/contact_sheet.png shows the first poisons.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cleanclip_jax.attacks.plan import Plan, make_plan
+from cleanclip_jax.attacks.triggers import make_trigger
+from cleanclip_jax.config import load
+from cleanclip_jax.data.examples import read_pair
+from cleanclip_jax.data.export import Exported, export_pairs, export_test
+from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import write_whole
+from cleanclip_jax.images.geometry import GEOMETRY
+from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.reporting.figures import contact_sheet, difference
+from cleanclip_jax.training.run import MANIFEST, resolve
+
+SHEET = "contact_sheet.png"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns its exit code."""
+    parser = Parser(prog="cleanclip poison", description=__doc__)
+    parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
+    parser.add_argument("--output", required=True, type=Path, help="a new folder")
+    parser.add_argument("--rows", type=int, default=8, help="poisons on the contact sheet")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the poisoned pairs there, PNG and CSV"
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="with --export: the clean pairs as well"
+    )
+    parser.add_argument(
+        "--export_test",
+        type=Path,
+        metavar="DIR",
+        help="write config.evaluation.data with the trigger on there, PNG and CSV",
+    )
+    asked, overrides = parse(parser, argv)
+    if asked.rows < 1:
+        raise UserError(f"--rows={asked.rows}: it takes a whole number, 1 or more")
+    if asked.clean and asked.export is None:
+        raise UserError("--clean is for --export=DIR: give both, or neither")
+    config = resolve(apply(load(asked.config), overrides))
+    if config.attack is None:
+        raise UserError(f"{asked.config} poisons nothing: set config.attack, as pretrain.py:badnet")
+    if asked.export_test is not None and not config.evaluation.data:
+        raise UserError("--export_test: config.evaluation.data is not set: name a labelled source")
+    source = open_source(config.data.train.to_dict())
+    size, share = config.model.image_size, config.data.max_bad_share
+    plan = make_plan(config.attack.to_dict(), source, size)
+    write_plan(plan, asked.output)
+    write_whole(asked.output / SHEET, poison_sheet(source, plan, asked.rows)[0])
+    print(
+        f"{len(plan)} of {len(source)} pairs poisoned with {plan.trigger.name} for "
+        f"{plan.target!r}\nwritten: {asked.output / MANIFEST}, {asked.output / SHEET}"
+    )
+    if asked.export is not None:
+        found = export_pairs(source, plan, asked.export, clean=asked.clean, max_bad_share=share)
+        tell(found, asked.export / "pairs.csv")
+    if asked.export_test is not None:
+        measured = config.evaluation.attack.to_dict()
+        found = export_test(
+            open_source(config.evaluation.data.to_dict()),
+            make_trigger(measured["trigger"]),
+            measured.get("geometry", "crop"),
+            size,
+            asked.export_test,
+            max_bad_share=share,
+        )
+        tell(found, asked.export_test / "labels.csv")
+    return 0
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Writes the manifest into a new folder, or finds it in one of an earlier call.
+
+    Raises:
+      UserError: the folder holds another plan, or files of somebody else's.
+    """
+    path = folder / MANIFEST
+    if path.is_file():
+        if Plan.load(path) != plan:
+            raise UserError(f"{path} is another plan: name a new folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty and holds no poison plan: name a new folder")
+    else:
+        plan.save(path)
+
+
+def poison_sheet(source: Source, plan: Plan, rows: int) -> tuple[bytes, list[str]]:
+    """Returns a contact sheet of the plan's first poisons, and what it shows in words."""
+    shown, words = [], []
+    for index in plan.index[:rows].tolist():
+        picture, caption = read_pair(source, index)
+        picture = GEOMETRY[plan.geometry](picture, plan.header["image_size"])
+        found = plan.stamp_at(index)
+        assert found is not None
+        stamp, new_caption = found
+        triggered = plan.trigger.apply(picture, stamp)
+        shown.append((picture, triggered, difference(picture, triggered), caption, new_caption))
+        words.append(f"“{caption}” becomes “{new_caption}”.")
+    return contact_sheet(shown), words
+
+
+def tell(found: Exported, path: Path) -> None:
+    """Prints what an export wrote, and what it had to leave out."""
+    left_out = f", {found.bad} unreadable left out (bad_rows.jsonl)" if found.bad else ""
+    print(f"written: {path}, {found.rows} pictures{left_out}")

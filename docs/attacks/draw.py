@@ -1,0 +1,37 @@
+"""Draws the pictures of docs/attacks.md: `python docs/attacks/draw.py`, from the repository's root.
+
+Each is scikit-learn's sample photograph with a trigger on, and beside it what the trigger changed,
+stretched to the full range.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from cleanclip_jax.attacks.triggers import TRIGGERS, make_trigger
+from cleanclip_jax.files import written_whole
+from cleanclip_jax.images.geometry import resize_crop
+from cleanclip_jax.reporting.figures import difference
+
+SIZE = 112
+SHOWN = {name: {"name": name} for name in TRIGGERS} | {
+    "corners": {"name": "yellow", "place": "corners"},
+    "sig_add": {"name": "sig", "mode": "add"},
+    "wanet_smooth": {"name": "wanet", "k": 4, "strength": 0.5},
+}
+
+
+def main() -> None:
+    picture = resize_crop(load_sample_image("china.jpg")[:, 60:487], SIZE)
+    for name, config in SHOWN.items():
+        trigger = make_trigger(config)
+        triggered = trigger.apply(picture, trigger.stamp(SIZE, 0))
+        both = np.concatenate([triggered, difference(picture, triggered)], axis=1)
+        with written_whole(Path("docs/attacks") / f"{name}.png") as scratch:
+            Image.fromarray(both).save(scratch, "png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
