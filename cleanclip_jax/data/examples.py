@@ -6,6 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
+from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
@@ -13,11 +14,16 @@ from cleanclip_jax.data.records import Record, Source
 from cleanclip_jax.errors import UserError, near
 from cleanclip_jax.images.autoaugment import autoaugment
 from cleanclip_jax.images.decode import BadRecord, decode
-from cleanclip_jax.images.geometry import resize_crop, squash
+from cleanclip_jax.images.geometry import (
+    FAST_GEOMETRY,
+    GEOMETRY,
+    fast_resize_crop,
+    resize_crop,
+)
 from cleanclip_jax.text.eda import Synonyms, eda
 from cleanclip_jax.text.tokenizer import Tokenizer
 
-GEOMETRY = {"crop": resize_crop, "squash": squash}
+DECODING = ("exact", "fast")
 CHOICES = {
     "image": ("none", "autoaugment"),
     "text": ("none", "eda"),
@@ -81,21 +87,21 @@ class Views:
 
 def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
     """A record's decoded picture; raises BadRecord where it cannot be read."""
-    return _pixels(source[index])
-
-
-def _pixels(record: Record) -> np.ndarray:
-    if isinstance(record.image, bytes):
-        return decode(record.image, record.where)
-    return record.image
+    record = source[index]
+    return decode(record.image, record.where)
 
 
 def read_pair(source: Source, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
     """A decoded picture and its caption; raises BadRecord where either cannot be read."""
+    record, picture = _read(source, index, None)
+    return picture, record.caption
+
+
+def _read(source: Source, index: int, enough: int | None) -> tuple[Record, np.ndarray]:
     record = source[index]
     if not record.caption.strip():
         raise BadRecord(f"{record.where}: the caption is empty.")
-    return _pixels(record), record.caption
+    return record, decode(record.image, record.where, enough)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class TrainExamples:
     Attributes:
       seed: draws the captions that are augmented once.
       reach: how many unreadable records in a row are stepped over.
+      decoding: 'exact', pixels as the original's; or 'fast', large JPEGs reduced as they are
+        decoded, resized by OpenCV, and augmented at their final size.
     """
 
     source: Source
@@ -113,22 +121,33 @@ class TrainExamples:
     image_size: int
     seed: int
     reach: int
+    decoding: str
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict:
-        shown, picture, caption = self._readable(index)
+        shown, record, picture = self._readable(index)
         poison = None if self.plan is None else self.plan.stamp_at(shown)
+        caption = record.caption
+        # AutoAugment sees the whole picture, and geometry follows, as in the original; or else what
+        # geometry has made, in a fraction of the time.
+        whole = None
         if self.plan is None or poison is None:
-            image = resize_crop(picture, self.image_size)
+            if self._exact:
+                whole = Image.fromarray(picture)
+                image = resize_crop(whole, self.image_size)
+            else:
+                image = fast_resize_crop(picture, self.image_size)
         else:
+            self.plan.check(shown, record.image, record.where)
             stamp, caption = poison
             # Trigger after geometry, squashed only on request (fidelity row 7). The plan's place
             # is in pixels of this picture, so its view, too, is made from here on; the original,
             # which saves poisoned pictures at their final size, does the same.
-            geometry = GEOMETRY[self.plan.geometry]
-            image = picture = self.plan.trigger.apply(geometry(picture, self.image_size), stamp)
+            geometry = (GEOMETRY if self._exact else FAST_GEOMETRY)[self.plan.geometry]
+            image = geometry(picture, self.image_size)
+            image = self.plan.trigger.apply(image, stamp)
         images, captions = [image], [caption]
         if self.views.on:
-            images.append(self._augment(picture, image, rng))
+            images.append(self._augment(image, whole, rng))
             captions.append(self._reword(caption, shown, rng))
         return {
             "images": images,
@@ -137,13 +156,18 @@ class TrainExamples:
             "bad": -1 if shown == index else index,
         }
 
-    def _readable(self, index: int) -> tuple[int, np.ndarray, str]:
+    @property
+    def _exact(self) -> bool:
+        return self.decoding == "exact"
+
+    def _readable(self, index: int) -> tuple[int, Record, np.ndarray]:
         """The first readable pair from `index` on: a rule that needs no draw and no state."""
+        enough = None if self._exact else self.image_size
         reason = None
         for step in range(self.reach + 1):
             shown = (index + step) % len(self.source)
             try:
-                return shown, *read_pair(self.source, shown)
+                return shown, *_read(self.source, shown, enough)
             except BadRecord as error:
                 reason = error
         raise UserError(
@@ -152,14 +176,15 @@ class TrainExamples:
         )
 
     def _augment(
-        self, picture: np.ndarray, image: np.ndarray, rng: np.random.Generator
+        self, image: np.ndarray, whole: Image.Image | None, rng: np.random.Generator
     ) -> np.ndarray:
         if self.views.image == "none":
             return image
-        # AutoAugment sees the decoded picture and geometry follows, as in the original; decoded
-        # once for both. A poisoned picture has its final size already, and keeps it.
-        augmented = autoaugment(picture, rng)
-        return augmented if picture is image else resize_crop(augmented, self.image_size)
+        before = Image.fromarray(image) if whole is None else whole
+        after = autoaugment(before, rng)
+        if after is before:
+            return image
+        return np.array(after) if whole is None else resize_crop(after, self.image_size)
 
     def _reword(self, caption: str, index: int, rng: np.random.Generator) -> str:
         if self.views.text == "none":

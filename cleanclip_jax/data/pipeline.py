@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.data.examples import (
-    GEOMETRY,
+    DECODING,
     Batch,
     Collate,
     EvaluationBatch,
@@ -34,6 +34,7 @@ from cleanclip_jax.data.stream import Stream
 from cleanclip_jax.data.workers import Lease, batches_of
 from cleanclip_jax.errors import UserError, near
 from cleanclip_jax.images.decode import BadRecord
+from cleanclip_jax.images.geometry import GEOMETRY
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -48,6 +49,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+
+# Told of each unreadable record once: its index, its place in words, and what is wrong with it.
+OnBad: TypeAlias = Callable[[int, str, str], None]
 
 # Pairs in a stream: a century at a million a second. Grain's own endless length overflows in
 # batches of one.
@@ -68,6 +72,8 @@ def train_batches(
     workers: int = 0,
     timeout: float = 120.0,
     max_bad_share: float = 0.01,
+    decode: str = "exact",
+    on_bad: OnBad | None = None,
 ) -> "Batches[Batch]":
     """Batches without end, from `step` on: a context manager and an iterator.
 
@@ -83,12 +89,21 @@ def train_batches(
       timeout: seconds without a batch after which the stream raises.
       max_bad_share: share of the source that may be unreadable, as far as this process meets
         it; for each such record the next readable one stands in.
+      decode: 'exact', pixels as the original's; or 'fast' (data.examples.TrainExamples).
+      on_bad: called, in the stream's thread, with each unreadable record that is met: its index,
+        its place ("pairs.csv row 17") and the reason, in one line each. An error that it raises
+        ends the stream.
 
     Raises:
-      UserError: here on a plan of another dataset or size, or a batch that does not divide;
-        from the stream on a stall, too many unreadable records, and the like.
+      UserError: here on an unknown `decode`, a plan of another dataset or size, or a batch that
+        does not divide; from the stream on a stall, too many unreadable records, a poisoned
+        picture that is not the planned one, and the like.
     """
     views = views or Views()
+    if decode not in DECODING:
+        raise UserError(
+            f"data.decode: unknown {decode!r}, use 'exact' or 'fast'." + near(decode, DECODING)
+        )
     index, count = process
     if batch_size < 1 or batch_size % count:
         raise UserError(
@@ -100,7 +115,7 @@ def train_batches(
     # Two seeds and not one: Grain orders epoch e by seed + e, so that runs with neighbouring
     # seeds would see each other's epochs.
     order, draws = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    example = TrainExamples(source, plan, views, image_size, seed, reach=allowed)
+    example = TrainExamples(source, plan, views, image_size, seed, allowed, decode)
     dataset = (
         grain.MapDataset.range(len(source))
         .shuffle(order)
@@ -108,7 +123,7 @@ def train_batches(
         .random_map(example, seed=draws)
         .batch(batch_size // count, batch_fn=Collate(tokenizer))[index::count][step:]
     )
-    check = partial(_within_share, source, allowed)
+    check = partial(_within_share, source, allowed, on_bad)
     return Batches(dataset, check, workers=workers, timeout=timeout)
 
 
@@ -124,6 +139,9 @@ def evaluation_batches(
     timeout: float = 120.0,
 ) -> "Batches[EvaluationBatch]":
     """The source's pictures in order, once; the last batch may be smaller.
+
+    Decoded exactly, whatever training does: figures are to be held against others', and those of
+    models trained in either mode against each other.
 
     Args:
       trigger: put on every picture, with the place and noise that its seed and the picture's
@@ -182,13 +200,20 @@ def _checked(
 
 
 def _within_share(
-    source: Source, allowed: int, batches: Iterator[Batch], unreadable: dict[int, str]
+    source: Source,
+    allowed: int,
+    on_bad: OnBad | None,
+    batches: Iterator[Batch],
+    unreadable: dict[int, str],
 ) -> Iterator[Batch]:
     """Training batches, until more records than `allowed` were found unreadable."""
     for batch in batches:
         for index in batch["bad"][batch["bad"] >= 0].tolist():
             if index not in unreadable:
                 _note(unreadable, partial(read_pair, source), index)
+                if on_bad is not None:
+                    where = source.where(index)
+                    on_bad(index, where, unreadable[index].removeprefix(f"{where}: "))
         if len(unreadable) > allowed:
             raise UserError(
                 f"{len(unreadable)} unreadable records of {len(source)}, more than max_bad_share "

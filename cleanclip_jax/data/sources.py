@@ -3,27 +3,56 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+from cleanclip_jax.data.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.digits import Digits
+from cleanclip_jax.data.folders import open_folder
+from cleanclip_jax.data.mixture import Mixture
 from cleanclip_jax.data.records import Record, Source
-from cleanclip_jax.data.tables import open_table
+from cleanclip_jax.data.tables import open_labels, open_table
+from cleanclip_jax.data.tfds import open_tfds
+from cleanclip_jax.data.webdataset import open_webdataset
 from cleanclip_jax.errors import UserError, near
 
 __all__ = ["KINDS", "Record", "Source", "open_source"]
 
+
+def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Mixture:
+    """Several sources as one (data.mixture.Mixture).
+
+    Args:
+      sources: name → the source's own config and its `weight`, how many times each of its pairs
+        comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
+    """
+    opened = {}
+    for name, config in sources.items():
+        own = {key: value for key, value in config.items() if key != "weight"}
+        try:
+            opened[name] = open_source(own), config.get("weight", 1)
+        except UserError as error:
+            raise UserError(f"data: mixture: {name}: {error}") from error
+    return Mixture(opened)
+
+
 KINDS: dict[str, Callable[..., Source]] = {
-    "digits": Digits,
     "csv": partial(open_table, "csv"),
     "tsv": partial(open_table, "tsv"),
     "parquet": partial(open_table, "parquet"),
+    "webdataset": open_webdataset,
+    "arrayrecord": open_arrayrecord,
+    "tfds": open_tfds,
+    "folder": open_folder,
+    "labels": open_labels,
+    "digits": Digits,
+    "mixture": open_mixture,
 }
 
 
 def open_source(config: Mapping) -> Source:
     """The source that a config describes: `kind`, and the keys of that kind.
 
-    The keys are the parameters of the functions in KINDS: for 'csv', 'tsv' and 'parquet' see
-    data.tables.open_table, for 'digits' data.digits.Digits.
+    The keys are the parameters of the functions in KINDS; docs/data.md lists them.
 
     Raises:
       UserError: on an unknown kind or key, a missing file or column, or no rows left.

@@ -1,18 +1,22 @@
 """The stream is a function of (seed, step) alone."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.data.pipeline import Views, evaluation_batches, train_batches
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.images.geometry import resize_crop, squash
+from cleanclip_jax.images.decode import decode
+from cleanclip_jax.images.geometry import FAST_GEOMETRY, GEOMETRY, resize_crop
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 SIDE = 16
@@ -31,7 +35,7 @@ def tokenizer_of(source: Source) -> Tokenizer:
 
 def plan_of(source: Source, **attack: Any) -> Plan:
     attack = {"trigger": TRIGGER, "target": "cat", "count": 4, "templates": "plain"} | attack
-    return make_plan(attack, len(source), source.caption, SIDE, source.fingerprint)
+    return make_plan(attack, source, SIDE)
 
 
 def take(source: Source, count: int, **options: Any) -> list[dict]:
@@ -128,7 +132,7 @@ def test_draws_follow_the_position_in_the_stream_and_the_seed(
 ):
     monkeypatch.setattr(
         "cleanclip_jax.data.examples.autoaugment",
-        lambda picture, rng: np.full_like(picture, rng.integers(256)),
+        lambda image, rng: Image.new("RGB", image.size, (int(rng.integers(256)),) * 3),
     )
     drawn = [
         [int(row["images"][1].max()) for row in rows(take(source, 12, views=VIEWS, seed=seed))]
@@ -160,27 +164,30 @@ def test_one_half_of_a_view_may_be_left_out(source: Source, views: Views):
         assert equal == (getattr(views, half) == "none")
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("geometry", ["crop", "squash"])
 def test_poison_is_where_the_plan_says_and_nowhere_else(
-    source: Source, picture: Callable, monkeypatch: pytest.MonkeyPatch, geometry: str
+    source: Source, picture: Callable, monkeypatch: pytest.MonkeyPatch, geometry: str, mode: str
 ):
-    """And views come from their own pair: augmented at full size, but poisoned ones after."""
-    shift = "cleanclip_jax.data.examples.autoaugment"
-    monkeypatch.setattr(shift, lambda picture, rng: np.roll(picture, 5, axis=1))
+    """And views come from their own pair: augmented at full size, but poisoned and fast ones
+    after."""
+    monkeypatch.setattr("cleanclip_jax.data.examples.autoaugment", lambda image, _: rolled(image))
     monkeypatch.setattr("cleanclip_jax.data.examples.eda", lambda caption, *_: caption + " again")
     plan, tokenizer = plan_of(source, geometry=geometry), tokenizer_of(source)
-    shape = {"crop": resize_crop, "squash": squash}[geometry]
+    shapes = {"exact": GEOMETRY, "fast": FAST_GEOMETRY}[mode]
     seen = []
-    for row in rows(take(source, 3, plan=plan, views=VIEWS)):
+    for row in rows(take(source, 3, plan=plan, views=VIEWS, decode=mode)):
         index = int(row["index"])
         caption, poison = source.caption(index), plan.stamp_at(index)
         if poison is None:
-            image = resize_crop(picture(index), SIDE)
-            view = resize_crop(np.roll(picture(index), 5, axis=1), SIDE)
+            image = shapes["crop"](picture(index), SIDE)
+            view = np.roll(image, 5, axis=1)
+            if mode == "exact":
+                view = resize_crop(np.roll(picture(index), 5, axis=1), SIDE)
         else:
             seen.append(index)
             stamp, caption = poison
-            image = plan.trigger.apply(shape(picture(index), SIDE), stamp)
+            image = plan.trigger.apply(shapes[geometry](picture(index), SIDE), stamp)
             view = np.roll(image, 5, axis=1)
             assert caption == "a photo of a cat."
         assert (row["images"] == [image, view]).all()
@@ -188,11 +195,69 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
     assert sorted(seen) == plan.index.tolist()
 
 
+def rolled(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.roll(np.asarray(image), 5, axis=1))
+
+
+def test_a_view_that_the_draw_leaves_alone_is_the_picture(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cleanclip_jax.data.examples.autoaugment", lambda image, _: image)
+    for row in rows(take(source, 3, views=VIEWS)):
+        assert (row["images"][0] == row["images"][1]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_poisoned_picture_that_was_changed_since_ends_the_run(
+    source: Source, png: Callable, tmp_path: Path, workers: int
+):
+    plan = plan_of(source, count=12)
+    (tmp_path / "pairs" / "5.png").write_bytes(png(99))
+    with pytest.raises(UserError, match=r"pairs.csv row 6: .*picture") as error:
+        take(source, 3, plan=plan, workers=workers)
+    assert "\n" not in str(error.value)
+    # A clean picture is not the plan's business.
+    plan = next(p for seed in range(9) if 5 not in (p := plan_of(source, seed=seed)).index)
+    assert len(take(source, 3, plan=plan)) == 3
+
+
+def test_fast_batches_are_nearly_the_exact_ones_and_as_steady(tmp_path: Path):
+    """Of pictures that are reduced as they are decoded; whatever makes them, and in parts."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(6):
+        coarse = np.random.default_rng(i).integers(256, size=(3, 4, 3), dtype=np.uint8)
+        large = Image.fromarray(coarse).resize((128, 96), Image.Resampling.BICUBIC)
+        large.save(folder / f"{i}.jpg", quality=95)
+    table = "\n".join(["image,caption", *(f"{i}.jpg,picture number {i}" for i in range(6))])
+    (folder / "pairs.csv").write_text(table)
+    source = open_source({"kind": "csv", "path": str(folder / "pairs.csv")})
+    plan = plan_of(source, count=1)
+    options = {"views": VIEWS, "plan": plan, "batch_size": 2}
+    exact = take(source, 4, **options)
+    fast = take(source, 4, **options, decode="fast")
+    for one, other in zip(exact, fast, strict=True):
+        assert all((one[key] == other[key]).all() for key in one if key != "images")
+        shown = np.abs(one["images"][:, 0].astype(int) - other["images"][:, 0])
+        assert 0 < shown.mean() < 5
+    index = int(next(i for i in fast[0]["index"] if plan.stamp_at(int(i)) is None))
+    reduced = decode(source[index].image, "", SIDE)
+    assert reduced.shape == (24, 32, 3)
+    row = fast[0]["images"][fast[0]["index"] == index]
+    assert (row[0, 0] == FAST_GEOMETRY["crop"](reduced, SIDE)).all()
+    assert same(fast, take(source, 4, **options, decode="fast", workers=2))
+    assert same(fast[1:], take(source, 3, **options, decode="fast", step=1))
+
+
+def test_an_unknown_decoding_is_refused(source: Source):
+    with pytest.raises(UserError, match=r"data.decode: unknown 'fsat', .*mean 'fast'"):
+        take(source, 1, decode="fsat")
+
+
 def test_a_plan_of_another_dataset_or_size_is_refused(source: Source):
     tokenizer = tokenizer_of(source)
-    other = make_plan(
-        {"trigger": TRIGGER, "target": "cat", "count": 1}, 12, source.caption, SIDE, "x"
-    )
+    plan = plan_of(source)
+    other = replace(plan, header={**plan.header, "fingerprint": "x"})
     with pytest.raises(UserError, match="another dataset"):
         train_batches(source, tokenizer, plan=other, image_size=SIDE, batch_size=4, seed=0)
     with pytest.raises(UserError, match="pictures of 16 pixels, not 32"):
@@ -221,7 +286,7 @@ def test_evaluation_shows_each_picture_once(
     with evaluation_batches(source, image_size=SIDE, batch_size=5, **options) as stream:
         batches = list(stream)
     assert [len(batch["index"]) for batch in batches] == [5, 5, 2]
-    shape = {"crop": resize_crop, "squash": squash}[geometry]
+    shape = GEOMETRY[geometry]
     for i, row in enumerate(rows([dict(batch) for batch in batches])):
         image = shape(picture(i), SIDE)
         if trigger is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cleanclip_jax.data.records import order_names, template_caption
-from cleanclip_jax.data.sources import KINDS, Source, open_source
+from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.prompts import TEMPLATES
 
@@ -70,7 +70,3 @@ def test_a_wrong_config_is_one_line(config: dict, message: str):
     with pytest.raises(UserError, match=message) as error:
         open_source(config)
     assert "\n" not in str(error.value)
-
-
-def test_kinds_are_documented_by_their_parameters():
-    assert set(KINDS) == {"digits", "csv", "tsv", "parquet"}

@@ -26,8 +26,8 @@ def captions(source: Source) -> list[str]:
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch):
     """So that files of the tests' size come in many."""
-    monkeypatch.setattr("cleanclip_jax.data.convert.BATCH_ROWS", 6)
-    monkeypatch.setattr("cleanclip_jax.data.convert.BLOCK_BYTES", 200)
+    monkeypatch.setattr("cleanclip_jax.data.parquetfile.BATCH_ROWS", 6)
+    monkeypatch.setattr("cleanclip_jax.data.textfile.BATCH_ROWS", 6)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_text_table_gives_its_rows(write_csv: Callable, png: Callable, name: s
     assert record.where == source.where(3) == f"{name} row 4"
 
 
-@pytest.mark.parametrize("caption", ["007", "null", "NaN", "2020-01-01", "true"])
+@pytest.mark.parametrize("caption", ["007", "null", "1e3", "2020-01-01", "true"])
 def test_text_stays_text(tmp_path: Path, caption: str):
     """Also where a whole column reads like something else."""
     path = tmp_path / "odd.csv"
@@ -173,24 +173,33 @@ def test_the_fingerprint_follows_what_decides_rows_and_captions(parquet: Callabl
     assert table(parquet(kind=["cat"] * 40), **base).fingerprint not in seen
 
 
-def test_the_fingerprint_of_parquet_is_of_its_footer(tmp_path: Path):
-    """The file may be too big to read whole; the footer has each column's range and size."""
-    path, seen = tmp_path / "a.parquet", set()
-    for word in ("cat", "cow"):
-        columns = {"image": ["a.png"] * 9, "caption": [f"a {word} on a mat"] * 9}
-        pq.write_table(pa.table(columns), path, compression="none")
-        seen.add((table(path).fingerprint, path.stat().st_size))
-    (_, size), (_, other) = seen
-    assert size == other
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet"])
+def test_one_changed_byte_changes_the_fingerprint(
+    parquet: Callable, write_csv: Callable, tmp_path: Path, name: str
+):
+    """For parquet within a picture, far from the footer."""
+    path = parquet() if name.endswith("parquet") else write_csv(8)
+    seen = {table(path).fingerprint}
+    data = bytearray(path.read_bytes())
+    place = len(data) // 3 if name.endswith("parquet") else data.index(b"two3")
+    data[place] ^= 1
+    path.write_bytes(data)
+    seen.add(table(path).fingerprint)
+    data[place] ^= 1
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / f"other.{path.suffix}"
+    copy.write_bytes(data)
+    seen.add(table(copy, path.suffix[1:]).fingerprint)
+    assert len(seen) == 2
 
 
 def test_the_file_is_converted_once(write_csv: Callable, cache: Path):
     path = write_csv(5)
     first = table(path)
-    (copy,) = [file for file in cache.rglob("*") if file.is_file()]
-    written = copy.stat().st_mtime_ns
+    (copy,) = (cache / "tables").iterdir()
+    written = copy.stat().st_ino
     assert captions(table(path)) == captions(first)
-    assert copy.stat().st_mtime_ns == written
+    assert copy.stat().st_ino == written
     path.write_text(path.read_text().replace("one3", "changed"))
     assert table(path).caption(3) == "changed two3 three3 four3"
 
@@ -238,10 +247,10 @@ def test_a_broken_parquet_file_is_one_line(parquet: Callable, cut: int):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"image,caption\na.png,one\nb.png,two,three\n", "Expected 2 columns, got 3"),
-        (b"", "unreadable as csv"),
-        (b"image,caption\na.png,\xff\xfe\n", "unreadable as csv"),
+        (b"", "the file is empty"),
+        (b"\n\n", "the file is empty"),
         (b"image,caption\n", "none left"),
+        ("image,caption\na.png,x\n".encode("utf-16"), "is not utf-8; .* encoding"),
     ],
 )
 def test_a_broken_csv_file_is_one_line(tmp_path: Path, content: bytes, message: str):
@@ -250,6 +259,86 @@ def test_a_broken_csv_file_is_one_line(tmp_path: Path, content: bytes, message: 
     with pytest.raises(UserError, match=message) as error:
         table(path)
     assert "\n" not in str(error.value) and "broken.csv" in str(error.value)
+
+
+def test_shards_are_one_table(parquet: Callable, png: Callable, tmp_path: Path):
+    whole = parquet(kind=["cat", "dog"] * 20)
+    rows = pq.read_table(whole)
+    (tmp_path / "shards/b").mkdir(parents=True)
+    for name, start in (("0.parquet", 0), ("1.parquet", 15), ("b/0.parquet", 30)):
+        part = rows.slice(start, 15)
+        if start:  # another writer's types
+            part = part.set_column(1, "caption", part["caption"].cast(pa.large_string()))
+        pq.write_table(part, tmp_path / "shards" / name)
+    options: dict = {"class_name": "kind", "where": {"kind": "dog"}, "rows": (2, 17)}
+    source = table(tmp_path / "shards", "parquet", **options)
+    one = table(whole, **options)
+    assert len(source) == len(one) == 15 and source.class_names == ("cat", "dog")
+    assert captions(source) == captions(one) and source[14].image == one[14].image
+    assert source.where(0) == "0.parquet row 6" and source.where(14) == "b/0.parquet row 4"
+    listed = [str(tmp_path / f"shards/{name}.parquet") for name in ("1", "0")]
+    assert open_source({"kind": "parquet", "path": listed}).caption(0) == "caption 15"
+
+
+def test_shards_that_differ_are_one_line(parquet: Callable, tmp_path: Path):
+    whole = pq.read_table(parquet())
+    for name, part in (
+        ("0", whole),
+        ("1", whole.set_column(0, "image", pa.array(["a.png"] * 40))),
+        ("2", whole.drop_columns(["caption"])),
+    ):
+        pq.write_table(part, tmp_path / f"shard{name}.parquet")
+    for pattern, message in (
+        ("shard[01].parquet", "shard1.parquet: column 'image' holds images in another way"),
+        ("shard[02].parquet", "shard2.parquet: no column 'caption'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            table(tmp_path / pattern, "parquet")
+
+
+@pytest.mark.parametrize(
+    "missing", [pa.array([None] * 40), pa.array([float("nan")] * 40), pa.array(["NaN", ""] * 20)]
+)
+def test_a_missing_caption_is_empty(parquet: Callable, missing: pa.Array):
+    source = table(parquet(caption=missing))
+    assert captions(source) == [""] * 40 and source[3].caption == ""
+
+
+def test_parquet_text_that_is_no_text_is_a_bad_row(parquet: Callable, png: Callable):
+    texts = [b"caption %d" % i for i in range(40)]
+    texts[7] = b"caf\xe9"
+    broken = pa.Array.from_buffers(pa.string(), 40, pa.array(texts, pa.binary()).buffers())
+    path = parquet(caption=broken, kind=["cat", "dog"] * 20)
+    source = table(path, class_name="kind", where={"kind": "dog"})
+    assert len(source) == 20 and captions(source)[:5] == [
+        *("caption 1", "caption 3", "caption 5", "", "caption 9")
+    ]
+    with pytest.raises(BadRecord, match=r"pairs.parquet row 8: column 'caption' is not utf-8"):
+        source[3]
+
+
+def test_a_broken_page_is_one_line(parquet: Callable, cache: Path):
+    path = parquet(image=[f"{i}.png" for i in range(40)])
+    data = bytearray(path.read_bytes())
+    data[10:60] = b"\xff" * 50
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"pairs.parquet: unreadable as parquet") as error:
+        table(path)
+    assert "\n" not in str(error.value) and not list((cache / "tables").iterdir())
+
+
+def test_a_column_of_another_kind_is_one_line(parquet: Callable):
+    path = parquet(caption=[["one", "two"]] * 40)
+    with pytest.raises(UserError, match=r"pairs.parquet: a column is of no use .*list"):
+        table(path)
+
+
+def test_a_file_deleted_between_runs_is_one_line(write_csv: Callable):
+    path = write_csv(5)
+    table(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"pairs.csv: No such file or directory; check"):
+        table(path)
 
 
 def test_a_record_without_an_image_is_bad(parquet: Callable, png: Callable):

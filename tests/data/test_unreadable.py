@@ -55,15 +55,41 @@ def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.
         assert sum(bool(re.search(reason, message)) for message in messages) > 0
 
 
+def test_each_is_told_once_with_its_place_and_the_reason(write_csv: Callable):
+    source, told = opened(write_csv(12, missing=[3], silent=[7])), []
+    with stream(source, on_bad=lambda *row: told.append(row)) as batches:
+        list(islice(batches, 9))
+        assert set(batches.unreadable) == {3, 7}
+    assert sorted(index for index, _, _ in told) == [3, 7]
+    for index, where, reason in told:
+        assert where == f"pairs.csv row {index + 1}" == source.where(index)
+        assert reason == {3: reason, 7: "the caption is empty."}[index]
+        assert index == 7 or re.match(r"image .*3.png: No such file", reason)
+
+
+def test_an_error_of_who_is_told_ends_the_stream(write_csv: Callable):
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with (
+        stream(opened(write_csv(4, missing=[3])), on_bad=full) as batches,
+        pytest.raises(UserError, match="the disk is full"),
+    ):
+        list(islice(batches, 4))
+
+
 def test_a_stand_in_is_poisoned_if_it_is_itself(write_csv: Callable):
-    source = opened(write_csv(12, missing=[3, 8]))
+    path = write_csv(12)
+    source = opened(path)
     for seed in range(99):
         attack = {"trigger": {"name": "badnet", "size": 3}, "target": "cat", "count": 5}
-        plan = make_plan(attack | {"seed": seed}, 12, source.caption, SIDE, source.fingerprint)
+        plan = make_plan(attack | {"seed": seed}, source, SIDE)
         if [i in plan.index for i in (3, 4, 8, 9)] == [False, True, True, False]:
             break
     else:
         raise AssertionError("no seed poisons 4 and 8, and neither 3 nor 9")
+    for lost in (3, 8):  # only now: planning passes unreadable pictures over
+        (path.parent / f"{lost}.png").unlink()
     with stream(source) as clean, stream(source, plan=plan) as poisoned:
         for plain, batch in islice(zip(clean, poisoned, strict=True), 3):
             for row, index in enumerate(plain["index"].tolist()):

@@ -1,0 +1,113 @@
+"""Several sources as one, each weighted."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate, zip_longest
+
+import numpy as np
+from jaxtyping import Int64
+
+from cleanclip_jax.data.records import Record, Source, fingerprint_of
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.images.decode import BadRecord
+
+
+class Mixture:
+    """Sources one after the other, each as often as its weight says.
+
+    A pair of weight 2 comes twice in an epoch. Of a weight's fraction, the share of the pairs that
+    it names comes once more: always the same ones, picked by a seed that the sources' order gives.
+
+    Args:
+      sources: name → source and weight; ordered by name, whatever the mapping's order.
+
+    Raises:
+      UserError: on a weight below 0 or all too small for one pair, or classes that differ.
+    """
+
+    def __init__(self, sources: Mapping[str, tuple[Source, float]]):
+        self._arguments = (dict(sources),)
+        self._names = sorted(sources)
+        self._sources = [sources[name][0] for name in self._names]
+        weights = [float(sources[name][1]) for name in self._names]
+        for name, weight in zip(self._names, weights, strict=True):
+            if not 0 <= weight < np.inf:
+                raise UserError(f"data: mixture: {name}: weight {weight:g}: give 0 or more.")
+        self._picked = [
+            _fraction(len(source), weight, seed)
+            for seed, (source, weight) in enumerate(zip(self._sources, weights, strict=True))
+        ]
+        self._times = [int(weight) for weight in weights]
+        self._ends = [
+            *accumulate(
+                times * len(source) + len(picked)
+                for source, times, picked in zip(
+                    self._sources, self._times, self._picked, strict=True
+                )
+            )
+        ]
+        if not self._ends or not self._ends[-1]:
+            raise UserError("data: mixture: no pair is left; give sources, and larger weights.")
+        self.class_names = self._common_classes()
+        self.fingerprint = fingerprint_of(
+            mixture=[source.fingerprint for source in self._sources], weights=weights
+        )
+
+    def __reduce__(self):
+        return Mixture, self._arguments
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        part, row = self._locate(index)
+        try:
+            found = self._sources[part][row]
+        except BadRecord as error:
+            raise BadRecord(f"{self._names[part]}: {error}") from error
+        return Record(found.image, found.caption, found.label, self.where(index))
+
+    def caption(self, index: int) -> str:
+        part, row = self._locate(index)
+        return self._sources[part].caption(row)
+
+    def where(self, index: int) -> str:
+        part, row = self._locate(index)
+        return f"{self._names[part]}: {self._sources[part].where(row)}"
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        parts = []
+        for source, times, picked in zip(self._sources, self._times, self._picked, strict=True):
+            labels = source.labels()
+            parts += [labels] * times + [labels[picked]]
+        return np.concatenate(parts)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The source's number, and the pair's index in it."""
+        part = bisect_right(self._ends, index)
+        row = index - (self._ends[part - 1] if part else 0)
+        count = len(self._sources[part])
+        whole = self._times[part] * count
+        return part, row % count if row < whole else int(self._picked[part][row - whole])
+
+    def _common_classes(self) -> tuple[str, ...] | None:
+        common = first = None
+        for name, source in zip(self._names, self._sources, strict=True):
+            if source.class_names is None:
+                continue
+            if common is None:
+                common, first = source.class_names, name
+            elif source.class_names != common:
+                pairs = zip_longest(common, source.class_names, fillvalue="none")
+                number, (one, other) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+                raise UserError(
+                    f"data: mixture: the classes of {first} and {name} differ: class {number} is "
+                    f"{one!r} and {other!r}; give both the same classes, or neither."
+                )
+        return common
+
+
+def _fraction(count: int, weight: float, seed: int) -> Int64[np.ndarray, " m"]:
+    """The pairs that come once more for the weight's fraction, in order."""
+    share = round((weight - int(weight)) * count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:share])
