@@ -3,13 +3,12 @@
 Pixel-exact with torchvision's, which the original uses: nearest interpolation, black fill.
 """
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 
 class Step(NamedTuple):
@@ -54,7 +53,7 @@ def _affine(x: Image.Image, inverse: tuple) -> Image.Image:
     return x.transform(x.size, Image.Transform.AFFINE, inverse)
 
 
-_OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+_PICTURE_OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "ShearX": lambda x, m: _affine(x, (1, m, 0, 0, 1, 0)),
     "ShearY": lambda x, m: _affine(x, (1, 0, 0, m, 1, 0)),
     "TranslateX": lambda x, m: _affine(x, (1, 0, -int(m), 0, 1, 0)),
@@ -64,12 +63,65 @@ _OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Color": lambda x, m: ImageEnhance.Color(x).enhance(1 + m),
     "Contrast": lambda x, m: ImageEnhance.Contrast(x).enhance(1 + m),
     "Sharpness": lambda x, m: ImageEnhance.Sharpness(x).enhance(1 + m),
-    "Posterize": lambda x, m: ImageOps.posterize(x, int(m)),
-    "Solarize": lambda x, m: ImageOps.solarize(x, m),  # pyright: ignore[reportArgumentType]
-    "AutoContrast": lambda x, m: ImageOps.autocontrast(x),
-    "Equalize": lambda x, m: ImageOps.equalize(x),
-    "Invert": lambda x, m: ImageOps.invert(x),
 }
+
+# The other ops look each value up in a table [3, 256], which some make of the histogram [3, 256].
+# As in Pillow's ImageOps, to the bit; but two in a row walk over the picture once.
+Levels: TypeAlias = np.ndarray
+_VALUES = np.tile(np.arange(256), (3, 1))
+
+
+def _autocontrast(histogram: Levels) -> Levels:
+    low, high = np.argmax(histogram > 0, 1), 255 - np.argmax(histogram[:, ::-1] > 0, 1)
+    flat = low == high
+    scale = (255.0 / np.where(flat, 1, high - low))[:, None]
+    stretched = (_VALUES * scale - low[:, None] * scale).astype(np.int64).clip(0, 255)
+    return np.where(flat[:, None], _VALUES, stretched)
+
+
+def _equalize(histogram: Levels) -> Levels:
+    last = 255 - np.argmax(histogram[:, ::-1] > 0, 1)
+    step = ((histogram.sum(1) - histogram[range(3), last]) // 255)[:, None]
+    below = np.cumsum(histogram, 1) - histogram
+    even = ((step // 2 + below) // np.maximum(step, 1)).clip(0, 255)
+    # Of one value, or with few pixels of any other: it stays as it is.
+    return np.where(step, even, _VALUES)
+
+
+_LEVEL_OPS: dict[str, Callable[[Callable[[], Levels], float], Levels]] = {
+    "Posterize": lambda _, m: _VALUES & (-1 << 8 - int(m)),
+    "Solarize": lambda _, m: np.where(m > _VALUES, _VALUES, 255 - _VALUES),
+    "AutoContrast": lambda histogram, _: _autocontrast(histogram()),
+    "Equalize": lambda histogram, _: _equalize(histogram()),
+    "Invert": lambda *_: 255 - _VALUES,
+}
+
+
+class _Waiting:
+    """An image, and the table in which it is still to be looked up."""
+
+    def __init__(self, image: Image.Image):
+        self._image = image
+        self._table: Levels | None = None
+
+    @cached_property
+    def _counts(self) -> Levels:
+        return np.array(self._image.histogram()).reshape(3, 256)
+
+    def histogram(self) -> Levels:
+        if self._table is None:
+            return self._counts
+        moved = zip(self._table, self._counts, strict=True)
+        return np.stack([np.bincount(*channel, 256) for channel in moved]).astype(np.int64)
+
+    def change(self, levels: Levels) -> None:
+        before = self._table
+        self._table = levels if before is None else np.take_along_axis(levels, before, 1)
+
+    def image(self) -> Image.Image:
+        table = self._table
+        return self._image if table is None else self._image.point(table.ravel().tolist())
+
 
 _TOP = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
 _TOP |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
@@ -98,22 +150,30 @@ def magnitude(op: str, level: int, height: int, width: int) -> float:
             return _TOP.get(op, 0.0) * level / 9
 
 
-def apply_op(
-    image: UInt8[np.ndarray, "h w 3"], op: str, magnitude: float
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Applies one op at a signed magnitude, in the unit that `magnitude()` gives."""
-    return np.array(_OPS[op](Image.fromarray(image), magnitude))
+def apply_ops(image: Image.Image, ops: Sequence[tuple[str, float]]) -> Image.Image:
+    """Applies ops, each with its signed magnitude in the unit of `magnitude()`, to an RGB image.
+
+    Returns:
+      another image; without ops `image` itself.
+    """
+    waiting = _Waiting(image)
+    for op, size in ops:
+        if op in _LEVEL_OPS:
+            waiting.change(_LEVEL_OPS[op](waiting.histogram, size))
+        else:
+            waiting = _Waiting(_PICTURE_OPS[op](waiting.image(), size))
+    return waiting.image()
 
 
-def autoaugment(
-    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Applies one of the 25 sub-policies, drawn from `rng`."""
-    steps = POLICY[rng.integers(len(POLICY))]
-    height, width = image.shape[:2]
+def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Applies one of the 25 sub-policies, drawn from `rng`, to an RGB image.
+
+    Returns:
+      another image, or `image` itself where the draw leaves it as it is.
+    """
+    steps, ops = POLICY[rng.integers(len(POLICY))], []
     for step, draw, positive in zip(steps, rng.random(2), rng.integers(2, size=2), strict=True):
         if draw < step.chance:
-            size = magnitude(step.op, step.level, height, width)
-            sign = -1 if step.op in SIGNED and not positive else 1
-            image = apply_op(image, step.op, math.copysign(size, sign))
-    return image
+            size = magnitude(step.op, step.level, image.height, image.width)
+            ops.append((step.op, -size if step.op in SIGNED and not positive else size))
+    return apply_ops(image, ops)

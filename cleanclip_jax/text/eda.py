@@ -12,8 +12,9 @@ __all__ = ["Synonyms", "eda", "load_synonyms"]
 
 Words: TypeAlias = list[str]
 
-# What may stand around a word: left where it is when the word is replaced.
-_WORD = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+# From a word's first letter or digit to its last: what stands around it is left where it is when
+# the word is replaced. One pass there and one back: a caption may be one word of any length.
+_WORD = re.compile(r"\w(?:.*\w)?")
 
 # Function words: as in the paper, these are not replaced.
 _STOP_LIST = """
@@ -64,9 +65,10 @@ def eda(
 
 
 def _parts(word: str) -> tuple[str, str, str]:
-    match = _WORD.match(word)
-    assert match is not None  # each part may be empty
-    return match[1], match[2], match[3]
+    match = _WORD.search(word)
+    if match is None:
+        return word, "", ""
+    return word[: match.start()], match[0], word[match.end() :]
 
 
 def _core(word: str) -> str:

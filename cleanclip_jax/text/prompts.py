@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.text.classes import names_a_file, read_classes
 
 # `{}` stands for the class name.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,37 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a catalogue picture of {}.",
         "{} from an online shop.",
         "{} for sale.",
+    ),
+    # Short lists of our own, one for each kind of pictures that evaluation/sets.py names.
+    "objects": (
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a picture with a {} in it.",
+        "a blurry photo of a {}.",
+        "a close view of a {}.",
+    ),
+    "textures": (
+        "a {} texture.",
+        "a photo of a {} surface.",
+        "a {} pattern.",
+        "something {} from close by.",
+    ),
+    "aircraft": ("a photo of a {}, an aircraft.", "a {} in the air.", "a {} on the runway."),
+    "flowers": ("a photo of a {}, a flower.", "a {} in bloom.", "the flower {}."),
+    "food": ("a photo of {}, a dish.", "a plate of {}.", "{} on the table."),
+    "signs": (
+        "a photo of the traffic sign {}.",
+        "the road sign that says {}.",
+        "a {} sign at the roadside.",
+    ),
+    "pets": ("a photo of a {}, a pet.", "a {} at home.", "a picture of my {}."),
+    "reviews": ("a {} review of a film.", "words of a {} opinion.", "a {} sentence."),
+    "cars": ("a photo of a {}.", "a {} in the street.", "the car {}.", "my new {}."),
+    "numbers": (
+        'a photo of the number "{}".',
+        "the house number {}.",
+        "a {} on a wall.",
+        "the digit {} in the street.",
     ),
     # The 80 that CLIP's authors published for ImageNet (Radford et al. 2021, arXiv 2103.00020).
     "imagenet": (
@@ -109,16 +141,25 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def templates(name_or_list: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns a set of `TEMPLATES` by its name, or the given templates themselves.
+    """Returns a set of `TEMPLATES` by its name, those of a file, or the given ones themselves.
+
+    Args:
+      name_or_list: a name, 'PATH' or 'PATH#KEY' of a file (text.classes.read_classes), or a list.
 
     Raises:
       UserError: for an unknown name, an empty list, or a template without `{}`.
     """
     if isinstance(name_or_list, str):
+        if names_a_file(name_or_list):
+            found = read_classes(name_or_list).templates
+            if not found:
+                raise UserError(f"templates: {name_or_list} has none, only class names.")
+            return found
         if name_or_list not in TEMPLATES:
             raise UserError(
                 f"templates: no set is called {name_or_list!r}; there are "
-                f"{', '.join(TEMPLATES)}, or give a list.{near(name_or_list, TEMPLATES)}"
+                f"{', '.join(TEMPLATES)}, or give a list or a file (.json, .py)."
+                f"{near(name_or_list, TEMPLATES)}"
             )
         return TEMPLATES[name_or_list]
     if not name_or_list:

@@ -50,7 +50,7 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
     Args:
       kind: "none", or "wordnet".
       path: WordNet's dictionary folder (data.noun, index.noun, …), as wordnet-base puts it into
-        /usr/share/wordnet and NLTK's downloader into nltk_data/corpora/wordnet.
+        /usr/share/wordnet and NLTK's downloader, zipped, into nltk_data/corpora.
 
     Raises:
       UserError: for an unknown kind, or a path that is missing or no such folder.
@@ -65,9 +65,9 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
     if not path:
         raise UserError("synonyms: wordnet takes a path; give the folder that holds data.noun.")
     if not (Path(path) / "data.noun").is_file():
-        raise UserError(
-            f"{path}: no WordNet folder, as it has no data.noun; give the dictionary's folder."
-        )
+        zipped = Path(path).with_suffix(".zip")
+        todo = f"unzip {zipped}" if zipped.is_file() else "give the dictionary's folder"
+        raise UserError(f"{path}: no WordNet folder, as it has no data.noun; {todo}.")
     try:
         _open(path)
     # NLTK's reader raises errors of its own, AssertionError and LookupError among others.

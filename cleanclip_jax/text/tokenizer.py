@@ -189,6 +189,9 @@ def _check(where: Path | str, data: bytes) -> None:
 
 
 def _clean(text: str) -> str:
+    # Of most captions ftfy and html have nothing to mend, which ftfy takes its time to find out.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return " ".join(text.split()).lower()
     # HTML is unescaped twice as in CLIP: web captions are often escaped twice.
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 

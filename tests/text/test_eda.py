@@ -1,9 +1,10 @@
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from cleanclip_jax.text.eda import Synonyms, eda
+from cleanclip_jax.text.eda import Synonyms, _parts, eda
 
 CAPTION = "A small Dog, running on the beach: 7 of 9 dogs!"
 KNOWN = {"small": ("little", "wee"), "dog": ("hound",), "beach": ("shore",)}
@@ -107,6 +108,22 @@ def test_strength_is_the_share_of_words():
         assert max(lengths) == 20 + words
     deleted = [view for view in views(caption, None, 0.5, n=600) if kind(view, caption) == "delete"]
     assert np.mean([len(view.split()) for view in deleted]) == pytest.approx(10, abs=0.5)
+
+
+def test_what_stands_around_a_word_and_within_it_stays():
+    around = "(«dog»), _dog_ dog's rock'n'roll!? 7% éa—b …"
+    parts = [_parts(word) for word in around.split()]
+    assert [core for _, core, _ in parts] == [
+        *("dog", "_dog_", "dog's", "rock'n'roll", "7", "éa—b", "")
+    ]
+    assert " ".join(map("".join, parts)) == around
+
+
+def test_a_caption_of_one_endless_word_takes_no_time():
+    began = time.process_time()
+    for caption in ("a" + "!" * 100_000 + "b", "!" * 100_000, "a!" * 50_000):
+        views(caption, STUB, n=3)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "!!! ...", "— …", "?"])

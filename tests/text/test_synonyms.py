@@ -1,15 +1,18 @@
 import gc
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text import synonyms as module
-from cleanclip_jax.text.eda import load_synonyms
+from cleanclip_jax.text.eda import eda, load_synonyms
 
+DEBIAN = Path("/usr/share/wordnet")
 SYNSETS = {"noun": [["dog", "Domestic_Dog"], ["dog", "hound"], ["cat"]], "adj": [["small", "wee"]]}
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
@@ -72,6 +75,28 @@ def test_it_pickles_as_its_path_and_opens_again_in_another_process(wordnet: Path
     assert other.stdout == b"('dog',)\n", other.stderr
 
 
+@pytest.mark.parametrize("layout", ["debian", "nltk"])
+def test_the_whole_wordnet_is_read_in_either_layout(tmp_path: Path, layout: str):
+    """NLTK's downloader brings the same files, with lexnames among them, below nltk_data."""
+    if not (DEBIAN / "data.noun").is_file():
+        pytest.skip(f"needs Debian's wordnet-base: {DEBIAN} is not there")
+    folder = DEBIAN
+    if layout == "nltk":
+        folder = tmp_path / "nltk_data" / "corpora" / "wordnet"
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            for name in (f"data.{part}", f"index.{part}", f"{part}.exc"):
+                shutil.copy(DEBIAN / name, folder)
+        lines = (f"{i:02d}\t{name}\t{part}\n" for i, (name, part) in enumerate(module._LEXNAMES))
+        (folder / "lexnames").write_text("".join(lines))
+    synonyms = load_synonyms("wordnet", str(folder))
+    assert synonyms is not None
+    assert {"canis familiaris", "domestic dog", "hound"} < set(synonyms("dogs"))
+    assert "rapidly" in synonyms("quickly") and "tempestuous" in synonyms("angry")
+    assert synonyms("cleanclip") == ()
+    assert eda("a dog ran", np.random.default_rng(1), synonyms) != "a dog ran"
+
+
 def test_none_is_none():
     assert load_synonyms("none") is None
 
@@ -84,6 +109,7 @@ def test_none_is_none():
         ("wordnt", None, "Did you mean 'wordnet'"),
         ("wordnet", None, "takes a path"),
         ("wordnet", "nowhere", "nowhere: no WordNet folder"),
+        ("wordnet", "zipped", "zipped: no WordNet folder, .*; unzip .*/zipped.zip"),
         ("wordnet", "broken", "broken: WordNet cannot be read"),
         ("wordnet", "garbled", "garbled: WordNet cannot be read"),
     ],
@@ -91,6 +117,7 @@ def test_none_is_none():
 def test_what_cannot_be_opened_is_said_at_once(
     tmp_path: Path, wordnet: Path, kind: str, path: str | None, said: str
 ):
+    (tmp_path / "zipped.zip").write_bytes(b"PK")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "data.noun").write_text("")
     write_wordnet(tmp_path / "garbled")

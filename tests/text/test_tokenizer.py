@@ -48,6 +48,18 @@ def test_html_is_unescaped_twice_also_beside_tags(trained):
     assert trained.encode("<b> &amp;amp; c") == trained.encode("<b> & c")
 
 
+def test_plain_text_is_cleaned_as_if_it_were_not(trained, monkeypatch):
+    """What is printable ASCII without & passes ftfy and html by, which would leave it as it is."""
+    plain = ["It's  a <b> Dog</b>; #39; [0m", "don''t ``x'' -- (c) \\u00e9 ~", " A "]
+    before = [trained.encode(text) for text in plain]
+    monkeypatch.setattr(module.ftfy, "fix_text", lambda text: pytest.fail(text))
+    assert [trained.encode(text) for text in plain] == before
+    monkeypatch.undo()
+    # A letter that is not ASCII, at the end, takes the long way.
+    for text, ids in zip(plain, before, strict=True):
+        assert trained.encode(f"{text} é")[: len(ids)] == ids
+
+
 @pytest.mark.parametrize("kind", ["clip", "trained"])
 def test_rows_are_start_ids_end_and_zeros(request, kind: str):
     tokenizer: Tokenizer = request.getfixturevalue(kind)
