@@ -1,41 +1,11 @@
-"""Clean accuracy and attack success, each figure with its definition and its denominator."""
-
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+"""Clean accuracy and attack success at each top k, from the ranks of label and target."""
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
+
+from cleanclip_jax.evaluation.figures import Figure, share
 
 TOPS = (1, 3, 5, 10)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """`count` of `of` pictures; None for a figure that no picture counts for."""
-
-    definition: str
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float | None:
-        """The share, a fraction."""
-        return self.count / self.of if self.of else None
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, as written into evaluation.json."""
-        return {
-            "value": self.value,
-            "count": self.count,
-            "of": self.of,
-            "definition": self.definition,
-        }
-
-
-def share(hits: Bool[np.ndarray, " n"], definition: str) -> Figure:
-    """A figure from which of the counted pictures are hits."""
-    return Figure(definition, int(hits.sum()), len(hits))
 
 
 def clean_figures(
@@ -43,9 +13,8 @@ def clean_figures(
     ranks: Int[np.ndarray, "n 2"],
     target: int | None,
     classes: int,
-    tops: Iterable[int] = TOPS,
 ) -> dict[str, Figure]:
-    """CA at each top k, and how often clean pictures land on the target.
+    """CA, and how often clean pictures land on the target.
 
     Args:
       labels: true classes.
@@ -53,34 +22,34 @@ def clean_figures(
       target: the attack's class, or None.
       classes: how many there are; a top k that can't miss is left out.
     """
-    figures = {}
-    for k in tops:
-        if k == 1 or k < classes:
-            name = "ca" if k == 1 else f"ca_top{k}"
-            what = f"clean pictures whose true class is among the top {k}"
-            figures[name] = share(ranks[:, 0] < k, what)
+    figures = _at_tops("ca", ranks[:, 0], "clean pictures whose true class", classes)
     if target is not None:
-        others = labels != target
-        figures["clean_target_rate"] = share(
-            ranks[others, 1] < 1, "clean pictures of other classes classified as the target"
-        )
+        what = "clean pictures of other classes for which the target"
+        figures |= _at_tops("clean_target_rate", ranks[labels != target, 1], what, classes)
     return figures
 
 
 def attack_figures(
-    labels: Int[np.ndarray, " n"], ranks: Int[np.ndarray, "n 2"], target: int
+    labels: Int[np.ndarray, " n"], ranks: Int[np.ndarray, "n 2"], target: int, classes: int
 ) -> dict[str, Figure]:
     """ASR on pictures of other classes, on all, and the poisoned accuracy (fidelity rows 1, 2).
 
     Args:
       ranks: of the label and of the target for the triggered pictures.
     """
-    hits = ranks[:, 1] < 1
-    others = labels != target
+    others = "triggered pictures of other classes for which the target"
+    every = "triggered pictures, those of the target class too, for which the target"
     return {
-        "asr": share(hits[others], "triggered pictures of other classes classified as the target"),
-        "asr_all": share(
-            hits, "triggered pictures, those of the target class too, classified as the target"
-        ),
-        "pa": share(ranks[:, 0] < 1, "triggered pictures classified as their true class"),
+        **_at_tops("asr", ranks[labels != target, 1], others, classes),
+        **_at_tops("asr_all", ranks[:, 1], every, classes),
+        **_at_tops("pa", ranks[:, 0], "triggered pictures whose true class", classes),
     }
+
+
+def _at_tops(name: str, ranks: Int[np.ndarray, " n"], what: str, classes: int) -> dict[str, Figure]:
+    """The figure, and as `_top3` and so on what is among the first few."""
+    figures = {name: share(ranks < 1, f"{what} comes first")}
+    for k in TOPS[1:]:
+        if k < classes:
+            figures[f"{name}_top{k}"] = share(ranks < k, f"{what} is among the top {k}")
+    return figures

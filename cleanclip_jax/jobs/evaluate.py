@@ -1,19 +1,30 @@
-"""`cleanclip evaluate`: measures a run's newest checkpoint and writes evaluation.json."""
+"""`cleanclip evaluate`: measures a run's newest checkpoint and writes evaluation.json.
+
+What is measured, and on what, stands under config.evaluation (docs/metrics.md). Beside the
+figures lie projection.npz and projection.png, where config.evaluation.projection asks for them.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import evaluate
+from cleanclip_jax.evaluation.evaluate import evaluate, project_first
+from cleanclip_jax.evaluation.projection import Projection
+from cleanclip_jax.evaluation.subject import Subject, subject
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.reporting.measured import table
+from cleanclip_jax.reporting.projection import Scatter, projection_figure
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.training.run import check, load_run
+from cleanclip_jax.training.start import start_config
 
 # The keys of a run that measuring it may change.
 MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
@@ -24,12 +35,17 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="cleanclip evaluate", description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--output", type=Path, help="default: WORKDIR/evaluation.json")
+    parser.add_argument(
+        "--floor", help="a model that was never poisoned, or start: what the run began with"
+    )
     asked, overrides = parse(parser, argv)
     foreign = [key for key in overrides if not key.startswith(MEASURED)]
     if foreign:
         raise UserError(
             f"--config.{foreign[0]} belongs to the run that is measured and can't be changed here"
         )
+    if asked.floor:
+        overrides["evaluation.floor"] = asked.floor
     config = apply(from_json(asked.workdir / "config.json"), overrides)
     check(config)
     path = asked.output or asked.workdir / "evaluation.json"
@@ -42,26 +58,53 @@ def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
     """Measures the newest checkpoint in `workdir`; writes and returns what was found."""
     mesh = make_mesh(config.mesh.data)
     run = load_run(workdir, mesh, config)
-    found = evaluate(config, run.model, run.variables, run.tokenizer, mesh)
-    found = {"workdir": str(workdir), "step": run.step, "seed": config.seed, **found}
-    write_whole(path, json.dumps(found, indent=2) + "\n")
+    measured = subject(run.model, run.variables, run.tokenizer, mesh)
+    floor, below = floor_of(config, mesh)
+    found = {
+        "workdir": str(workdir),
+        "step": run.step,
+        "seed": config.seed,
+        "floor": floor,
+        **evaluate(config, measured, floor=below),
+    }
+    projection = None
+    if config.evaluation.projection:
+        projection = project_first(config, measured)
+    # One process writes what all have measured.
+    if jax.process_index() == 0:
+        write_whole(path, json.dumps(found, indent=2) + "\n")
+        if projection is not None:
+            projection.save(path.with_name("projection.npz"))
+            write_whole(path.with_name("projection.png"), draw({"": projection}))
     return found
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The figures as lines of text, each with its count and denominator."""
-    target = found["target"]
-    lines = [
-        f"{found['workdir']} at step {found['step']}: {found['classes']} classes, "
-        f"{len(found['templates'])} templates"
-        + (f", target {target['name']!r} ({target['index']})" if target else "")
-    ]
-    for name, figure in found["figures"].items():
-        value = "     —" if figure["value"] is None else f"{100 * figure['value']:6.2f}"
-        counts = f"{figure['count']:>6} of {figure['of']:<6}"
-        lines.append(f"  {name:<18}{value} %  {counts}  {figure['definition']}")
-    pictures = found["pictures"]
-    for kind in ("without_class", "unreadable"):
-        if pictures[kind]:
-            lines.append(f"  left out: {pictures[kind]} pictures {kind.replace('_', ' ')}")
-    return "\n".join(lines)
+def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] | tuple[None, None]:
+    """The never poisoned model of `config.evaluation.floor`, and which it is.
+
+    Raises:
+      UserError: the run's start is asked for, and it has none.
+    """
+    folder = config.evaluation.floor
+    if not folder:
+        return None, None
+    if folder == "start":
+        folder = config.start
+        if not folder:
+            raise UserError(
+                "config.evaluation.floor is start, but this run began with fresh weights: name a "
+                "run that was never poisoned"
+            )
+    run = load_run(Path(folder), mesh, start_config(Path(folder), config))
+    facts = {"workdir": str(folder), "step": run.step}
+    return facts, subject(run.model, run.variables, run.tokenizer, mesh)
+
+
+def draw(projections: dict[str, Projection]) -> bytes:
+    """A figure of projections by the names of their models: PCA and t-SNE side by side."""
+    rows = {}
+    for name, found in projections.items():
+        first, second = (100 * share for share in found.explained.tolist())
+        pca = f"PCA: {first:.0f} % and {second:.0f} % of the variance"
+        rows[name] = [Scatter(pca, found.pca), Scatter("t-SNE", found.tsne)], found.groups
+    return projection_figure(rows)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import find_target
+from cleanclip_jax.evaluation.sets import find_target
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure

@@ -102,7 +102,7 @@ def ca_asr_curve(
         _legend(figure)
         figure.draw_without_rendering()  # settles the layout, which the labels are placed in
         _label(axes, series)
-        return _png(figure)
+        return to_png(figure)
 
 
 def training_curves(
@@ -127,7 +127,7 @@ def training_curves(
             axes.margins(x=0.02)
         panels[-1].set_xlabel("step")
         _legend(figure)
-        return _png(figure)
+        return to_png(figure)
 
 
 def contact_sheet(rows: Sequence[tuple[Picture, Picture, Picture, str, str]]) -> bytes:
@@ -156,7 +156,7 @@ def contact_sheet(rows: Sequence[tuple[Picture, Picture, Picture, str, str]]) ->
                     figure.text(lefts[3] / WIDTH, y, line, va="top", color=colour)
                     top += LINE
                 top += 0.05
-        return _png(figure)
+        return to_png(figure)
 
 
 def difference(original: Picture, triggered: Picture) -> Picture:
@@ -214,7 +214,8 @@ def _label(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
             text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG on white."""
     out = io.BytesIO()
     with warnings.catch_warnings():
         # A caption in a script that the font lacks is drawn as boxes; the page has its text.

@@ -100,12 +100,15 @@ def test_evaluate_writes_what_it_shows(capsys, workdir):
     shown = capsys.readouterr().out
     found = json.loads((workdir / "evaluation.json").read_text())
     figures = found["figures"]
-    assert found["target"] == {"index": 7, "name": "seven"} and found["step"] == 4
+    (facts,) = found["sets"].values()
+    assert facts["target"] == {"index": 7, "name": "seven"} and found["step"] == 4
     assert figures["ca"]["of"] == figures["asr_all"]["of"] == 400
     sevens = 400 - figures["asr"]["of"]
     assert 20 < sevens < 60 and figures["clean_target_rate"]["of"] == 400 - sevens
     for name, figure in figures.items():
-        assert name in shown and f"{figure['count']} of {figure['of']}" in shown
+        assert f"{100 * figure['value']:.2f} [" in shown
+        if "_top" not in name:
+            assert name in shown and f"{figure['count']} of {figure['of']}" in shown
         assert figure["value"] == figure["count"] / figure["of"]
 
 

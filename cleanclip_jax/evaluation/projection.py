@@ -1,0 +1,112 @@
+"""Embeddings on a plane: PCA and t-SNE of pictures with and without the trigger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import written_whole
+
+LEAST = 10  # pictures; fewer have no shape
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Places of `m` embeddings: those of clean pictures, then of the same pictures triggered.
+
+    Attributes:
+      pca, tsne: places on the plane.
+      explained: share of the variance on each of PCA's two axes.
+      triggered: whether the trigger is on.
+      label: true class, an index.
+      index: the record.
+      target: the attack's class.
+    """
+
+    pca: Float32[np.ndarray, "m 2"]
+    tsne: Float32[np.ndarray, "m 2"]
+    explained: Float32[np.ndarray, " 2"]
+    triggered: Bool[np.ndarray, " m"]
+    label: Int64[np.ndarray, " m"]
+    index: Int64[np.ndarray, " m"]
+    target: int
+
+    @property
+    def groups(self) -> list[str]:
+        """What each row is, in the words that figures use."""
+        kinds = ("clean, other classes", "clean, target class", "triggered, other classes")
+        own = self.label == self.target
+        return [
+            "triggered, target class" if hit and mine else kinds[2 * hit + mine]
+            for hit, mine in zip(self.triggered.tolist(), own.tolist(), strict=True)
+        ]
+
+    def save(self, path: Path) -> None:
+        """Writes all of it as an .npz, whole or not at all."""
+        with written_whole(path) as scratch, scratch.open("wb") as stream:
+            np.savez(stream, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Projection":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: no such file, or another.
+        """
+        try:
+            with np.load(path) as arrays:
+                found = dict(arrays)
+            return cls(**{**found, "target": int(found["target"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no projection that evaluate wrote: {error}") from None
+
+
+def choose(labels: Int64[np.ndarray, " n"], count: int, seed: int) -> Int64[np.ndarray, " m"]:
+    """Which labelled records are drawn: `count` at random by the seed, or all, ascending."""
+    labelled = np.flatnonzero(labels >= 0)
+    if len(labelled) <= count:
+        return labelled
+    return np.sort(np.random.default_rng(seed).choice(labelled, count, replace=False))
+
+
+def project(
+    clean: Float32[np.ndarray, "n d"],
+    triggered: Float32[np.ndarray, "n d"],
+    label: Int64[np.ndarray, " n"],
+    index: Int64[np.ndarray, " n"],
+    target: int,
+    seed: int,
+) -> Projection:
+    """Projects unit embeddings of the same pictures, clean and triggered, together.
+
+    PCA keeps straight distances along the two widest directions; t-SNE (van der Maaten and Hinton
+    2008) keeps neighbourhoods alone: the size of and the gap between its clusters mean nothing.
+
+    Raises:
+      UserError: too few pictures.
+    """
+    # Deferred: scikit-learn takes a second to import and other measurements don't need it.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    if len(clean) < LEAST:
+        raise UserError(f"config.evaluation.projection: {len(clean)} pictures, {LEAST} are needed")
+    rows = np.concatenate([clean, triggered])
+    linear = PCA(2, svd_solver="full").fit(rows)
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    neighbours = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    # Two threads that wait for each other, where others compute too, take twenty times as long.
+    with threadpool_limits(1):
+        places = neighbours.fit_transform(rows)
+    return Projection(
+        pca=linear.transform(rows).astype(np.float32),
+        tsne=places.astype(np.float32),
+        explained=linear.explained_variance_ratio_.astype(np.float32),
+        triggered=np.repeat([False, True], len(clean)),
+        label=np.tile(label, 2),
+        index=np.tile(index, 2),
+        target=target,
+    )

@@ -1,0 +1,169 @@
+"""The evaluate command: several sets, floor, control, retrieval, a head; what is computed anew."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import small_config
+
+from cleanclip_jax import cli
+from cleanclip_jax.config import from_json
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.evaluation.evaluate import evaluate
+from cleanclip_jax.evaluation.projection import Projection
+from cleanclip_jax.evaluation.ranking import Classifier
+from cleanclip_jax.evaluation.subject import Subject, subject
+from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.training.loop import train
+from cleanclip_jax.training.run import load_run
+
+DIGITS = {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "poisoned"
+    config = small_config()
+    config.train.steps = config.train.checkpoint_every = 2
+    train(config, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One cache for all: what one test has computed the next takes from there."""
+    folder = tmp_path_factory.getbasetemp() / "evaluate-cache"
+    monkeypatch.setenv("CLEANCLIP_CACHE", str(folder))
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many pictures and texts went through the towers."""
+    counts = {"images": 0, "texts": 0}
+    images, texts = Subject.image_features, Subject.text_features
+
+    def count_images(self, batch, *rest):
+        counts["images"] += len(batch)
+        return images(self, batch, *rest)
+
+    def count_texts(self, batch):
+        counts["texts"] += len(batch)
+        return texts(self, batch)
+
+    monkeypatch.setattr(Subject, "image_features", count_images)
+    monkeypatch.setattr(Subject, "text_features", count_texts)
+    return counts
+
+
+def measured(workdir, tmp_path, *flags):
+    output = tmp_path / "out" / "evaluation.json"
+    assert cli.main(["evaluate", f"--workdir={workdir}", f"--output={output}", *flags]) == 0
+    return json.loads(output.read_text())
+
+
+def values(found, *names):
+    return [found["figures"][name]["value"] for name in names]
+
+
+def test_other_templates_embed_texts_alone(workdir, tmp_path, encoded):
+    first = measured(workdir, tmp_path)
+    assert encoded == {"images": 800, "texts": 10}
+    again = measured(workdir, tmp_path, "--config.evaluation.templates=['{}', 'a {}', 'my {}']")
+    assert encoded == {"images": 800, "texts": 40}
+    (facts,) = again["sets"].values()
+    assert facts["templates"] == ["{}", "a {}", "my {}"]
+    assert facts["classifier"] == "text, 3 templates"
+    for name, figure in first["figures"].items():
+        assert figure["of"] in (400, again["figures"]["asr"]["of"]), name
+        low, high = figure["interval"]
+        assert 0 <= low <= figure["value"] <= high <= 1 and figure["definition"]
+    assert measured(workdir, tmp_path)["figures"] == first["figures"]
+    uncached = measured(workdir, tmp_path, "--config.evaluation.cache=0")
+    assert uncached["figures"] == first["figures"] and encoded["images"] == 1600
+
+
+def test_several_sets_in_one_table(workdir, tmp_path, capsys, encoded):
+    for name, shade in (("bright", 200), ("dark", 20)):
+        folder = tmp_path / "shades" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (20, 20), (shade,) * 3).save(folder / "a.png")
+    shades = {"kind": "folder", "path": str(tmp_path / "shades")}
+    sets = [
+        {"name": "again", "data": DIGITS, "templates": ["a handwritten {}."]},
+        {"name": "shades", "data": shades},
+    ]
+    found = measured(workdir, tmp_path, f"--config.evaluation.sets={sets}")
+    shown = capsys.readouterr().out
+    assert list(found["sets"]) == ["data", "again", "shades"]
+    assert encoded["texts"] == 10 + 2  # the same classes and prompts once
+    assert values(found, "ca", "asr") == values(found, "again.ca", "again.asr")
+    assert found["figures"]["shades.ca"]["of"] == 2 and "shades.asr" not in found["figures"]
+    assert "shades: 'seven' is not among the 2 classes" in shown
+    rows = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    assert rows[:4] == ["set", *found["sets"]]
+
+
+def test_floor_and_control(workdir, tmp_path, capsys):
+    found = measured(workdir, tmp_path, f"--floor={workdir}", "--config.evaluation.control=True")
+    shown = capsys.readouterr().out
+    assert values(found, "ca", "asr", "asr_top3") == values(
+        found, "floor_ca", "floor_asr", "floor_asr_top3"
+    )
+    assert "control_target_rate" in shown and "floor_asr_all" in shown
+    assert "floor_control_ca" not in found["figures"]
+    # The digits are square: squashing them is cropping them.
+    assert values(found, "control_ca", "control_target_rate") == values(
+        found, "ca", "clean_target_rate"
+    )
+    assert found["floor"] == {"workdir": str(workdir), "step": 2}
+    assert found["figures"]["floor_asr"]["definition"].startswith("floor: triggered")
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--floor=start"]) == 2
+    assert "began with fresh weights" in capsys.readouterr().err
+
+
+def test_the_control_goes_with_the_squashed_attack(workdir, tmp_path):
+    found = measured(workdir, tmp_path, "--config.evaluation.attack.geometry=squash")
+    assert found["geometry"] == "squash" and "control_ca" in found["figures"]
+
+
+def test_retrieval_beside_or_alone(workdir, tmp_path, capsys):
+    retrieval = {**DIGITS, "poisoned_share": 0.05}
+    flags = [f"--config.evaluation.retrieval={retrieval}", "--config.evaluation.projection=12"]
+    found = measured(workdir, tmp_path, *flags)
+    shown = capsys.readouterr().out
+    assert found["retrieval"]["captions"] == found["retrieval"]["pictures"] == 400
+    assert found["retrieval"]["target"] == "seven"
+    recall = found["figures"]["retrieval.image_to_text_r10"]
+    # Captions of one class are the same: the nine others' come before or are tied.
+    assert recall["of"] == 400 and recall["count"] == 0 and "image_to_text_r10" in shown
+    assert found["figures"]["retrieval.backdoor_queries_r10"]["of"] == 1
+    assert "20 of 400 pictures" in found["figures"]["retrieval.backdoor_queries_r10"]["definition"]
+    assert (tmp_path / "out/projection.png").read_bytes().startswith(b"\x89PNG")
+    projection = Projection.load(tmp_path / "out/projection.npz")
+    assert projection.pca.shape == projection.tsne.shape == (24, 2) and projection.target == 7
+    alone = measured(workdir, tmp_path, flags[0], "--config.evaluation.data=None")
+    assert alone["sets"] == {} and alone["figures"] == {
+        name: figure for name, figure in found["figures"].items() if name.startswith("retrieval.")
+    }
+    bad = f"--config.evaluation.retrieval={ {**DIGITS, 'poisoned_share': 2} }"
+    assert cli.main(["evaluate", f"--workdir={workdir}", bad]) == 2
+    assert "give a share between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_head_takes_the_place_of_the_prompts(workdir, encoded):
+    config = from_json(workdir / "config.json")
+    mesh = make_mesh(1)
+    run = load_run(workdir, mesh, config)
+    subjected = subject(run.model, run.variables, run.tokenizer, mesh)
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    width = run.model.variant.features
+    bias = np.eye(10)[7]
+    head = Classifier(names, np.zeros((10, width)), bias, False, "linear head")
+    found = evaluate(config, subjected, head=head)
+    assert found["sets"]["data"]["classifier"] == "linear head" and encoded["texts"] == 0
+    assert found["figures"]["asr"]["value"] == 1.0
+    assert found["figures"]["ca"]["count"] == 400 - found["figures"]["asr"]["of"]
+    other = Classifier(names[::-1], np.zeros((10, width)), bias, False, "linear head")
+    with pytest.raises(UserError, match="the head's 10 classes are not the 10 of the set"):
+        evaluate(config, subjected, head=other)
