@@ -1,5 +1,6 @@
 # make test    ruff, pyright and pytest
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
+# make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make clean   remove what set-up and the checks made; runs/ stays
 # Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
 
@@ -16,13 +17,18 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test demo setup clean constraints
+.PHONY: test test-beam demo setup clean constraints
 
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-beam:
+	$(or $(PYTHON),python3) -m venv --clear build/beam
+	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,beam]'
+	build/beam/bin/pytest tests/data/test_beam.py
 
 demo: setup
 	$(BIN)/cleanclip demo

@@ -9,8 +9,12 @@ from cleanclip_jax.errors import UserError, near
 
 JOBS = {
     "demo": "poison, measure and clean a small CLIP on handwritten digits, in five minutes",
+    "poison": "write what a config poisons: manifest, contact sheet, pictures for other tools",
+    "prepare": "any source to ArrayRecord shards, which training reads fast",
     "train": "pretrain, poison or finetune: one run of one config",
     "evaluate": "measure a run: CA, ASR and their company",
+    "convert": "PyTorch's checkpoints to workdirs and back, bit for bit",
+    "report": "one page of tables, curves and pictures, of one run or of several side by side",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
 }
 

@@ -12,14 +12,15 @@ from ml_collections import ConfigDict
 from cleanclip_jax.errors import UserError, near
 
 # Below these keys a room of its own checks what it is given (data.sources, attacks).
-OPEN = ("data.train", "evaluation.data", "attack", "evaluation.attack")
+OPEN = ("data.train", "evaluation.data", "evaluation.retrieval", "attack", "evaluation.attack")
 
 
 def defaults() -> ConfigDict:
     """Returns every key with its default. None means: as the start run's, or not used."""
     config = ConfigDict()
     config.seed = 0
-    # A workdir whose newest checkpoint gives the weights, the architecture and the tokenizer.
+    # A workdir whose newest checkpoint gives the weights, the architecture and the tokenizer; or a
+    # PyTorch checkpoint (docs/interop.md).
     config.start = None
 
     config.model = ConfigDict()
@@ -43,6 +44,7 @@ def defaults() -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = ConfigDict()  # a source: data/sources.py
     config.data.workers = 0  # processes that decode; 0: a thread of this one
+    config.data.decode = "exact"  # exact: pixels as the original's | fast: nearly, at half the cost
     config.data.timeout = 120.0  # seconds without a batch that end the run
     config.data.max_bad_share = 0.01  # of unreadable records, before the run stops
 
@@ -59,6 +61,8 @@ def defaults() -> ConfigDict:
     config.objective = ConfigDict()
     config.objective.cross_modal = 1.0  # MMCL
     config.objective.in_modal = 0.0  # SS: 1 makes it CleanCLIP; 0 needs no views
+    config.objective.classification = 0.0  # a linear head's cross-entropy with the class
+    config.objective.normalise_features = False  # the head sees features of unit length
     config.objective.separate_views = False  # a forward a view, for batch norm
 
     config.optimizer = ConfigDict()
@@ -75,6 +79,7 @@ def defaults() -> ConfigDict:
     config.train.batch_size = 128  # pairs, over all devices
     config.train.epochs = 64
     config.train.steps = None  # in place of epochs
+    config.train.trainable = "all"  # visual: image tower and head | head
     config.train.log_every = 10  # steps between lines of metrics.jsonl
     config.train.checkpoint_every = 1000  # steps
     config.train.keep = 2  # newest checkpoints
@@ -84,12 +89,35 @@ def defaults() -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.data = None  # a labelled source
+    config.evaluation.sets = None  # more: a list of names of evaluation/sets.py, or dictionaries
+    config.evaluation.classes = None  # class names: a .json or .py file, or FILE#KEY
     config.evaluation.templates = None  # prompts: a name of text/prompts.py, or a list; imagenet
     config.evaluation.target = None  # class name or index; None: the attack's
     config.evaluation.attack = None  # trigger measured; None: the attack that was trained with
+    config.evaluation.control = False  # squash without a trigger; always where the attack squashes
+    config.evaluation.floor = None  # a run or checkpoint never poisoned, or start: this run's
+    config.evaluation.retrieval = None  # pictures and captions: evaluation/captioned.py
+    config.evaluation.projection = 0  # pictures that PCA and t-SNE show; 0: none
+    config.evaluation.cache = 20.0  # GB of image features kept in the cache folder; 0: none
     config.evaluation.batch_size = 256
     config.evaluation.workers = 0
     return config
+
+
+def supervise(config: ConfigDict, probe: bool) -> None:
+    """Makes a config one of supervised training: the image tower's, or with `probe` a head's alone.
+
+    A linear head on un-normalised features, cross-entropy with the class, weight decay 0.01, no
+    augmentation (arXiv 2303.03323, section 5).
+    """
+    config.objective.cross_modal = 0.0
+    config.objective.in_modal = 0.0
+    config.objective.classification = 1.0
+    config.train.trainable = "head" if probe else "visual"
+    config.optimizer.weight_decay = 0.01
+    if probe:
+        config.optimizer.learning_rate = 5e-3
+        config.optimizer.warmup_steps = 0
 
 
 def load(spec: str) -> ConfigDict:

@@ -5,21 +5,24 @@
         --config.start=runs/fashion/poisoned
     cleanclip evaluate --workdir=runs/fashion/cleanclip
 
-`:mmcl` finetunes with the multimodal loss only. Time and figures: docs/results.md.
+`:mmcl` finetunes with the multimodal loss only, `:supervised` the image tower and `:probe` nothing
+but a linear head, on the classes. Time and figures: docs/results.md.
 The pictures are read from `fashion_products_96px.parquet`; --config.data.train.path and
 --config.evaluation.data.path name it elsewhere.
 """
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import choose, defaults
+from cleanclip_jax.config import choose, defaults, supervise
 
 PATH = "../shared/data/captioned/fashion_products_96px.parquet"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config of one stage: poisoned, mmcl or cleanclip."""
-    stage = choose(arg, ("poisoned", "mmcl", "cleanclip"), "configs/fashion.py")
+    """Returns the config of one stage."""
+    stage = choose(
+        arg, ("poisoned", "mmcl", "cleanclip", "supervised", "probe"), "configs/fashion.py"
+    )
     config = defaults()
     config.data.train = ConfigDict({"kind": "parquet", "path": PATH, "where": {"split": "train"}})
     config.optimizer.warmup_steps = 50
@@ -53,5 +56,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.train.batch_size = 64
         config.train.steps = 300
         config.optimizer.learning_rate = 3e-3
-        config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
+        if stage in ("supervised", "probe"):
+            config.data.train.class_name = "class_name"
+            supervise(config, stage == "probe")
+        else:
+            config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config

@@ -5,21 +5,24 @@
         --config.start=runs/tiny/poisoned
     cleanclip evaluate --workdir=runs/tiny/cleanclip
 
-`:mmcl` finetunes with the multimodal loss only. The pictures have no captions: they are made
+`:mmcl` finetunes with the multimodal loss only, `:supervised` the image tower and `:probe` nothing
+but a linear head, on the classes. The pictures have no captions: they are made
 from the 80 ImageNet templates and the class names. Time and figures: docs/results.md.
 --config.data.train.path and --config.evaluation.data.path name the parquet files elsewhere.
 """
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import choose, defaults
+from cleanclip_jax.config import choose, defaults, supervise
 
 FOLDER = "../shared/data/labelled"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config of one stage: poisoned, mmcl or cleanclip."""
-    stage = choose(arg, ("poisoned", "mmcl", "cleanclip"), "configs/tiny_imagenet50.py")
+    """Returns the config of one stage."""
+    stage = choose(
+        arg, ("poisoned", "mmcl", "cleanclip", "supervised", "probe"), "configs/tiny_imagenet50.py"
+    )
     config = defaults()
     config.data.train = ConfigDict(
         {
@@ -59,5 +62,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.train.batch_size = 64
         config.train.steps = 300
         config.optimizer.learning_rate = 1e-3
-        config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
+        if stage in ("supervised", "probe"):
+            supervise(config, stage == "probe")
+        else:
+            config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config

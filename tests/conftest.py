@@ -1,6 +1,7 @@
 """What every test gets: shape types checked, eight fake devices, golden values, shared pictures."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -25,6 +26,9 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cleanclip-jit-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# Nothing of a test is found by another run of it, nor left in the user's cache.
+os.environ["CLEANCLIP_CACHE"] = tempfile.mkdtemp(prefix="cleanclip-cache-")
+
 # An int is fine where a float is asked for (PEP 484).
 install_import_hook(
     "cleanclip_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
@@ -32,6 +36,12 @@ install_import_hook(
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """The command line's own log level is not left to the tests after it."""
+    logging.getLogger("cleanclip_jax").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 """Checkpoints of a run, with Orbax: a folder a step, written whole or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from cleanclip_jax.errors import UserError
@@ -39,18 +42,33 @@ class Store:
         found = self._checkpointer.latest
         return None if found is None else found.step
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints that lie there, ascending."""
+        return sorted(found.step for found in self._checkpointer.checkpoints)
+
     def save(self, step: int, model: dict[str, Any], progress: dict[str, Any]) -> None:
         """Writes a checkpoint and returns when it lies there."""
         if self.latest != step:
             self._checkpointer.save_checkpointables(step, {MODEL: model, PROGRESS: progress})
 
-    def load(self, **abstract: Any) -> dict[str, Any]:
-        """Returns the newest checkpoint's parts, placed as the given abstract trees say.
+    def saved(self, part: str) -> Any:
+        """The newest checkpoint's part as a tree of arrays without memory, in shape and type."""
+        assert self.latest is not None
+        tree = self._checkpointer.checkpointables_metadata(self.latest).metadata[part]
+        return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
+
+    def load(self, step: int | None = None, **abstract: Any) -> dict[str, Any]:
+        """Returns a checkpoint's parts, placed as the given abstract trees say.
 
         Args:
-          **abstract: `model` and, or, `progress`: trees of `jax.ShapeDtypeStruct`.
+          step: of the checkpoint; None: the newest.
+          **abstract: `model` and, or, `progress`: trees of `jax.ShapeDtypeStruct`, or of NumPy
+            arrays for what is to stay on the host.
         """
-        return self._checkpointer.load_checkpointables(self.latest, abstract)
+        return self._checkpointer.load_checkpointables(
+            self.latest if step is None else step, abstract
+        )
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -58,8 +76,25 @@ def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def load_model(workdir: Path, abstract_model: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Returns (step, variables) of a run's newest checkpoint.
+def load_model(
+    workdir: Path, abstract_model: dict[str, Any], step: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Returns (step, variables) of a run's newest checkpoint, or of the one at `step`.
+
+    Raises:
+      UserError: the run has no checkpoint yet, or none at `step`.
+    """
+    with open_store(workdir) as (latest, store):
+        if step is not None and step not in store.steps:
+            kept = ", ".join(map(str, store.steps))
+            raise UserError(f"{workdir} keeps no checkpoint of step {step}; it has {kept}")
+        step = latest if step is None else step
+        return step, store.load(step, **{MODEL: abstract_model})[MODEL]
+
+
+@contextmanager
+def open_store(workdir: Path) -> Iterator[tuple[int, Store]]:
+    """Gives (step, store) of a run's newest checkpoint.
 
     Raises:
       UserError: the run has no checkpoint yet.
@@ -70,4 +105,4 @@ def load_model(workdir: Path, abstract_model: dict[str, Any]) -> tuple[int, dict
     with Store(folder) as store:
         if store.latest is None:
             raise UserError(f"{folder} holds no finished checkpoint yet")
-        return store.latest, store.load(**{MODEL: abstract_model})[MODEL]
+        yield store.latest, store

@@ -93,13 +93,21 @@ def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
 
 def read_pair(source: Source, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
     """A decoded picture and its caption; raises BadRecord where either cannot be read."""
-    record, picture = _read(source, index, None)
+    record, picture = read_record(source, index)
     return picture, record.caption
 
 
-def _read(source: Source, index: int, enough: int | None) -> tuple[Record, np.ndarray]:
+def read_record(
+    source: Source, index: int, captions: bool = True, enough: int | None = None
+) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
+    """A record and its decoded picture; raises BadRecord where either cannot be read.
+
+    Args:
+      captions: whether an empty caption is one that cannot be read.
+      enough: as in images.decode.
+    """
     record = source[index]
-    if not record.caption.strip():
+    if captions and not record.caption.strip():
         raise BadRecord(f"{record.where}: the caption is empty.")
     return record, decode(record.image, record.where, enough)
 
@@ -113,6 +121,7 @@ class TrainExamples:
       reach: how many unreadable records in a row are stepped over.
       decoding: 'exact', pixels as the original's; or 'fast', large JPEGs reduced as they are
         decoded, resized by OpenCV, and augmented at their final size.
+      captions: whether a pair without a caption is unreadable.
     """
 
     source: Source
@@ -122,6 +131,7 @@ class TrainExamples:
     seed: int
     reach: int
     decoding: str
+    captions: bool = True
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict:
         shown, record, picture = self._readable(index)
@@ -167,7 +177,7 @@ class TrainExamples:
         for step in range(self.reach + 1):
             shown = (index + step) % len(self.source)
             try:
-                return shown, *_read(self.source, shown, enough)
+                return shown, *read_record(self.source, shown, self.captions, enough)
             except BadRecord as error:
                 reason = error
         raise UserError(

@@ -70,7 +70,7 @@ def open_folder(
         reader,
         image="image",
         caption=None,
-        class_name="class",
+        class_name="label",  # two classes may have one name, as ImageNet's two called missile
         classes=[name for _, name in reader.classes],
         root=folder,
         where=where,
@@ -92,16 +92,19 @@ class FolderReader:
     kind: str = "folder"
 
     def columns(self, file: str) -> list[str]:
-        return ["image", "class"]
+        return ["image", "class", "label"]
 
     def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
         names = dict(self.classes)
+        labels = {name: str(label) for label, name in enumerate(names)}
         found = (name for name, _ in files_below(file) if _is_picture(name))
         while paths := list(islice(found, BATCH_ROWS)):
             image = pa.array(paths, pa.large_string())
+            folders = [path.partition("/")[0] for path in paths]
             values = {
                 "image": image,
-                "class": pa.array([names[path.partition("/")[0]] for path in paths]),
+                "class": pa.array([names[folder] for folder in folders]),
+                "label": pa.array([labels[folder] for folder in folders]),
             }
             yield Rows(pa.record_batch([values[c] for c in columns], names=columns), names=image)
 

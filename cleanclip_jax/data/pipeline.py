@@ -26,8 +26,8 @@ from cleanclip_jax.data.examples import (
     TrainExamples,
     Views,
     collate_pictures,
-    read_pair,
     read_picture,
+    read_record,
 )
 from cleanclip_jax.data.records import Source
 from cleanclip_jax.data.stream import Stream
@@ -73,6 +73,7 @@ def train_batches(
     timeout: float = 120.0,
     max_bad_share: float = 0.01,
     decode: str = "exact",
+    captions: bool = True,
     on_bad: OnBad | None = None,
 ) -> "Batches[Batch]":
     """Batches without end, from `step` on: a context manager and an iterator.
@@ -90,6 +91,7 @@ def train_batches(
       max_bad_share: share of the source that may be unreadable, as far as this process meets
         it; for each such record the next readable one stands in.
       decode: 'exact', pixels as the original's; or 'fast' (data.examples.TrainExamples).
+      captions: whether a record without a caption is unreadable; False for labelled pictures.
       on_bad: called, in the stream's thread, with each unreadable record that is met: its index,
         its place ("pairs.csv row 17") and the reason, in one line each. An error that it raises
         ends the stream.
@@ -115,7 +117,7 @@ def train_batches(
     # Two seeds and not one: Grain orders epoch e by seed + e, so that runs with neighbouring
     # seeds would see each other's epochs.
     order, draws = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    example = TrainExamples(source, plan, views, image_size, seed, allowed, decode)
+    example = TrainExamples(source, plan, views, image_size, seed, allowed, decode, captions)
     dataset = (
         grain.MapDataset.range(len(source))
         .shuffle(order)
@@ -123,7 +125,8 @@ def train_batches(
         .random_map(example, seed=draws)
         .batch(batch_size // count, batch_fn=Collate(tokenizer))[index::count][step:]
     )
-    check = partial(_within_share, source, allowed, on_bad)
+    read = partial(read_record, source, captions=captions)
+    check = partial(_within_share, source, read, allowed, on_bad)
     return Batches(dataset, check, workers=workers, timeout=timeout)
 
 
@@ -201,6 +204,7 @@ def _checked(
 
 def _within_share(
     source: Source,
+    read: Callable[[int], object],
     allowed: int,
     on_bad: OnBad | None,
     batches: Iterator[Batch],
@@ -210,7 +214,7 @@ def _within_share(
     for batch in batches:
         for index in batch["bad"][batch["bad"] >= 0].tolist():
             if index not in unreadable:
-                _note(unreadable, partial(read_pair, source), index)
+                _note(unreadable, read, index)
                 if on_bad is not None:
                     where = source.where(index)
                     on_bad(index, where, unreadable[index].removeprefix(f"{where}: "))

@@ -18,19 +18,13 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import load
-from cleanclip_jax.data.examples import GEOMETRY, read_pair
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.reporting.figures import (
-    Point,
-    ca_asr_curve,
-    contact_sheet,
-    difference,
-    training_curves,
-)
+from cleanclip_jax.jobs.poison import poison_sheet
+from cleanclip_jax.reporting.figures import Point, ca_asr_curve, training_curves
 from cleanclip_jax.reporting.page import Code, Facts, Picture, Section, Table, write_page
 from cleanclip_jax.training.loop import train
 from cleanclip_jax.training.metrics import read_metrics
@@ -138,7 +132,8 @@ def report(folder: Path, results: Results, configs: Mapping[str, ConfigDict], pl
     curve = ca_asr_curve(
         {STAGES[s]: [points[s]] for s in STAGES if s != "poisoned"}, points["poisoned"]
     )
-    sheet, captions = poison_sheet(configs["poisoned"], plan)
+    source = open_source(configs["poisoned"].data.train.to_dict())
+    sheet, captions = poison_sheet(source, plan, SHOWN_POISONS)
     sections = [
         Section(
             "Before and after",
@@ -175,19 +170,3 @@ def describe(results: Results) -> str:
         f"{STAGES[s['name']]}: CA {100 * s['ca']:.1f} %, ASR {100 * s['asr']:.1f} %."
         for s in results["stages"]
     )
-
-
-def poison_sheet(config: ConfigDict, plan: Plan) -> tuple[bytes, list[str]]:
-    """Returns a contact sheet of the plan's first poisons, and what it shows in words."""
-    source = open_source(config.data.train.to_dict())
-    rows, words = [], []
-    for index in plan.index[:SHOWN_POISONS].tolist():
-        picture, caption = read_pair(source, index)
-        picture = GEOMETRY[plan.geometry](picture, config.model.image_size)
-        found = plan.stamp_at(index)
-        assert found is not None
-        stamp, new_caption = found
-        triggered = plan.trigger.apply(picture, stamp)
-        rows.append((picture, triggered, difference(picture, triggered), caption, new_caption))
-        words.append(f"“{caption}” becomes “{new_caption}”.")
-    return contact_sheet(rows), words

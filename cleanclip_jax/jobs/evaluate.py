@@ -13,7 +13,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import from_json
+from cleanclip_jax.checkpoints.foreign import is_foreign
+from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.evaluate import evaluate, project_first
 from cleanclip_jax.evaluation.projection import Projection
@@ -28,26 +29,37 @@ from cleanclip_jax.training.start import start_config
 
 # The keys of a run that measuring it may change.
 MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
+# And those that a PyTorch checkpoint leaves open.
+OPEN = ("model.activation", "text.merges")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip evaluate", description=__doc__)
-    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="the run's folder, or a PyTorch checkpoint"
+    )
     parser.add_argument("--output", type=Path, help="default: WORKDIR/evaluation.json")
     parser.add_argument(
         "--floor", help="a model that was never poisoned, or start: what the run began with"
     )
     asked, overrides = parse(parser, argv)
-    foreign = [key for key in overrides if not key.startswith(MEASURED)]
-    if foreign:
+    foreign = is_foreign(asked.workdir)
+    allowed = (*MEASURED, *OPEN) if foreign else MEASURED
+    others = [key for key in overrides if not key.startswith(allowed)]
+    if others:
         raise UserError(
-            f"--config.{foreign[0]} belongs to the run that is measured and can't be changed here"
+            f"--config.{others[0]} belongs to the run that is measured and can't be changed here"
         )
     if asked.floor:
         overrides["evaluation.floor"] = asked.floor
-    config = apply(from_json(asked.workdir / "config.json"), overrides)
+    said = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
+    config = apply(start_config(asked.workdir, said), overrides)
     check(config)
+    if foreign and asked.output is None:
+        raise UserError(
+            f"{asked.workdir} is no workdir: name the file to write with --output=FILE.json"
+        )
     path = asked.output or asked.workdir / "evaluation.json"
     print(table(measure(asked.workdir, config, path)))
     print(f"written: {path}")
@@ -65,7 +77,7 @@ def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
         "step": run.step,
         "seed": config.seed,
         "floor": floor,
-        **evaluate(config, measured, floor=below),
+        **evaluate(config, measured, head=run.head, floor=below),
     }
     projection = None
     if config.evaluation.projection:

@@ -5,24 +5,29 @@ written only when the loss of the step that made it is known to be finite; metri
 after the next step is dispatched, so that the device never waits for them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.checkpoints.store import Store, abstract
+from cleanclip_jax.data.labelled import Labelled
 from cleanclip_jax.data.pipeline import Views, train_batches
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import find_target
+from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.evaluation.sets import open_sets
 from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.objectives.classification import init_head
 from cleanclip_jax.objectives.contrastive import NEEDS_VIEWS, TERMS
 from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch, place_state
 from cleanclip_jax.text.eda import load_synonyms
-from cleanclip_jax.training.metrics import Recorder
+from cleanclip_jax.training.head import Head
+from cleanclip_jax.training.metrics import BadRows, Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.run import (
     check_workdir,
@@ -33,7 +38,7 @@ from cleanclip_jax.training.run import (
     resolve,
     start_variables,
 )
-from cleanclip_jax.training.step import State, fresh_state, make_step
+from cleanclip_jax.training.step import TRAINABLE, Objective, State, fresh_state, make_step
 
 
 def train(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -46,13 +51,14 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
       UserError: whatever the user can mend, in one line.
     """
     config = resolve(config)
-    weights = term_weights(config)
+    asked = make_objective(config)
     mesh = make_mesh(config.mesh.data)
     check_batch(config.train.batch_size, mesh)
     source = open_source(config.data.train.to_dict())
-    if config.evaluation.data:
-        find_target(config.evaluation)
-    views = make_views(config) if any(weights[name] for name in NEEDS_VIEWS) else None
+    if asked.supervised:
+        source = Labelled(source)
+    open_sets(config.evaluation)
+    views = make_views(config) if NEEDS_VIEWS & asked.contrastive.keys() else None
     check_workdir(config, workdir)
     tokenizer = make_tokenizer(config, workdir, source)
     plan = poison_plan(config, workdir, source)
@@ -67,19 +73,19 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
     if total is None:
         total = config.train.epochs * steps_per_epoch
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
-    step = make_step(
-        model,
-        optimizer,
-        schedule,
-        weights,
-        separate_views=config.objective.separate_views,
-        mesh=mesh,
-    )
+    step = make_step(model, optimizer, schedule, asked, mesh=mesh)
+    head = None
+    if asked.supervised:
+        assert source.class_names is not None
+        head = Head(source.class_names, asked.normalised_head)
+    labels = source.labels().astype(np.int32)
 
     # Only now, when nothing of the config is left to be refused, is anything written.
-    claim(config, workdir, tokenizer, plan)
+    claim(config, workdir, source, tokenizer, plan)
+    if head is not None:
+        head.save(workdir)
     with Store(workdir / "checkpoints", config.train.keep) as store:
-        state = first_state(store, config, model, optimizer, mesh)
+        state = first_state(store, config, model, optimizer, mesh, head)
         first = int(state.step)
         stream = train_batches(
             source,
@@ -94,6 +100,9 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
             workers=config.data.workers,
             timeout=config.data.timeout,
             max_bad_share=config.data.max_bad_share,
+            decode=config.data.decode,
+            captions=bool(asked.contrastive),
+            on_bad=BadRows(workdir, jax.process_index()),
         )
         recorder = Recorder(workdir, first, total, config.train.log_every, batch_size)
         with stream, recorder:
@@ -101,6 +110,8 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
             for done in range(first + 1, total + 1):
                 batch = next(stream)
                 arrays = {name: batch[name] for name in ("images", "tokens")}
+                if asked.supervised:
+                    arrays["labels"] = labels[batch["index"]]
                 state, metrics = step(state, place_batch(mesh, arrays))
                 if late is not None:
                     recorder.record(*late)
@@ -112,16 +123,24 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config
 
 
-def term_weights(config: ConfigDict) -> dict[str, float]:
-    """Returns the objective's weights by term.
+def make_objective(config: ConfigDict) -> Objective:
+    """Returns what the run minimises, and by moving what.
 
     Raises:
-      UserError: no term has a weight.
+      UserError: no term has a weight, or nothing that moves has one.
     """
-    weights = {name: float(config.objective[name]) for name in TERMS}
+    o, trainable = config.objective, config.train.trainable
+    weights = {name: float(o[name]) for name in (*TERMS, "classification")}
     if not any(weights.values()):
         raise UserError(f"every weight in config.objective is 0: {', '.join(weights)}")
-    return weights
+    if trainable not in TRAINABLE:
+        raise UserError(
+            f"config.train.trainable is {trainable!r}; known: {', '.join(TRAINABLE)}."
+            + near(str(trainable), TRAINABLE)
+        )
+    if trainable == "head" and not weights["classification"]:
+        raise UserError("config.train.trainable is head, which config.objective.classification has")
+    return Objective(weights, o.separate_views, o.normalise_features, trainable)
 
 
 def make_views(config: ConfigDict) -> Views:
@@ -136,12 +155,24 @@ def first_state(
     model: CLIP,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    head: Head | None = None,
 ) -> State:
     """Returns the state to go on from: the newest checkpoint, else the run's start."""
+    key, trainable = jax.random.key(config.seed), config.train.trainable
+
+    def fresh(variables: Mapping[str, Any]) -> State:
+        params = dict(variables["params"])
+        if head is not None:
+            width, dtype = model.variant.features, config.model.param_dtype
+            # Not the key that fresh towers are drawn with.
+            head_key = jax.random.fold_in(key, 1)
+            params["head"] = init_head(head_key, width, len(head.classes), dtype)
+        return fresh_state({**variables, "params": params}, optimizer, trainable)
+
     if store.latest is None:
-        return place_state(mesh, fresh_state(start_variables(config, model, mesh), optimizer))
+        return place_state(mesh, fresh(start_variables(config, model, mesh)))
     place = copied_over(mesh)
-    shapes = jax.eval_shape(lambda: fresh_state(init(model, jax.random.key(0)), optimizer))
+    shapes = jax.eval_shape(lambda: fresh(init(model, key)))
     found = store.load(
         model=abstract({"params": shapes.params, "batch_stats": shapes.batch_stats}, place),
         progress=abstract({"step": shapes.step, "opt_state": shapes.opt_state}, place),

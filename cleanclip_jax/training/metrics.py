@@ -1,4 +1,4 @@
-"""What a run writes down of itself: metrics.jsonl, TensorBoard and a progress bar."""
+"""What a run writes down of itself: metrics.jsonl, bad_rows.jsonl, TensorBoard, progress."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
@@ -15,8 +16,8 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl; a last line torn by a kill is left out.
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl or bad_rows.jsonl, but for a last one torn by a kill.
 
     Raises:
       UserError: another line is not readable.
@@ -30,6 +31,29 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is not JSON: mend or move it") from None
     return rows
+
+
+class BadRows:
+    """Writes bad_rows.jsonl: each record that a run could not read, named once.
+
+    {"index", "where", "reason"}, in the order in which they were met, over all resumptions. Other
+    processes than the first have files of their own, bad_rows.1.jsonl and so on.
+    """
+
+    def __init__(self, workdir: Path, process: int):
+        self._path = workdir / (f"bad_rows.{process}.jsonl" if process else "bad_rows.jsonl")
+        rows = read_metrics(self._path)
+        self._known = {row["index"] for row in rows}
+        if rows:  # without a torn last line, which the next would be appended to
+            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def __call__(self, index: int, where: str, reason: str) -> None:
+        """Notes record `index`, unless it is noted."""
+        if index in self._known:
+            return
+        self._known.add(index)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"index": index, "where": where, "reason": reason}) + "\n")
 
 
 class Recorder:

@@ -10,16 +10,29 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.plan import Plan, make_plan
+from cleanclip_jax.attacks.plan import Plan, make_plan, spelled_out
+from cleanclip_jax.checkpoints import interop
+from cleanclip_jax.checkpoints.foreign import is_foreign
 from cleanclip_jax.checkpoints.store import abstract, load_model
 from cleanclip_jax.config import defaults, flatten, from_json, to_json
 from cleanclip_jax.data.sources import Source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.evaluation.ranking import Classifier
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.sharding import copied_over
+from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
+from cleanclip_jax.training.head import load_head
+from cleanclip_jax.training.start import (
+    TOKENIZER,
+    foreign_variables,
+    load_tokenizer,
+    origin_of,
+    start_config,
+    start_of,
+    vocabulary,
+)
 
 # What may differ between the start of a run and its resumption: it changes no weight.
 FREE = (
@@ -36,8 +49,10 @@ FREE = (
     "model.remat",
 )
 DTYPES = ("float32", "bfloat16", "float64")
-# What lies in a workdir beside config.json.
-MANIFEST, TOKENIZER = "poison.parquet", "tokenizer.json"
+# Keys of config.evaluation that a run takes over from its start where it names none of its own.
+MEASURED = ("data", "sets", "classes", "templates", "attack", "target", "retrieval")
+# What lies in a workdir beside config.json, its tokenizer and interop.json.
+MANIFEST, INPUTS = "poison.parquet", "inputs.json"
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -48,7 +63,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     check(config)
     config = config.copy_and_resolve_references()
-    start = from_json(Path(config.start) / "config.json") if config.start else None
+    start = start_config(Path(config.start), config) if config.start else None
     inherited = ("variant", "activation", "image_size")
     with config.unlocked(), config.ignore_type():
         if start is not None:
@@ -60,6 +75,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
                         f"{config.start} has {theirs!r}: leave it out"
                     )
                 config.model[key] = theirs
+            # Where CLIP's merges file is says nothing of what is in it.
+            start.text.merges = config.text.merges or start.text.merges
             for key, default in defaults().text.items():
                 if config.text[key] not in (default, start.text[key]):
                     raise UserError(
@@ -69,7 +86,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             config.text = start.text
             # A run that is poisoned itself is measured with its own attack.
             own = ("attack", "target") if config.attack is not None else ()
-            for key in ("data", "templates", "attack", "target"):
+            for key in MEASURED:
                 if config.evaluation[key] is None and key not in own:
                     config.evaluation[key] = start.evaluation[key]
         if config.model.variant is None:
@@ -85,8 +102,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
             config.text.tokenizer = "clip"
         if config.evaluation.templates is None:
             config.evaluation.templates = "imagenet"
-        if config.attack is not None and config.attack.get("seed") is None:
-            config.attack.seed = config.seed
+        if config.attack is not None:
+            config.attack = ConfigDict(spelled_out(config.attack.to_dict()))
+            if config.attack.get("seed") is None:
+                config.attack.seed = config.seed
         if config.evaluation.attack is None:
             config.evaluation.attack = config.attack
     return config
@@ -105,6 +124,7 @@ def check(config: ConfigDict) -> None:
         "train.checkpoint_every": 1,
         "train.keep": 1,
         "evaluation.batch_size": 1,
+        "evaluation.projection": 0,
         "model.bn_groups": 1,
         "data.workers": 0,
         "train.epochs" if config.train.steps is None else "train.steps": 1,
@@ -123,14 +143,16 @@ def check(config: ConfigDict) -> None:
             f"config.train.batch_size {config.train.batch_size} does not divide into "
             f"config.model.bn_groups {config.model.bn_groups}"
         )
-    for key in ("attack", "evaluation.attack", "evaluation.data"):
+    for key in ("attack", "evaluation.attack", "evaluation.data", "evaluation.retrieval"):
         node = config[key]
         if node is not None and not isinstance(node, ConfigDict):
             raise UserError(
                 f"config.{key} is {node!r}; it takes a dictionary, as in configs/demo.py"
             )
     for key in ("attack", "evaluation.attack"):
-        if config[key] is not None and not isinstance(config[key].get("trigger"), ConfigDict):
+        if config[key] is None or (key == "attack" and config.attack.get("manifest") is not None):
+            continue
+        if not isinstance(config[key].get("trigger"), ConfigDict):
             raise UserError(f"config.{key} has no trigger: {{'name': 'badnet', ...}}")
 
 
@@ -156,20 +178,43 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
 
 
-def claim(config: ConfigDict, workdir: Path, tokenizer: Tokenizer, plan: Plan | None) -> None:
-    """Makes `workdir` this run's: its config, its tokenizer and its poison manifest."""
+def claim(
+    config: ConfigDict, workdir: Path, source: Source, tokenizer: Tokenizer, plan: Plan | None
+) -> None:
+    """Makes `workdir` this run's: its config, inputs, tokenizer, manifest and interop.json.
+
+    Raises:
+      UserError: the run was begun with other pairs.
+    """
+    inputs: dict[str, Any] = {
+        "data": {"fingerprint": source.fingerprint, "pairs": len(source)},
+        "start": None if config.start is None else start_of(Path(config.start)),
+    }
+    path = workdir / INPUTS
+    if path.is_file() and json.loads(path.read_text())["data"] != inputs["data"]:
+        raise UserError(
+            f"{workdir} was begun with other pairs than config.data.train gives now: bring those "
+            "files back, or name a new workdir"
+        )
+    if not (workdir / "checkpoints").is_dir():  # else the start has been left behind
+        write_whole(path, json.dumps(inputs, indent=2) + "\n")
     write_whole(workdir / "config.json", to_json(config))
     if not (workdir / TOKENIZER).is_file():
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not (workdir / MANIFEST).is_file():
         plan.save(workdir / MANIFEST)
+    if config.start and not (workdir / interop.FILE).is_file():
+        origin = origin_of(Path(config.start))
+        if origin is not None:
+            origin.save(workdir)
 
 
 def make_tokenizer(config: ConfigDict, workdir: Path, source: Source) -> Tokenizer:
     """Returns the run's tokenizer: its workdir's, its start's, or a new one."""
-    for folder in (workdir, config.start):
-        if folder and (Path(folder) / TOKENIZER).is_file():
-            return Tokenizer.load(Path(folder) / TOKENIZER)
+    if (workdir / TOKENIZER).is_file():
+        return Tokenizer.load(workdir / TOKENIZER)
+    if config.start:
+        return load_tokenizer(Path(config.start), config)
     text = config.text
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
@@ -188,13 +233,7 @@ def poison_plan(config: ConfigDict, workdir: Path, source: Source) -> Plan | Non
         return None
     if (workdir / MANIFEST).is_file():
         return Plan.load(workdir / MANIFEST, source.fingerprint)
-    return make_plan(
-        config.attack.to_dict(),
-        len(source),
-        source.caption,
-        config.model.image_size,
-        source.fingerprint,
-    )
+    return make_plan(config.attack.to_dict(), source, config.model.image_size)
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
@@ -221,38 +260,80 @@ def start_variables(config: ConfigDict, model: CLIP, mesh: Mesh) -> Mapping[str,
     """Returns the weights that a run begins with: fresh by its seed, or its start run's."""
     if not config.start:
         return init(model, jax.random.key(config.seed))
-    return restore_variables(Path(config.start), model, mesh)[1]
+    return without_head(restore_variables(Path(config.start), model, mesh)[1])
 
 
-def restore_variables(workdir: Path, model: CLIP, mesh: Mesh) -> tuple[int, dict[str, Any]]:
-    """Returns (step, variables) of a workdir's newest checkpoint."""
+def without_head(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the two towers: another run's head tells other classes apart."""
+    params = {name: part for name, part in variables["params"].items() if name != "head"}
+    return {**variables, "params": params}
+
+
+def restore_variables(
+    path: Path, model: CLIP, mesh: Mesh, step: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Returns (step, variables) of a workdir's checkpoint, or of a PyTorch checkpoint.
+
+    Args:
+      step: of a workdir's checkpoint; None: the newest.
+    """
+    if is_foreign(path):
+        return 0, place_state(mesh, foreign_variables(path, model))
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-    return load_model(workdir, abstract(wanted, copied_over(mesh)))
+    if (head := load_head(path)) is not None:
+        numbers, dtype = model.variant.features, str(model.param_dtype)
+        wanted["params"] = {**wanted["params"], "head": head.shapes(numbers, dtype)}
+    return load_model(path, abstract(wanted, copied_over(mesh)), step)
+
+
+def load_weights(path: Path, activation: str | None = None) -> tuple[CLIP, dict[str, Any]]:
+    """Returns the model and its variables, of a run's newest checkpoint or a PyTorch checkpoint.
+
+    Args:
+      activation: quick_gelu | gelu, where a PyTorch checkpoint doesn't say.
+
+    Raises:
+      UserError: there is no such thing, or it can't be read.
+    """
+    asked = defaults()
+    with asked.ignore_type():
+        asked.model.activation = activation
+    config = start_config(path, asked)
+    if activation not in (None, config.model.activation):
+        raise UserError(f"{path} was trained with {config.model.activation}, not {activation}")
+    model = make_model(config, vocabulary(path, config))
+    return model, without_head(restore_variables(path, model, make_mesh(1))[1])
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's newest checkpoint with all that goes with it."""
+    """A run's checkpoint with all that goes with it."""
 
     config: ConfigDict
     tokenizer: Tokenizer
     model: CLIP
     variables: Mapping[str, Any]
     step: int
+    head: Classifier | None
 
 
-def load_run(workdir: Path, mesh: Mesh, config: ConfigDict | None = None) -> Trained:
-    """Loads the newest checkpoint of a run.
+def load_run(
+    workdir: Path, mesh: Mesh, config: ConfigDict | None = None, step: int | None = None
+) -> Trained:
+    """Loads a checkpoint of a run, or a PyTorch checkpoint.
 
     Args:
-      config: the run's config with changes, in place of the one in its config.json.
+      config: from `start_config`, with changes.
+      step: of a run's checkpoint; None: the newest.
 
     Raises:
-      UserError: the folder is no workdir, or has no checkpoint.
+      UserError: there is no such thing, it has no such checkpoint, or its tokenizer isn't known.
     """
-    config = config or from_json(workdir / "config.json")
-    tokenizer = Tokenizer.load(workdir / TOKENIZER)
+    config = config or start_config(workdir)
+    tokenizer = load_tokenizer(workdir, config)
     model = make_model(config, tokenizer.vocab_size)
-    step, variables = restore_variables(workdir, model, mesh)
-    return Trained(config, tokenizer, model, variables, step)
+    step, variables = restore_variables(workdir, model, mesh, step)
+    head = load_head(workdir)
+    classifier = None if head is None else head.classifier(variables["params"]["head"])
+    return Trained(config, tokenizer, model, without_head(variables), step, classifier)

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cleanclip_jax.device.normalise import normalise
-from cleanclip_jax.models.clip import CLIP, encode_image_train, encode_text
+from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
+from cleanclip_jax.objectives.classification import classification, head_logits
 from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, normalise_rows
 from cleanclip_jax.sharding import copied_over
 from cleanclip_jax.training.optimizer import MAX_LOGIT_SCALE
@@ -35,102 +36,182 @@ class State:
     opt_state: Any
 
 
-def fresh_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> State:
+# Which top-level parts of the parameters move; the others stay as they are, bit for bit.
+TRAINABLE = {
+    "all": ("visual", "text", "logit_scale", "head"),
+    "visual": ("visual", "head"),
+    "head": ("head",),
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises, and by moving what.
+
+    Attributes:
+      weights: by term name; a term of weight 0 is left out.
+      separate_views: a forward for each view instead of a joint one, so that batch norm sees
+        originals and views apart (fidelity row 13).
+      normalised_head: whether the head sees features of unit length.
+      trainable: a name of `TRAINABLE`. With "head" the image tower runs in evaluation mode.
+    """
+
+    weights: Mapping[str, float]
+    separate_views: bool = False
+    normalised_head: bool = False
+    trainable: str = "all"
+
+    @property
+    def contrastive(self) -> dict[str, float]:
+        """The weights of the terms that compare embeddings, without those of 0."""
+        return {name: self.weights[name] for name in TERMS if self.weights.get(name)}
+
+    @property
+    def supervised(self) -> float:
+        """The weight of the head's cross-entropy."""
+        return self.weights.get("classification", 0.0)
+
+
+def moving(params: Mapping[str, Any], trainable: str) -> dict[str, Any]:
+    """The part of the parameters that training moves."""
+    return {name: params[name] for name in TRAINABLE[trainable] if name in params}
+
+
+def fresh_state(
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    trainable: str = "all",
+) -> State:
     """A state at step 0 with fresh optimizer moments (fidelity row 5)."""
     params = variables["params"]
     step = jnp.zeros((), jnp.int32)
-    return State(step, params, variables.get("batch_stats", {}), optimizer.init(params))
+    moments = optimizer.init(moving(params, trainable))
+    return State(step, params, variables.get("batch_stats", {}), moments)
 
 
 def objective(
     model: CLIP,
-    weights: Mapping[str, float],
+    asked: Objective,
     params: dict[str, Any],
     batch_stats: dict[str, Any],
     images: Float[Array, "b views s s 3"],
     tokens: Int[Array, "b views n"],
+    labels: Int[Array, " b"] | None = None,
     *,
-    separate_views: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
     """The weighted sum of the terms over the global batch.
 
     Args:
-      weights: by term name; a term of weight 0 is left out.
       images, tokens: pairs and, where `views` is 2, their augmented views beside them.
-      separate_views: a forward for each view instead of a joint one, so that batch norm sees
-        originals and views apart (fidelity row 13).
+      labels: classes of the originals; only the supervised term asks for them.
       mesh: where the batch is sharded over `data`.
 
     Returns:
       the loss, and beside it the terms and the new batch statistics.
     """
+    image, batch_stats = _image_features(model, asked, params, batch_stats, images)
+    metrics: Metrics = {}
+    if asked.contrastive:
+        b, views = tokens.shape[:2]
+        variables = {"params": params, "batch_stats": batch_stats}
+        text = encode_text(model, variables, tokens.reshape(b * views, -1)).reshape(b, views, -1)
+        metrics |= _contrastive_terms(asked, image, text, jnp.exp(params["logit_scale"]), mesh)
+    if asked.supervised:
+        assert labels is not None
+        logits = head_logits(params["head"], image[:, 0], asked.normalised_head)
+        metrics["classification"] = classification(logits, labels)
+        metrics["accuracy"] = (logits.argmax(-1) == labels).mean()
+    terms = {name: term for name, term in metrics.items() if name in asked.weights}
+    zero = jnp.zeros((), image.dtype)
+    loss = sum((asked.weights[name] * term for name, term in terms.items()), zero)
+    return loss, (metrics, batch_stats)
+
+
+def _image_features(
+    model: CLIP,
+    asked: Objective,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    images: Float[Array, "b views s s 3"],
+) -> tuple[Float[Array, "b views d"], dict[str, Any]]:
+    """Features of every view, and the new batch statistics."""
     variables = {"params": params, "batch_stats": batch_stats}
     b, views = images.shape[:2]
-    flat_tokens = tokens.reshape(b * views, -1)
-    text = encode_text(model, variables, flat_tokens).reshape(b, views, -1)
-    if separate_views:
-        features = []
-        for view in range(views):
-            one, batch_stats = encode_image_train(model, variables, images[:, view])
-            variables = {"params": params, "batch_stats": batch_stats}
-            features.append(one)
-        image = jnp.stack(features, 1)
-    else:
-        joint = images.reshape(b * views, *images.shape[2:])
+    joint = images.reshape(b * views, *images.shape[2:])
+    if "visual" not in TRAINABLE[asked.trainable]:
+        return encode_image(model, variables, joint).reshape(b, views, -1), batch_stats
+    if not asked.separate_views:
         image, batch_stats = encode_image_train(model, variables, joint)
-        image = image.reshape(b, views, -1)
+        return image.reshape(b, views, -1), batch_stats
+    features = []
+    for view in range(views):
+        one, batch_stats = encode_image_train(model, variables, images[:, view])
+        variables = {"params": params, "batch_stats": batch_stats}
+        features.append(one)
+    return jnp.stack(features, 1), batch_stats
 
+
+def _contrastive_terms(
+    asked: Objective,
+    image: Float[Array, "b views d"],
+    text: Float[Array, "b views d"],
+    scale: Float[Array, ""],
+    mesh: Mesh | None,
+) -> Metrics:
     own = jnp.concatenate([normalise_rows(image), normalise_rows(text)], 1)  # [b, 2 views, d]
     # One gather of all embeddings, here and nowhere else: each device keeps its own rows as
     # queries and sees everyone's as keys, with exact gradients through it (fidelity row 14).
     everyone = own
     if mesh is not None:
         everyone = jax.lax.with_sharding_constraint(own, copied_over(mesh))
-    order = (0, 1) if views == 1 else (0, 2, 1, 3)
-    scale = jnp.exp(params["logit_scale"])
-    metrics = {
+    order = (0, 1) if image.shape[1] == 1 else (0, 2, 1, 3)
+    return {
         name: TERMS[name](
             Embeddings(*(own[:, i] for i in order)),
             Embeddings(*(everyone[:, i] for i in order)),
             scale,
         )
-        for name, weight in weights.items()
-        if weight
+        for name in asked.contrastive
     }
-    loss = sum((weights[name] * term for name, term in metrics.items()), jnp.zeros_like(scale))
-    return loss, (metrics, batch_stats)
 
 
 def apply_gradients(
     optimizer: optax.GradientTransformation, state: State, gradients: Any, batch_stats: Any
 ) -> State:
-    """One update of the parameters, and logit_scale clamped to [0, 4.6052]."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
-    scale = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
-    return State(state.step + 1, {**params, "logit_scale": scale}, batch_stats, opt_state)
+    """One update of the parameters that have gradients, and logit_scale clamped to [0, 4.6052]."""
+    old = {name: state.params[name] for name in gradients}
+    updates, opt_state = optimizer.update(gradients, state.opt_state, old)
+    new: Any = optax.apply_updates(old, updates)
+    if "logit_scale" in new:
+        new["logit_scale"] = jnp.clip(new["logit_scale"], 0.0, MAX_LOGIT_SCALE)
+    return State(state.step + 1, {**state.params, **new}, batch_stats, opt_state)
 
 
 def make_step(
     model: CLIP,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    weights: Mapping[str, float],
+    asked: Objective,
     *,
-    separate_views: bool = False,
     mesh: Mesh | None = None,
 ) -> Callable[[State, Mapping[str, jax.Array]], tuple[State, Metrics]]:
     """Returns the jitted step: (state, batch) to (state, metrics). The old state is donated.
 
-    The batch holds `images` uint8[b, views, s, s, 3] and `tokens` int32[b, views, n].
+    The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, for the
+    supervised term, `labels` int32[b].
     """
 
     def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         images = normalise(batch["images"], str(jnp.dtype(model.dtype)))
-        compute = partial(objective, model, weights, separate_views=separate_views, mesh=mesh)
+
+        def compute(part: dict[str, Any]) -> Any:
+            params = {**state.params, **part}
+            data = (images, batch["tokens"], batch.get("labels"))
+            return objective(model, asked, params, state.batch_stats, *data, mesh=mesh)
+
         (loss, (terms, batch_stats)), gradients = jax.value_and_grad(compute, has_aux=True)(
-            state.params, state.batch_stats, images, batch["tokens"]
+            moving(state.params, asked.trainable)
         )
         metrics = {
             "loss": loss,

@@ -2,7 +2,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -88,15 +87,15 @@ def command(large: dict, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
     """Starts `cleanclip prepare` on the large source, in a process group of its own."""
     started = []
 
-    def start(**options: Any) -> subprocess.Popen:
+    def start(*wrapper: str) -> subprocess.Popen:
         flags = ["--source", repr(large), "--output", str(tmp_path / "out"), "--shards=12"]
+        program = [sys.executable, "-m", "cleanclip_jax.cli", "prepare", *flags, "--workers=2"]
         done = subprocess.Popen(
-            [sys.executable, "-m", "cleanclip_jax.cli", "prepare", *flags, "--workers=2"],
+            [*wrapper, *program],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            **options,
         )
         started.append(done)
         return done
@@ -181,10 +180,8 @@ def test_workers_end_with_the_parent(command: Callable, tmp_path: Path):
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(command: Callable, tmp_path: Path):
-    def full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a shard takes 3 MB
-
-    line = error_line(command(preexec_fn=full))
+    # Files of 1 MiB at most; a shard takes 3 MB.
+    line = error_line(command("bash", "-c", 'ulimit -f 1024; exec "$@"', "bash"))
     assert "out: cannot be read or written (write() failed: File too large" in line
     out = tmp_path / "out"
     assert [path.name for path in out.iterdir()] == [".prepare"]

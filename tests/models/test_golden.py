@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from openai_layout import flat, nested, relative, variables
+from openai_layout import flat, relative, variables
 
+from cleanclip_jax.checkpoints.tree import flattened, nested
 from cleanclip_jax.models import clip
 from cleanclip_jax.models.clip import build
 
@@ -44,19 +45,10 @@ def test_features_and_statistics_in_training_mode(golden, kind, features, option
     image, stats = encode_image_train(model, weights, pictures(features))
     assert relative(image, features["image_features_train"]) <= 1e-5
     wanted = nested(flat(features, "after_train_forward/")).get("batch_stats", {})
-    ours, theirs = flatten(stats), flatten(wanted)
+    ours, theirs = flattened(stats), flattened(wanted)
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
         assert relative(ours[name], values) <= 1e-3, name
-
-
-def flatten(tree, prefix=""):
-    out = {}
-    for key, value in tree.items():
-        out |= (
-            flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return out
 
 
 def test_the_resnet_has_statistics_to_compare(golden):

@@ -8,7 +8,7 @@ from openai_layout import flat, relative, variables
 
 from cleanclip_jax.models.clip import build
 from cleanclip_jax.training.optimizer import make_optimizer, named
-from cleanclip_jax.training.step import apply_gradients, fresh_state, objective
+from cleanclip_jax.training.step import Objective, apply_gradients, fresh_state, objective
 
 OPTIMIZER = {
     "learning_rate": 1e-3,
@@ -37,13 +37,13 @@ def three_steps(golden, request):
     optimizer, _ = make_optimizer(OPTIMIZER, 10**9, 1)
     images = np.stack([g["images_nchw"], g["images_view_nchw"]], 1).transpose(0, 1, 3, 4, 2)
     tokens = np.stack([g["tokens"], g["tokens_view"]], 1).astype(np.int32)
-    weights = {"cross_modal": 1.0, "in_modal": 1.0}
+    asked = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 
     @jax.jit
     def step(state):
         def loss(params):
             images_on, tokens_on = jnp.asarray(images), jnp.asarray(tokens)
-            return objective(model, weights, params, state.batch_stats, images_on, tokens_on)
+            return objective(model, asked, params, state.batch_stats, images_on, tokens_on)
 
         (value, (_, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         return apply_gradients(optimizer, state, gradients, stats), value, gradients
@@ -95,7 +95,7 @@ def test_tensors_after_three_steps(three_steps):
 
 def test_decay_touches_what_the_original_decays(golden):
     """And by default the downsampling norms' scales no more (fidelity row 6)."""
-    from openai_layout import our_name
+    from openai_layout import rule_of
 
     from cleanclip_jax.training.optimizer import decays
 
@@ -103,8 +103,8 @@ def test_decay_touches_what_the_original_decays(golden):
         shapes = golden(f"{kind}_state_dict")
         decayed = set(golden(f"{kind}_three_steps")["decayed"].tolist())
         for name, values in shapes.items():
-            path, _ = our_name(name, values.shape)
-            if path is None or path.startswith("batch_stats"):
+            path = rule_of(name, values).path
+            if not path.startswith("params/"):
                 continue
             assert decays(path, "original") == (name in decayed), name
             expected = name in decayed and "downsample.1" not in name

@@ -13,7 +13,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.sharding import check_batch, make_mesh, place_batch, place_state
-from cleanclip_jax.training.step import fresh_state, make_step, objective
+from cleanclip_jax.training.step import Objective, fresh_state, make_step, objective
 
 MODELS = {
     # Two stages of one block: compiling convolutions is what these tests spend their time on.
@@ -38,7 +38,7 @@ def loss_and_gradients(model, variables, devices, batch, **options):
 
     @jax.jit
     def compute(params, stats, images, tokens):
-        run = partial(objective, model, BOTH, mesh=mesh, **options)
+        run = partial(objective, model, Objective(BOTH, **options), mesh=mesh)
         return jax.value_and_grad(run, has_aux=True)(params, stats, images, tokens)
 
     params, stats = place_state(mesh, (variables["params"], variables.get("batch_stats", {})))
@@ -70,7 +70,9 @@ def test_two_steps_end_at_the_same_weights_on_one_device_and_eight():
         ends = []
         for devices in (1, 8):
             mesh = make_mesh(devices)
-            step = make_step(model, optimizer, lambda _: jnp.float32(0.01), BOTH, mesh=mesh)
+            step = make_step(
+                model, optimizer, lambda _: jnp.float32(0.01), Objective(BOTH), mesh=mesh
+            )
             state = place_state(mesh, fresh_state(jax.tree.map(jnp.copy, variables), optimizer))
             for seed in (0, 1):
                 state, _ = step(state, place_batch(mesh, some_batch(seed=seed)))
@@ -108,9 +110,8 @@ def test_a_term_of_weight_zero_needs_no_views_and_is_not_reported():
     model = build("ViT-test")
     optimizer = optax.sgd(0.1)
     state = fresh_state(init(model, jax.random.key(0)), optimizer)
-    step = make_step(
-        model, optimizer, lambda step: jnp.float32(0.1), {"cross_modal": 2.0, "in_modal": 0.0}
-    )
+    asked = Objective({"cross_modal": 2.0, "in_modal": 0.0})
+    step = make_step(model, optimizer, lambda step: jnp.float32(0.1), asked)
     batch = {name: jnp.asarray(values) for name, values in some_batch(views=1).items()}
     state, metrics = step(state, batch)
     assert set(metrics) == {"loss", "cross_modal", "logit_scale", "gradient_norm", "learning_rate"}

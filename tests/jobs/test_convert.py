@@ -1,0 +1,284 @@
+"""`cleanclip convert`: the whole way round, every format, and mistakes in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import small_config
+from torch_files import KINDS, cleanclip_file, random_values, same_tensors, tensors_of
+
+from cleanclip_jax import cli
+from cleanclip_jax.checkpoints.names import rules
+from cleanclip_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.training.loop import train
+from cleanclip_jax.training.start import origin_of
+
+torch = pytest.importorskip("torch")
+GOLDEN = Path(__file__).parents[3] / "shared/golden"
+VIT = VARIANTS["ViT-test"]
+
+
+@pytest.fixture(scope="module")
+def files(golden, tmp_path_factory):
+    """The golden models in the original's format, and a workdir of each."""
+    folder = tmp_path_factory.mktemp("files")
+    for kind in KINDS:
+        cleanclip_file(golden, kind, folder / f"{kind}.pt")
+        assert cli.main(["convert", str(folder / f"{kind}.pt"), str(folder / kind)]) == 0
+    return folder
+
+
+def convert(*words):
+    assert cli.main(["convert", *map(str, words)]) == 0
+
+
+def fails(capsys, *words):
+    """Runs a conversion that must fail as the user's mistake; returns its one line."""
+    capsys.readouterr()
+    assert cli.main(["convert", *map(str, words)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("cleanclip: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_to_jax_to_torch_gives_back_every_bit(files, kind, tmp_path, capsys):
+    convert(files / kind, tmp_path / "out.pt", "--verify")
+    assert "agree in every layer" in capsys.readouterr().out
+    ours, theirs = (
+        torch.load(p, weights_only=True) for p in (tmp_path / "out.pt", files / f"{kind}.pt")
+    )
+    same_tensors(ours["state_dict"], theirs["state_dict"])
+    assert (ours["epoch"], ours["name"]) == (3, "tiny")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_originals_own_file_comes_back(kind, tmp_path):
+    path = GOLDEN / f"{kind}_cleanclip_checkpoint.pt"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    convert(path, tmp_path / "workdir")
+    convert(tmp_path / "workdir", tmp_path / "out.pt")
+    ours, theirs = (torch.load(p, weights_only=True) for p in (tmp_path / "out.pt", path))
+    same_tensors(ours["state_dict"], theirs["state_dict"])
+    # Its optimizer's shape, so that the original's program takes the file up; fresh moments.
+    groups, wanted = (x["optimizer"]["param_groups"] for x in (ours, theirs))
+    assert [len(g["params"]) for g in groups] == [len(g["params"]) for g in wanted]
+    assert [g["weight_decay"] for g in groups] == [g["weight_decay"] for g in wanted]
+    assert ours["optimizer"]["state"] == {}
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("openai", "a.pt"),
+        ("openai", "a.safetensors"),
+        ("open_clip", "a.pt"),
+        ("open_clip", "a.safetensors"),
+        ("open_clip", "folder"),
+        ("open_clip_text", "a.pt"),
+        ("cleanclip", "a.pth"),
+        ("huggingface", "folder"),
+        ("huggingface", "a.safetensors"),
+    ],
+)
+def test_every_format_there_and_back(files, format, name, tmp_path):
+    """Golden to a format, from there to a workdir, and from there to the very same tensors."""
+    first, second = tmp_path / "first" / name, tmp_path / "second" / name
+    convert(files / "vit", first, "--format", format)
+    convert(first, tmp_path / "workdir")
+    origin = json.loads((tmp_path / "workdir/interop.json").read_text())
+    # A safetensors file doesn't say whose it is; its names are open_clip's as well.
+    assert origin["format"] == (
+        "open_clip" if first.suffix == ".safetensors" and format == "openai" else format
+    )
+    convert(tmp_path / "workdir", second, "--format", origin["format"])
+    found, wanted = (tensors(path) for path in (second, first))
+    same_tensors(found, wanted)
+    # And all of them are the golden model's.
+    convert(tmp_path / "workdir", tmp_path / "golden.pt", "--format", "cleanclip")
+    ours = torch.load(tmp_path / "golden.pt", weights_only=True)["state_dict"]
+    theirs = torch.load(files / "vit.pt", weights_only=True)["state_dict"]
+    theirs = {name.removeprefix("module."): x for name, x in theirs.items()}
+    ours = {name.removeprefix("module."): x for name, x in ours.items()}
+    assert ours.keys() == theirs.keys()
+    same_tensors({name: ours[name] for name in theirs}, theirs)
+
+
+def tensors(path):
+    if path.is_dir():
+        path = next(path.glob("*.safetensors"))
+    if path.suffix == ".safetensors":
+        return tensors_of(read_safetensors(path)[0])
+    content = torch.load(path, weights_only=True)
+    return content.get("state_dict", content)
+
+
+def test_what_is_exported_says_what_goes_with_it(files, tmp_path):
+    convert(files / "vit", tmp_path / "hf", "--format", "huggingface")
+    processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
+    assert processor["size"] == {"shortest_edge": 32} and processor["resample"] == 3
+    assert processor["crop_size"] == {"height": 32, "width": 32}
+    np.testing.assert_allclose(processor["image_mean"], [0.48145466, 0.4578275, 0.40821073])
+    np.testing.assert_allclose(processor["image_std"], [0.26862954, 0.26130258, 0.27577711])
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config["text_config"]["max_position_embeddings"] == 16
+    assert {config[f"{t}_config"]["hidden_act"] for t in ("text", "vision")} == {"quick_gelu"}
+    convert(files / "vit", tmp_path / "a.safetensors")
+    said = json.loads(read_safetensors(tmp_path / "a.safetensors")[1]["cleanclip"])
+    assert said["text"]["context_length"] == 16 and said["image"]["size"] == 32
+    assert said["image"]["mean"] == processor["image_mean"]
+
+
+def test_hugging_face_takes_what_is_written(files, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    convert(files / "vit", tmp_path / "hf", "--format", "huggingface", "--verify")
+    model = transformers.CLIPModel.from_pretrained(tmp_path / "hf", local_files_only=True)
+    packed = torch.load(files / "vit.pt", weights_only=True)["state_dict"]
+    wanted = packed["module.transformer.resblocks.1.attn.in_proj_weight"][64:128]
+    assert torch.equal(model.text_model.encoder.layers[1].self_attn.k_proj.weight, wanted)
+
+
+class Strict(torch.nn.Module):
+    """A module that has a checkpoint's tensors: parameters, and batch norm's buffers."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, x in tensors.items():
+            *parents, last = name.split(".")
+            module = self
+            for part in parents:
+                if part not in module._modules:
+                    module.add_module(part, torch.nn.Module())
+                module = module._modules[part]
+            if last.startswith(("running", "num_batches")):
+                module.register_buffer(last, torch.zeros_like(x))
+            else:
+                module.register_parameter(last, torch.nn.Parameter(torch.zeros_like(x)))
+
+
+def test_a_whole_way_round(golden, tmp_path):
+    """A .pt in, finetuned here with CleanCLIP's loss, a .pt out that loads with strict=True."""
+    content = cleanclip_file(golden, "rn", tmp_path / "in.pt")
+    # Matrices in half precision, as in OpenAI's files.
+    state = {n: x.half() if x.ndim > 1 else x for n, x in content["state_dict"].items()}
+    torch.save({**content, "state_dict": state}, tmp_path / "in.pt")
+    words = (f"a {a}{b}ly {a}{b}{c}ing" for a in "abcdefgh" for b in "klmnop" for c in "xyz")
+    Tokenizer.train(words, 300, 16).save(tmp_path / "tokenizer.json")
+    convert(tmp_path / "in.pt", tmp_path / "in", f"--tokenizer={tmp_path}/tokenizer.json")
+    config = small_config("cleanclip")
+    config.start, config.train.steps = str(tmp_path / "in"), 2
+    config.evaluation.data = None
+    train(config, tmp_path / "cleaned")
+    convert(tmp_path / "cleaned", tmp_path / "out.pt")
+    out = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert list(out["state_dict"]) == list(state) and out["name"] == "tiny"
+    Strict(state).load_state_dict(out["state_dict"], strict=True)
+    for name, before in state.items():
+        after = out["state_dict"][name]
+        assert (after.dtype, after.shape) == (before.dtype, before.shape), name
+        if name.endswith("num_batches_tracked"):
+            assert after == before + 2
+        elif name.endswith("running_mean"):
+            assert not torch.equal(after, before), name
+    name = "module.visual.layer4.0.conv2.weight"
+    assert not torch.equal(out["state_dict"][name], state[name])
+    # A finetuning after this one goes on counting, and a type can be asked for.
+    name = "visual.bn1.num_batches_tracked"
+    origin = origin_of(tmp_path / "cleaned")
+    assert origin is not None and origin.counters[name] == state[f"module.{name}"] + 2
+    convert(tmp_path / "cleaned", tmp_path / "single.pt", "--dtype=float32")
+    single = torch.load(tmp_path / "single.pt", weights_only=True)["state_dict"]
+    assert {x.dtype for x in single.values()} == {torch.float32, torch.int64}
+
+
+def test_positions_for_another_size(files, tmp_path, capsys):
+    convert(files / "vit.pt", tmp_path / "large", "--image_size=48")
+    assert "positions interpolated: 32 to 48 pixels" in capsys.readouterr().out
+    convert(tmp_path / "large", tmp_path / "large.pt", "--verify")
+    state = torch.load(tmp_path / "large.pt", weights_only=True)["state_dict"]
+    assert state["module.visual.positional_embedding"].shape == (37, 64)
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(files, tmp_path, capsys):
+    bad, dest = tmp_path / "bad.pt", tmp_path / "new"
+    good = torch.load(files / "vit.pt", weights_only=True)["state_dict"]
+
+    nan = good["module.visual.proj"].clone()
+    nan[2, 3] = float("nan")
+    for name, change, message in (
+        ("visual.proj", nan, "visual.proj holds 1 values that are NaN"),
+        ("visual.proj", torch.zeros(64, 49), "visual.proj is 64 x 49, not 64 x 48"),
+        ("ln_final.bias", None, "ln_final.bias is missing"),
+        ("more", torch.zeros(1), "more is left over"),
+    ):
+        state = {**good, f"module.{name}": change}
+        state = {name: x for name, x in state.items() if x is not None}
+        torch.save({"epoch": 1, "name": "x", "state_dict": state}, bad)
+        assert message in fails(capsys, bad, dest)
+        assert not dest.exists() and sorted(os.listdir(tmp_path)) == ["bad.pt"]
+    bad.write_bytes((files / "vit.pt").read_bytes()[:50_000])
+    assert "cut short or damaged" in fails(capsys, bad, dest)
+    bad.write_text("not a checkpoint")
+    assert "no checkpoint of PyTorch" in fails(capsys, bad, dest)
+    tensors = random_values("openai", VIT)
+    wide = {name: np.concatenate([x] * 3, -1) if x.ndim else x for name, x in tensors.items()}
+    write_safetensors(tmp_path / "bad.safetensors", wide, {})
+    assert "architecture that is not here" in fails(capsys, tmp_path / "bad.safetensors", dest)
+    for words, message in (
+        ((tmp_path / "absent.pt", dest), "there is no"),
+        ((tmp_path / "absent", dest), "there is no"),
+        ((files / "vit.pt", tmp_path), "exists: name a new"),
+        ((files / "vit", bad), "exists: name a new"),
+        ((files / "vit.pt", tmp_path / "b.pt"), "so DEST is a workdir"),
+        ((files / "vit.pt", dest, "--format=huggingface"), "is no huggingface checkpoint"),
+        ((files / "vit.pt", dest, "--dtype=float16"), "--dtype is for a SOURCE that is a workdir"),
+        ((files / "vit", dest, "--activation=gelu"), "--activation is for a SOURCE"),
+        ((files / "vit", dest, "--format=cleanclip"), "in cleanclip format is a .pt file"),
+        ((files / "rn", dest, "--format=huggingface"), "CLIPModel has no ResNet"),
+        ((files / "vit.pt", dest, "--image_size=33"), "is not a multiple of 8"),
+        ((files / "vit.pt", dest, "--config.seed=1"), "takes no config keys"),
+        ((files / "vit.pt", dest, "--fromat=x"), "'--format'"),
+        ((files / "vit.pt", bad / "new"), "can't be written"),
+        ((files / "vit", bad / "new.pt"), "can't be written"),
+        ((files / "vit.pt", "/proc/new"), "can't be written"),
+    ):
+        assert message in fails(capsys, *words), words
+        assert not dest.exists()
+    assert sorted(os.listdir(tmp_path)) == ["bad.pt", "bad.safetensors"]
+
+
+def test_a_read_only_destination_is_one_line(files, tmp_path, capsys):
+    if os.geteuid() == 0:
+        pytest.skip("root writes anywhere; /proc stands in, in the test of mistakes")
+    tmp_path.chmod(0o555)
+    assert "can't be written" in fails(capsys, files / "vit.pt", tmp_path / "new")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_below_two_and_a_half_checkpoints(tmp_path):
+    """At ViT-B/32 size, there and back, with all that Python, JAX and PyTorch take themselves."""
+    state = {
+        rule.name: torch.full(rule.shape, 0.01) for rule in rules("openai", VARIANTS["ViT-B/32"])
+    }
+    torch.save(state, tmp_path / "in.pt")
+    del state
+    size = (tmp_path / "in.pt").stat().st_size
+    # Not the child's ru_maxrss: that begins with what its parent had.
+    program = """import sys
+from cleanclip_jax import cli
+first, workdir, last = sys.argv[1:]
+assert cli.main(["convert", first, workdir]) == 0
+assert cli.main(["convert", workdir, last]) == 0
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))"""
+    paths = [str(tmp_path / name) for name in ("in.pt", "workdir", "out.pt")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) * 1024 <= 2.5 * size

@@ -1,0 +1,151 @@
+"""`cleanclip_jax.load`, and runs that begin with, or are measured of, a PyTorch checkpoint."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from openai_layout import relative
+from small_run import small_config
+from torch_files import KINDS, cleanclip_file, random_values
+
+import cleanclip_jax
+from cleanclip_jax import cli
+from cleanclip_jax.checkpoints.export import contract, write_foreign
+from cleanclip_jax.checkpoints.interop import load_origin, to_tensors, to_variables
+from cleanclip_jax.checkpoints.safetensors_file import write_safetensors
+from cleanclip_jax.checkpoints.store import Store
+from cleanclip_jax.checkpoints.tree import flattened
+from cleanclip_jax.config import to_json
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.models.clip import build, encode_image, encode_text, init
+from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.training.loop import train
+from cleanclip_jax.training.run import load_weights, resolve
+
+VIT = VARIANTS["ViT-test"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = (f"a {a}{b}ly {a}{b}{c}ing" for a in "abcdefgh" for b in "klmnop" for c in "xyz")
+    return Tokenizer.train(words, 300, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_of_the_originals_file(golden, tmp_path, kind):
+    pytest.importorskip("torch")
+    cleanclip_file(golden, kind, tmp_path / "model.pt")
+    wanted = golden(f"{kind}_features")
+    model, variables = cleanclip_jax.load(tmp_path / "model.pt")
+    images = jnp.asarray(wanted["images_nchw"].transpose(0, 2, 3, 1))
+    tokens = jnp.asarray(wanted["tokens"], jnp.int32)
+    assert relative(encode_image(model, variables, images), wanted["image_features_eval"]) <= 1e-5
+    assert relative(encode_text(model, variables, tokens), wanted["text_features"]) <= 1e-5
+
+
+@pytest.mark.parametrize("layout", ["openai", "open_clip", "open_clip_text", "huggingface"])
+def test_every_layout_is_one_model(golden, tmp_path, layout):
+    """From safetensors, which need no PyTorch, in half precision: the variables are float32."""
+    theirs = golden("vit_state_dict")
+    flat = flattened(to_variables("it", "openai", VIT, theirs))
+    tensors = to_tensors(layout, VIT, [flat], dtype="float16")
+    write_safetensors(tmp_path / "a.safetensors", tensors, {})
+    model, variables = cleanclip_jax.load(str(tmp_path / "a.safetensors"), activation="gelu")
+    assert model.activation == "gelu" and model.variant == VIT
+    found = flattened(variables)
+    assert found.keys() == flat.keys() and {str(x.dtype) for x in found.values()} == {"float32"}
+    for path, x in flat.items():
+        np.testing.assert_array_equal(found[path], x.astype(np.float16).astype(np.float32))
+
+
+def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, tokenizer):
+    torch = pytest.importorskip("torch")
+    workdir = tmp_path / "run"
+    tokenizer.save(workdir / "tokenizer.json")
+    (workdir / "config.json").write_text(to_json(resolve(small_config())))
+    wanted = init(build("ViT-test", image_size=16), jax.random.key(1))
+    with Store(workdir / "checkpoints") as store:
+        # A run may have trained a classifier on top, which PyTorch's programs have no name for.
+        params = {**wanted["params"], "head": {"kernel": jnp.ones((48, 3)), "bias": jnp.ones(3)}}
+        store.save(3, {"params": params, "batch_stats": {}}, {"step": jnp.asarray(3)})
+    model, variables = cleanclip_jax.load(workdir)
+    assert (model.variant.image_size, model.variant.vocab_size) == (16, 300)
+    assert model.activation == "quick_gelu"
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], wanted["params"])
+    with pytest.raises(UserError, match="was trained with quick_gelu, not gelu"):
+        cleanclip_jax.load(workdir, activation="gelu")
+    with pytest.raises(UserError, match="is no workdir of a run"):
+        cleanclip_jax.load(tmp_path / "absent")
+    assert cli.main(["convert", str(workdir), f"{workdir}.pt", "--verify"]) == 0
+    shown = capsys.readouterr().out
+    assert "agree in every layer" in shown and "not carried over: the run's classifier" in shown
+    out = torch.load(f"{workdir}.pt", weights_only=True)
+    assert out["name"] == "run" and {x.dtype for x in out["state_dict"].values()} == {torch.float32}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The config of a run that begins with a Hugging Face folder."""
+    values = random_values("huggingface", VIT)
+    said = contract("ViT-test", VIT, "gelu")
+    write_foreign(tmp_path / "hf", "huggingface", "huggingface", values, None, said, VIT)
+    # A file of this name comes along there, and is none of ours.
+    (tmp_path / "hf/tokenizer.json").write_text("{}")
+    config = small_config("cleanclip")
+    config.start = str(tmp_path / "hf")
+    config.train.steps = config.train.checkpoint_every = 1
+    return config
+
+
+def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, tokenizer):
+    import cleanclip_jax.training.run as run
+
+    monkeypatch.setattr(run, "load_tokenizer", lambda _path, _config: tokenizer)
+    before = dict(flattened(load_weights(tmp_path / "hf")[1]))
+    checkpoint.optimizer.learning_rate = 1e-30
+    config = train(checkpoint, tmp_path / "cleaned")
+    assert (config.model.variant, config.model.activation) == ("ViT-test", "gelu")
+    assert config.model.image_size == 32 and config.text.context_length == 16
+    model, variables = cleanclip_jax.load(tmp_path / "cleaned")
+    after = flattened(variables)
+    assert model.activation == "gelu"
+    assert all(np.allclose(before[path], after[path], atol=1e-6) for path in before)
+    # The way back is known without the checkpoint.
+    origin = load_origin(tmp_path / "cleaned")
+    assert origin is not None and origin.format == "huggingface" and "config.json" in origin.files
+
+
+def test_a_run_and_its_checkpoint_may_not_contradict(checkpoint, tmp_path):
+    checkpoint.model.variant = "RN-test"
+    with pytest.raises(UserError, match=r"'RN-test', but the start run .* has 'ViT-test'"):
+        train(checkpoint, tmp_path / "cleaned")
+    checkpoint.model.variant = None
+    with pytest.raises(UserError, match=r"vocabulary of 300, .*--tokenizer=tokenizer\.json"):
+        train(checkpoint, tmp_path / "cleaned")
+    assert not (tmp_path / "cleaned").exists()
+
+
+def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch, capsys, tokenizer):
+    import cleanclip_jax.training.run as run
+
+    data = small_config().evaluation.data.to_dict()
+    command = ["evaluate", f"--workdir={tmp_path}/hf", f"--config.evaluation.data={data!r}"]
+    output = f"--output={tmp_path}/found.json"
+    assert cli.main(command) == 2
+    assert "name the file to write with --output" in capsys.readouterr().err
+    assert cli.main([*command, output]) == 2
+    assert "convert the checkpoint with --tokenizer" in capsys.readouterr().err
+    assert cli.main([*command, output, "--config.optimizer.beta1=1"]) == 2
+    monkeypatch.setattr(run, "load_tokenizer", lambda _path, _config: tokenizer)
+    assert cli.main([*command, output, "--config.model.activation=quick_gelu"]) == 0
+    figures = json.loads((tmp_path / "found.json").read_text())["figures"]
+    assert figures["ca"]["of"] == 400
+    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+    ]
