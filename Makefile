@@ -1,4 +1,4 @@
-# make test    ruff, pyright and pytest
+# make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make clean   remove what set-up and the checks made; runs/ stays
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 # one of them changes, whatever the files' dates say (a fresh clone gives every file today's).
 KEY := $(shell (echo "$(CURDIR) $(PYTHON)"; cat Makefile pyproject.toml constraints/*.txt) | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/installed-$(KEY)
+TORCH_STAMP := $(if $(filter no,$(TORCH)),,$(VENV)/torch-installed-$(KEY))
 
 # Versions with pins come first. A pyenv shim exists for Pythons that do not run: each is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3)
@@ -19,7 +20,7 @@ VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
 .PHONY: test test-beam demo setup clean constraints
 
-test: setup
+test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -61,16 +62,26 @@ $(STAMP):
 	rm -f $(VENV)/installed-*; \
 	touch $@
 
+# The tests run against PyTorch, which nothing else needs. On Linux PyPI has it with CUDA alone.
+$(VENV)/torch-installed-$(KEY): $(STAMP)
+	@set -e; pins=constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
+	if [ -f $$pins ]; then use="-c $$pins"; else use=""; fi; \
+	echo "Installing PyTorch into $(VENV), for the tests."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$use -e '.[dev,torch]'; \
+	rm -f $(VENV)/torch-installed-*; \
+	touch $@
+
 # Takes the newest packages for PYTHON and writes them down. No local labels such as +cpu, so that
-# every index can serve them.
+# every index can serve them; what PyTorch brings along for CUDA depends on the index.
+TORCH_PIN := torch==2.13.0
 constraints:
 	@set -e; test -n "$(PYTHON)" || { echo "make: name the Python: make constraints PYTHON=python3.12" >&2; exit 1; }; \
 	rm -rf build/pins; $(PYTHON) -m venv build/pins; \
-	build/pins/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	build/pins/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(TORCH_PIN); \
 	version=$$(build/pins/bin/python -c '$(VERSION)'); \
 	pins=constraints/py$$(echo $$version | tr -d .).txt; \
-	{ echo "# Python $$version: all that pip install -e .[dev] gives. Written by: make constraints PYTHON=python$$version"; \
-	  build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > $$pins; \
+	{ echo "# Python $$version: all that pip install -e .[dev,torch] gives, but for CUDA. Written by: make constraints PYTHON=python$$version"; \
+	  build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+.*//' | grep -vE '^(nvidia|cuda|triton)'; } > $$pins; \
 	rm -rf build/pins; echo "Wrote $$pins."
 
 clean:
