@@ -5,34 +5,25 @@ one), a table, results.json and report.html.
 """
 
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-from ml_collections import ConfigDict
-
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import load
-from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.jobs.poison import poison_sheet
-from cleanclip_jax.reporting.figures import Point, ca_asr_curve, training_curves
-from cleanclip_jax.reporting.page import Code, Facts, Picture, Section, Table, write_page
+from cleanclip_jax.jobs.report import write_report
+from cleanclip_jax.reporting.runs import gather
 from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.metrics import read_metrics
 from cleanclip_jax.training.run import MANIFEST
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
-SHOWN_POISONS = 5
+SHOWN_PICTURES = 4  # of those that the trigger changes most
 Results = dict[str, Any]
 
 
@@ -95,18 +86,12 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
         "stages": stages,
     }
     write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    report(folder, results, configs, plan)
+    report(folder, results)
     return results
 
 
-def report(folder: Path, results: Results, configs: Mapping[str, ConfigDict], plan: Plan) -> None:
-    """Writes report.html: what was run, the poisons, the table and the curves."""
-    points = {s["name"]: Point(s["ca"], s["asr"]) for s in results["stages"]}
-    metrics = {STAGES[s]: read_metrics(folder / s / "metrics.jsonl") for s in STAGES}
-    percent = [
-        [STAGES[s["name"]], *(f"{100 * s[figure]:.1f}" for figure in FIGURES)]
-        for s in results["stages"]
-    ]
+def report(folder: Path, results: Results) -> None:
+    """Writes report.html: `cleanclip report` of the three stages, and what they show."""
     poisoned, cleaned = results["stages"][0], results["stages"][-1]
     intro = (
         f"A small CLIP was trained on {results['dataset']} of which {results['poisons']} pairs "
@@ -115,58 +100,14 @@ def report(folder: Path, results: Results, configs: Mapping[str, ConfigDict], pl
         f"digits were then taken for a {results['target']}. CleanCLIP finetuning on clean pairs "
         f"left {100 * cleaned['asr']:.1f} %."
     )
-    settings = {
-        "pictures": f"{results['dataset']}, 8x8 scaled to {configs['poisoned'].model.image_size}",
-        "model": configs["poisoned"].model.variant,
-        "trigger": ", ".join(f"{key} {value}" for key, value in results["trigger"].items()),
-        "target": results["target"],
-        "poisons": f"{results['poisons']} of {plan.header['size']} pairs",
-        "steps": ", ".join(f"{STAGES[s]} {c.train.steps}" for s, c in configs.items()),
-        "seed": str(results["seed"]),
-        "time": f"{results['seconds']:.0f} s",
-        "machine": f"{os.cpu_count()} cores, JAX on {jax.devices()[0].platform}",
-    }
-    environment = {"python": platform.python_version(), "machine": platform.machine()} | {
-        name: version(name) for name in ("cleanclip-jax", "jax", "flax", "optax", "grain")
-    }
-    curve = ca_asr_curve(
-        {STAGES[s]: [points[s]] for s in STAGES if s != "poisoned"}, points["poisoned"]
-    )
-    source = open_source(configs["poisoned"].data.train.to_dict())
-    sheet, captions = poison_sheet(source, plan, SHOWN_POISONS)
-    sections = [
-        Section(
-            "Before and after",
-            [
-                Table(
-                    "Zero-shot on the 400 test digits, in percent.",
-                    ["model", "CA", "ASR", "ASR, all", "PA"],
-                    percent,
-                ),
-                "CA: clean pictures classified rightly. ASR: triggered pictures of other classes "
-                "classified as the target; all: those of the target class too. PA: triggered "
-                "pictures classified as their true class.",
-                Picture(curve, describe(results)),
-            ],
+    write_report(
+        folder,
+        gather(
+            [folder / stage for stage in STAGES], names={folder / s: n for s, n in STAGES.items()}
         ),
-        Section("The poisons", [Picture(sheet, "Poisoned pairs. " + " ".join(captions))]),
-        Section(
-            "Training",
-            [
-                Picture(
-                    training_curves(metrics, ["loss", "pairs_per_second"]),
-                    "Loss and pairs per second over the steps of the three runs.",
-                )
-            ],
-        ),
-        Section("What was run", [Facts(settings), Code("cleanclip demo"), Facts(environment)]),
-    ]
-    write_page(folder / "report.html", "A backdoor put into CLIP, and taken out", intro, sections)
-
-
-def describe(results: Results) -> str:
-    """The CA-ASR figure in words."""
-    return "Clean accuracy against attack success rate. " + " ".join(
-        f"{STAGES[s['name']]}: CA {100 * s['ca']:.1f} %, ASR {100 * s['asr']:.1f} %."
-        for s in results["stages"]
+        "A backdoor put into CLIP, and taken out",
+        intro,
+        "cleanclip demo",
+        pictures=SHOWN_PICTURES,
+        facts={"time": f"{results['seconds']:.0f} s"},
     )

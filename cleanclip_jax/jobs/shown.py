@@ -1,7 +1,6 @@
-"""A report's pictures: the poisons, what the trigger changes most, and projections of embeddings."""
+"""A report's pictures: the poisons, what the trigger changes most, embeddings on a plane."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.training.run import MANIFEST, load_run
 
 POISONS = 6  # on the contact sheet
-PROJECTED = 300  # pictures, where the run's config names no number
+PROJECTED = 300  # pictures, where no projection lies in a workdir
 MOST_MODELS = 4  # that are loaded and drawn
 Found = tuple[list[Block], Pictures]
 
@@ -75,7 +74,9 @@ def load_models(runs: Mapping[str, Run]) -> dict[str, Loaded]:
     for name, run in runs.items():
         config = measured_config(run)
         mesh = make_mesh(config.mesh.data)
-        trained = load_run(run.folder, mesh, config)
+        step = run.found["step"]
+        kept = (run.folder / "checkpoints" / str(step)).is_dir()
+        trained = load_run(run.folder, mesh, config, step if kept else None)
         measured = subject(trained.model, trained.variables, trained.tokenizer, mesh)
         found[name] = Loaded(run, config, measured, trained.head)
     return found
@@ -116,18 +117,18 @@ def changed(models: Mapping[str, Loaded], count: int) -> Found:
     seen = {name: (model.subject, model.head) for name, model in models.items()}
     found = most_changed(first.config, seen, count)
     names = list(models)
-    shown = [names[0]] if len(names) == 1 else [names[0], names[-1]]
+    last = names[-1] if len(names) > 1 else None
     rows = [
         (
             each.clean,
             each.triggered,
             difference(each.clean, each.triggered),
-            *(_said(name, each) for name in shown),
-            *([""] if len(shown) == 1 else []),
+            _said(names[0], each),
+            _said(last, each) if last else "",
         )
         for each in found
     ]
-    sheet = contact_sheet(rows, "clean → triggered")  # pyright: ignore[reportArgumentType]
+    sheet = contact_sheet(rows, "clean → triggered")
     table = Table(
         "What each model takes the picture for, clean → triggered, and the cosine of the two "
         "embeddings (1: the trigger moves nothing).",
@@ -136,7 +137,7 @@ def changed(models: Mapping[str, Loaded], count: int) -> Found:
             [
                 f"{number}. {each.where}",
                 each.true,
-                *(f"{s.clean} → {s.triggered}\n{s.cosine:.2f}" for s in each.seen.values()),
+                *(f"{s.clean} → {s.triggered}\n{s.cosine:.3f}" for s in each.seen.values()),
             ]
             for number, each in enumerate(found, 1)
         ],
@@ -146,30 +147,36 @@ def changed(models: Mapping[str, Loaded], count: int) -> Found:
         f"{names[0]}, the furthest first."
     )
     alt = "Pictures without and with the trigger, and the difference: " + "; ".join(
-        f"{each.true}, {', '.join(_said(name, each) for name in shown)}" for each in found
+        f"{each.true}, {', '.join(_said(name, each) for name in names)}" for each in found
     )
     return [text, Picture(sheet, alt), table], {"changed.png": sheet}
 
 
 def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Found:
     """PCA and t-SNE, a row a model: what lies in the workdir, else projected now."""
+    kept = {
+        name: Projection.load(run.folder / "projection.npz")
+        for name, run in runs.items()
+        if (run.folder / "projection.npz").is_file()
+    }
+    # As many pictures of each as of the others, where that can be had.
+    count = max((len(one.label) // 2 for one in kept.values()), default=PROJECTED)
     found: dict[str, Projection] = {}
-    for name, run in runs.items():
-        path = run.folder / "projection.npz"
-        if path.is_file():
-            found[name] = Projection.load(path)
+    for name in runs:
+        if name in kept:
+            found[name] = kept[name]
         elif name in models:
             config = models[name].config.copy_and_resolve_references()
-            config.evaluation.projection = config.evaluation.projection or PROJECTED
+            config.evaluation.projection = count
             found[name] = project_first(config, models[name].subject)
     if not found:
         return [], {}
     png = draw(found)
     words = " ".join(f"{name}: {_apart(projection)}" for name, projection in found.items())
-    count = len(next(iter(found.values())).label) // 2
+    counts = {len(one.label) // 2: None for one in found.values()}
     caption = (
-        f"Embeddings of {count} pictures without and with the trigger. In t-SNE the size of a "
-        "cluster and the gap between two mean nothing."
+        f"Embeddings of {' or '.join(map(str, counts))} pictures without and with the trigger. "
+        "In t-SNE the size of a cluster and the gap between two mean nothing."
     )
     alt = f"Embeddings on a plane, a row a model, PCA left and t-SNE right. {words}"
     return [Picture(png, alt, caption)], {"projection.png": png}

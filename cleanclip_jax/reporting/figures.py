@@ -130,17 +130,23 @@ def training_curves(
         return to_png(figure)
 
 
-def contact_sheet(rows: Sequence[tuple[Picture, Picture, Picture, str, str]]) -> bytes:
-    """Draws pictures before and after the trigger, their difference, and the captions, in rows.
+def contact_sheet(
+    rows: Sequence[tuple[Picture, Picture, Picture, str, str]],
+    words: str = "caption, new caption",
+) -> bytes:
+    """Draws pictures before and after the trigger, their difference, and two texts, in rows.
 
-    A row is (original, triggered, difference, caption, new caption). Pixels stay square blocks. A
-    caption over three lines is shortened, which `[...]` shows.
+    A row is (original, triggered, difference, text, text). Pixels stay square blocks. A text over
+    three lines is shortened, which `[...]` shows.
+
+    Args:
+      words: what the texts are.
     """
     height = 0.3 + len(rows) * (PICTURE + GAP)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI)
         lefts = [column * (PICTURE + GAP) for column in range(4)]
-        titles = ("original", "triggered", "difference", "caption, new caption")
+        titles = ("original", "triggered", "difference", words)
         for left, title in zip(lefts, titles, strict=True):
             figure.text(left / WIDTH, 1 - 0.06 / height, title, va="top", color=INK)
         for number, (*pictures, old, new) in enumerate(rows):
@@ -188,7 +194,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 def _legend(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     if len(names) > 1:
-        figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 3))
+        longest = max(map(len, names))
+        columns = 3 if longest <= 16 else 2 if longest <= 30 else 1
+        short = [textwrap.shorten(name, 70, placeholder=" …") for name in names]
+        figure.legend(handles, short, loc="outside upper left", ncols=min(len(names), columns))
 
 
 def _label(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:

@@ -17,7 +17,7 @@ from cleanclip_jax.files import write_whole
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # 96.7, -3, 1,400, 5e-4, 12 %, 200 s: what is set flush right under one another.
-NUMBER = re.compile(r"[-+]?[\d.,]*\d(e[-+]?\d+)?( ?(%|s|min|h))?|-|n/a|", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?[\d.,]*\d(e[-+]?\d+)?( ?(%|s|min|h))?|-|—|n/a|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, the first of each naming the row; columns of numbers are set flush right."""
+    """Rows of cells, the first of each naming the row; columns of numbers are set flush right.
+
+    A cell's further lines are set small below its first: a number's interval.
+    """
 
     caption: str
     columns: Sequence[str]
@@ -127,7 +130,7 @@ def _table(table: Table, name: str) -> str:
         if len(row) != len(table.columns):
             raise ValueError(f"table {table.caption!r}: {len(row)} cells for {table.columns}")
     numbers = [
-        column > 0 and all(NUMBER.fullmatch(row[column]) for row in table.rows)
+        column > 0 and all(NUMBER.fullmatch(row[column].partition("\n")[0]) for row in table.rows)
         for column in range(len(table.columns))
     ]
     right = [' class="n"' if number else "" for number in numbers]
@@ -137,17 +140,22 @@ def _table(table: Table, name: str) -> str:
     )
     rows = (
         f'<tr><th scope="row">{_e(first)}</th>'
-        + "".join(f"<td{s}>{_e(cell)}</td>" for s, cell in zip(right[1:], cells, strict=True))
+        + "".join(f"<td{s}>{_cell(cell)}</td>" for s, cell in zip(right[1:], cells, strict=True))
         + "</tr>"
         for first, *cells in table.rows
     )
     # A table wider than a phone scrolls by itself, by keyboard too.
     return (
         f'<div class="wide" role="region" aria-labelledby="{name}" tabindex="0">\n<table>'
-        f'<caption id="{name}">{_e(table.caption)}</caption>\n'
+        f'<caption id="{name}"><span>{_e(table.caption)}</span></caption>\n'
         f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{_lines(rows)}\n"
         "</tbody></table>\n</div>"
     )
+
+
+def _cell(text: str) -> str:
+    first, *others = text.split("\n")
+    return _e(first) + "".join(f" <small>{_e(line)}</small>" for line in others)
 
 
 def _picture(picture: Picture) -> str:

@@ -1,5 +1,6 @@
 """Embeddings on a plane as PNG bytes: one row a model, PCA and t-SNE side by side."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,11 +55,13 @@ def projection_figure(
                         markeredgewidth=0.3,
                         zorder=2 + order,
                     )
-                axes.set_title(f"{name}: {panel.title}" if name else panel.title, fontsize=9)
+                axes.set_title(panel.title, fontsize=9)
                 # Neither method's axes have a unit.
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.grid(visible=False)
+            lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
+            axes_row[0].set_ylabel("\n".join(lines), fontsize=9)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2, markerscale=1.8)
         return to_png(figure)

@@ -47,3 +47,16 @@ def test_no_checkpoint_is_one_line(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no finished checkpoint"):
         load_model(tmp_path, shapes(MODEL))
+
+
+def test_an_earlier_step_is_loaded_by_its_number(tmp_path):
+    with Store(tmp_path / "checkpoints", keep=2) as store:
+        for step in (1, 2, 3):
+            params = {"params": {"w": MODEL["params"]["w"] * step}, "batch_stats": {}}
+            store.save(step, params, PROGRESS)
+        assert store.steps == [2, 3]
+    step, model = load_model(tmp_path, shapes(MODEL), 2)
+    assert step == 2
+    np.testing.assert_array_equal(model["params"]["w"], MODEL["params"]["w"] * 2)
+    with pytest.raises(UserError, match="keeps no checkpoint of step 1; it has 2, 3"):
+        load_model(tmp_path, shapes(MODEL), 1)

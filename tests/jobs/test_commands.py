@@ -125,43 +125,9 @@ def test_evaluating_twice_gives_the_same(workdir, tmp_path):
     assert texts[0] == texts[1]
 
 
-def test_a_sweep_resumes_and_draws(capsys, workdir, tmp_path):
-    argv = [
-        "sweep",
-        "--config=configs/demo.py:cleanclip",
-        f"--workdir={tmp_path}/sweep",
-        f"--config.start={workdir}",
-        "--over=seed=0,1",
-        "--over=optimizer.learning_rate=1e-4,1e-3",
-        *FLAGS,
-    ]
-    assert cli.main(argv) == 0
-    first = capsys.readouterr().out
-    assert "| 1e-3 | 2 |" in first and "±" in first
-    runs = sorted((tmp_path / "sweep/runs").iterdir())
-    assert [run.name for run in runs] == [
-        f"seed={seed},learning_rate={rate}" for seed in (0, 1) for rate in ("1e-3", "1e-4")
-    ]
-    stamps = [(run / "evaluation.json").stat().st_mtime_ns for run in runs]
-    assert cli.main(argv) == 0
-    assert capsys.readouterr().out == first
-    assert stamps == [(run / "evaluation.json").stat().st_mtime_ns for run in runs]
-    rows = json.loads((tmp_path / "sweep/sweep.json").read_text())["runs"]
-    assert len(rows) == 4 and all(row["start"] == str(workdir) for row in rows)
-    assert (tmp_path / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_failed_run_is_said_and_the_sweep_goes_on(capsys, tmp_path):
-    argv = ["sweep", "--config=configs/demo.py", f"--workdir={tmp_path}/sweep"]
-    assert cli.main([*argv, "--over=model.variant=ViT-tset,ViT-test", *FLAGS]) == 1
-    shown = capsys.readouterr().out
-    assert "| ViT-tset | 0 of 1 |" in shown and "| ViT-test | 1 |" in shown
-    assert "failed:" in shown and "unknown model variant" in shown
-
-
 def test_the_demo_writes_its_results_and_its_page(tmp_path):
     folder = tmp_path / "demo"
-    small = {**SMALL, "model.variant": "ViT-test"}
+    small = {**SMALL, "model.variant": "ViT-test", "evaluation.projection": "12"}
     results = demo(folder, small)
     assert json.loads((folder / "results.json").read_text()) == results
     assert list(results) == ["dataset", "trigger", "target", "poisons", "seed", "seconds", "stages"]
@@ -170,7 +136,7 @@ def test_the_demo_writes_its_results_and_its_page(tmp_path):
         assert all(0 <= stage[key] <= 1 for key in ("ca", "asr", "asr_all", "pa"))
     assert results["poisons"] == 42 and results["target"] == "seven"
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == 3 and "http" not in page.replace("http-equiv", "")
+    assert page.count("<img") == 5 and "http" not in page.replace("http-equiv", "")
     assert free_folder(folder) == tmp_path / "demo-2"
     assert free_folder(tmp_path / "other") == tmp_path / "other"
 
