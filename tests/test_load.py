@@ -22,6 +22,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.training.head import Head
 from cleanclip_jax.training.loop import train
 from cleanclip_jax.training.run import load_weights, resolve
 
@@ -66,9 +67,10 @@ def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, 
     workdir = tmp_path / "run"
     tokenizer.save(workdir / "tokenizer.json")
     (workdir / "config.json").write_text(to_json(resolve(small_config())))
-    wanted = init(build("ViT-test", image_size=16), jax.random.key(1))
+    wanted = init(build("ViT-test", image_size=16, context_length=12), jax.random.key(1))
     with Store(workdir / "checkpoints") as store:
-        # A run may have trained a classifier on top, which PyTorch's programs have no name for.
+        # A run may have trained a classifier on top, which no format of PyTorch's has a place for.
+        Head(("a", "b", "c"), normalised=False).save(workdir)
         params = {**wanted["params"], "head": {"kernel": jnp.ones((48, 3)), "bias": jnp.ones(3)}}
         store.save(3, {"params": params, "batch_stats": {}}, {"step": jnp.asarray(3)})
     model, variables = cleanclip_jax.load(workdir)

@@ -149,8 +149,10 @@ def folder_files(
         content = given.get(OPEN_CLIP_CONFIG) or _open_clip_config(said, v)
         content["model_cfg"]["quick_gelu"] = said["activation"] == "quick_gelu"
         content["model_cfg"]["vision_cfg"]["image_size"] = v.image_size
+        if format == "open_clip_text":
+            content["model_cfg"]["custom_text"] = True
         return {OPEN_CLIP_CONFIG: content}
-    config = given.get(CONFIG) or _huggingface_config(v)
+    config = given.get(CONFIG) or huggingface_config(v)
     for tower in ("text_config", "vision_config"):
         config[tower] = {**(config.get(tower) or {}), "hidden_act": said["activation"]}
     config["vision_config"]["image_size"] = v.image_size
@@ -190,7 +192,8 @@ def _open_clip_config(said: Mapping[str, Any], v: Variant) -> dict[str, Any]:
     }
 
 
-def _huggingface_config(v: Variant) -> dict[str, Any]:
+def huggingface_config(v: Variant) -> dict[str, Any]:
+    """What Hugging Face's CLIPConfig takes, without the activation and the pictures' size."""
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",

@@ -11,7 +11,7 @@ import numpy as np
 from cleanclip_jax.checkpoints.interop import Origin, to_variables
 from cleanclip_jax.checkpoints.recognise import find_layout, find_variant_of
 from cleanclip_jax.checkpoints.safetensors_file import looks_like_safetensors, read_safetensors
-from cleanclip_jax.checkpoints.torch_file import read_torch_file
+from cleanclip_jax.checkpoints.torch_file import read_note, read_torch_file
 from cleanclip_jax.device.normalise import MEAN, STD
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.blocks import ACTIVATIONS
@@ -114,8 +114,9 @@ def open_foreign(
         content |= part
     wrapper, left = None, []
     if isinstance(content.get("state_dict"), dict):
-        wrapper = {key: content[key] for key in ("epoch", "name") if key in content}
-        left = [key for key in content if key not in ("epoch", "name", "state_dict")]
+        plain = {key: x for key, x in content.items() if isinstance(x, int | float | str)}
+        wrapper = {key: plain[key] for key in ("epoch", "name") if key in plain}
+        left = [key for key in content if key not in (*wrapper, "state_dict")]
         content = content["state_dict"]
     for name, value in content.items():
         if not isinstance(value, np.ndarray):
@@ -197,7 +198,7 @@ def _read(file: Path, allow_torchscript: bool) -> tuple[dict[str, Any], dict[str
     try:
         if looks_like_safetensors(file):
             tensors, metadata = read_safetensors(file)
-            return dict(tensors), json.loads(metadata.get("cleanclip", "{}"))
+            return dict(tensors), read_note(metadata.get("cleanclip"))
         return read_torch_file(file, allow_torchscript)
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror})") from None

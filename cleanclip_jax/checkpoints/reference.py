@@ -4,13 +4,14 @@ It reads a checkpoint's tensors under their own names and knows nothing of our r
 outputs are recorded under our modules' names.
 """
 
+import copy
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from cleanclip_jax.checkpoints.export import huggingface_config
 from cleanclip_jax.checkpoints.foreign import CONFIG, Foreign
 from cleanclip_jax.checkpoints.torch_file import as_tensor, import_torch
 from cleanclip_jax.errors import UserError
@@ -197,17 +198,16 @@ def load_huggingface(foreign: Foreign) -> Any:
     """Returns a checkpoint in Hugging Face's own CLIPModel, float32, in evaluation mode.
 
     Raises:
-      UserError: transformers isn't installed, or there is no config.json.
+      UserError: transformers isn't installed.
     """
     torch = import_torch()
     check_runnable(foreign.origin.layout)
     from transformers import CLIPConfig, CLIPModel
 
-    if CONFIG not in foreign.origin.files:
-        raise UserError(f"{foreign.path} has no {CONFIG} beside it, which running it needs")
-    config = json.loads(json.dumps(foreign.origin.files[CONFIG]))
+    config = copy.deepcopy(foreign.origin.files.get(CONFIG)) or huggingface_config(foreign.numbers)
     for tower in ("text_config", "vision_config"):
         config[tower] = {**(config.get(tower) or {}), "hidden_act": foreign.activation}
+    config["vision_config"]["image_size"] = foreign.numbers.image_size
     # Its buffers are made on the CPU, its parameters are replaced by the file's.
     model = CLIPModel(CLIPConfig(**config)).eval()
     weights = {

@@ -55,7 +55,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
             if length > min(_LONGEST_TABLE, path.stat().st_size - 8):
                 raise ValueError("its table is longer than itself")
             table = json.loads(file.read(length))
-            metadata = table.pop("__metadata__", {})
+            metadata = dict(table.pop("__metadata__", {}))
             spans = sorted((row["data_offsets"], name) for name, row in table.items())
             end = 0
             for (begin, stop), name in spans:

@@ -56,8 +56,8 @@ def read_torch_file(
             with zipfile.ZipFile(path) as records:
                 names = {name.partition("/")[2]: name for name in records.namelist()}
                 if NOTE in names:
-                    note = json.loads(records.read(names[NOTE]))
-        except (zipfile.BadZipFile, ValueError) as error:
+                    note = read_note(records.read(names[NOTE]))
+        except zipfile.BadZipFile as error:
             raise UserError(f"{path} is cut short or damaged ({error})") from None
         if "constants.pkl" in names:
             return _torchscript(path, allow_torchscript), note
@@ -78,6 +78,15 @@ def read_torch_file(
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
     return _arrays(torch, path, content), note
+
+
+def read_note(text: str | bytes | None) -> dict[str, Any]:
+    """What an export said of itself; {} where it said nothing, or nothing that can be read."""
+    try:
+        note = json.loads(text or "{}")
+    except ValueError:
+        note = None
+    return note if isinstance(note, dict) else {}
 
 
 def _torchscript(path: Path, allowed: bool) -> dict[str, Any]:

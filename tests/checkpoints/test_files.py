@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import warnings
 import zipfile
 
@@ -174,3 +175,12 @@ def test_damaged_safetensors_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     path.write_bytes(struct.pack("<Q", 10**18) + b"{")
     assert not looks_like_safetensors(path)
+
+
+def test_without_torch_a_pt_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.pt").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"needs PyTorch: pip install 'cleanclip-jax\[torch\]'"):
+        read_torch_file(tmp_path / "a.pt")
+    write_safetensors(tmp_path / "a.safetensors", VALUES, {})
+    same(read_safetensors(tmp_path / "a.safetensors")[0], VALUES)
