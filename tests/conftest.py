@@ -1,8 +1,10 @@
 """What every test gets: shape types checked, eight fake devices, golden values, shared pictures."""
 
+import atexit
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +24,20 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
     if flag.partition("=")[0] not in given:
         os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
 
+
+def own_folder(prefix: str) -> str:
+    """A folder that goes when this process ends."""
+    folder = tempfile.mkdtemp(prefix=prefix)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 # What compiles for longer than half a second compiles once for all tests that need it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cleanclip-jit-"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", own_folder("cleanclip-jit-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # Nothing of a test is found by another run of it, nor left in the user's cache.
-os.environ["CLEANCLIP_CACHE"] = tempfile.mkdtemp(prefix="cleanclip-cache-")
+os.environ["CLEANCLIP_CACHE"] = own_folder("cleanclip-cache-")
 
 # An int is fine where a float is asked for (PEP 484).
 install_import_hook(

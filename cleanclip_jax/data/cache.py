@@ -35,9 +35,9 @@ class Held:
         with suppress(OSError):
             os.utime(copy)  # its last use
 
-    def __del__(self):
+    def __del__(self, close: Callable[[int], None] = os.close):  # `os` may be gone by then
         if handle := getattr(self, "_handle", None):
-            os.close(handle)
+            close(handle)
 
 
 def kept_copy(name: str, write: Callable[[Path], None]) -> tuple[Path, Held]:

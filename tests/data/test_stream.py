@@ -1,7 +1,7 @@
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -9,11 +9,14 @@ from cleanclip_jax.data.stream import READY, Stream
 from cleanclip_jax.errors import UserError
 
 
-def feeders() -> int:
-    return sum(thread.name == "batches" for thread in threading.enumerate())
+@pytest.fixture
+def feeders() -> Callable[[], int]:
+    """Counts the threads begun since: a read that never ends leaves its own behind."""
+    before = set(threading.enumerate())
+    return lambda: sum(thread.name == "batches" for thread in {*threading.enumerate()} - before)
 
 
-def test_items_come_in_order_and_end():
+def test_items_come_in_order_and_end(feeders: Callable[[], int]):
     with Stream(lambda: iter(range(9))) as stream:
         assert list(stream) == list(range(9))
         assert list(stream) == []
@@ -49,7 +52,7 @@ def test_it_tells_what_it_waited():
         assert 0.2 < stream.wait_seconds < 1
 
 
-def test_an_error_follows_the_items_before_it():
+def test_an_error_follows_the_items_before_it(feeders: Callable[[], int]):
     def items() -> Iterator[int]:
         yield 0
         raise UserError("what, where, what to do")
@@ -77,7 +80,7 @@ def test_a_stall_is_one_line():
     never.set()
 
 
-def test_a_stall_that_can_be_ended_is():
+def test_a_stall_that_can_be_ended_is(feeders: Callable[[], int]):
     never = threading.Event()
 
     def items() -> Iterator[int]:
@@ -105,7 +108,7 @@ class Zeros:
 
 
 @pytest.mark.parametrize("way", ["with", "close", "forget"])
-def test_however_it_is_left_thread_and_iterator_end(way: str):
+def test_however_it_is_left_thread_and_iterator_end(way: str, feeders: Callable[[], int]):
     zeros = Zeros()
     stream = Stream(lambda: zeros)
     next(stream)
