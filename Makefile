@@ -1,5 +1,7 @@
 # make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
+# make test-faults the tests that kill a run many times, and that take four processes
+# make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make clean   remove what set-up and the checks made; runs/ stays
 # Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
@@ -18,13 +20,19 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-beam demo setup clean constraints
+.PHONY: test test-faults test-slurm test-beam demo setup clean constraints
 
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-faults: setup
+	$(BIN)/pytest -m faults
+
+test-slurm: setup
+	CLEANCLIP=$(abspath $(BIN))/cleanclip launch/test_slurm.sh
 
 test-beam:
 	$(or $(PYTHON),python3) -m venv --clear build/beam

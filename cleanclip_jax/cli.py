@@ -5,7 +5,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import StartAgain, UserError, near
+
+START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 JOBS = {
     "demo": "poison, measure and clean a small CLIP on handwritten digits, in five minutes",
@@ -20,7 +22,10 @@ JOBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cleanclip JOB ...`; returns the exit code, 2 for a mistake of the user's."""
+    """Runs `cleanclip JOB ...`; returns the exit code.
+
+    2 for a mistake of the user's; 75 where the same command goes on later.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, JOBS))
@@ -32,18 +37,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
-    job, rest = arguments[0], arguments[1:]
+    code, together = run(arguments[0], arguments[1:])
+    if (distributed := sys.modules.get("cleanclip_jax.distributed")) is not None:
+        distributed.leave(code, together)
+    return code
+
+
+def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
+    """Runs a job; returns its exit code, and whether the run's other processes end with it."""
     try:
         if job not in JOBS:
             hint = near(job, JOBS) or f" Known: {', '.join(JOBS)}."
             raise UserError(f"unknown job {job!r}.{hint}")
-        return importlib.import_module(f"cleanclip_jax.jobs.{job}").main(rest)
+        return importlib.import_module(f"cleanclip_jax.jobs.{job}").main(arguments), True
     except UserError as error:
         print(f"cleanclip: {error}", file=sys.stderr)
-        return 2
+        return 2, False
+    except StartAgain as error:
+        print(f"cleanclip: {error}", file=sys.stderr)
+        return START_AGAIN, error.together
     except KeyboardInterrupt:
         print("cleanclip: stopped; the same command takes a run up again", file=sys.stderr)
-        return 130
+        return 130, False
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def defaults() -> ConfigDict:
     config.objective.classification = 0.0  # a linear head's cross-entropy with the class
     config.objective.normalise_features = False  # the head sees features of unit length
     config.objective.separate_views = False  # a forward a view, for batch norm
+    config.objective.ring = False  # compare in a ring: memory grows with the batch, not its square
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-4
@@ -77,15 +78,19 @@ def defaults() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 128  # pairs, over all devices
+    config.train.chunks = 1  # encode the batch in so many parts: the memory of one, the same result
     config.train.epochs = 64
     config.train.steps = None  # in place of epochs
     config.train.trainable = "all"  # visual: image tower and head | head
     config.train.log_every = 10  # steps between lines of metrics.jsonl
     config.train.checkpoint_every = 1000  # steps
     config.train.keep = 2  # newest checkpoints
+    config.train.wandb = None  # a project of Weights & Biases that the metrics go to, too
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that share the batch; -1: all
+    config.mesh.fsdp = 1  # and that share it and the parameters, a part each; data x fsdp devices
+    config.mesh.heartbeat = 60  # seconds without a sign of life that give up a process
 
     config.evaluation = ConfigDict()
     config.evaluation.data = None  # a labelled source

@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line."""
+"""What ends a program in one line: a mistake of the user's, or a stop that is no mistake."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,20 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class StartAgain(Exception):
+    """The run stopped and loses nothing by it: the same command goes on where it was.
+
+    The command line prints it and exits with code 75, on which the scripts in launch/ start again.
+
+    Attributes:
+      together: whether all of the run's processes leave by it, at the same step.
+    """
+
+    def __init__(self, message: str, together: bool = False):
+        super().__init__(message)
+        self.together = together
 
 
 def near(word: str, options: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ NAME = PACKAGE.name
 FLOORS = (  # from the bottom
     ("errors", "config", "files"),
     (
-        *("models", "objectives", "device", "sharding"),
+        *("models", "objectives", "device", "sharding", "distributed", "compilation"),
         *("attacks", "text", "images", "reporting"),
     ),
     ("data", "evaluation", "checkpoints"),

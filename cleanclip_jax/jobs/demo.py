@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.attacks.plan import Plan
+from cleanclip_jax.compilation import keep_compiled
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="its folder")
     parser.add_argument("--seed", type=int, default=0)
     asked, overrides = parse(parser, argv)
+    keep_compiled()
     for key in ("seed", "start"):
         if key in overrides:
             raise UserError(f"the demo sets config.{key} itself; a seed is given with --seed")

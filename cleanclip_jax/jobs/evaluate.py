@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.checkpoints.foreign import is_foreign
 from cleanclip_jax.config import defaults
+from cleanclip_jax.distributed import add_flags, is_first
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.evaluate import evaluate, project_first
 from cleanclip_jax.evaluation.projection import Projection
 from cleanclip_jax.evaluation.subject import Subject, subject
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.jobs.devices import begin
 from cleanclip_jax.reporting.measured import table
 from cleanclip_jax.reporting.projection import Scatter, projection_figure
 from cleanclip_jax.sharding import make_mesh
@@ -43,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--floor", help="a model that was never poisoned, or start: what the run began with"
     )
+    add_flags(parser)
     asked, overrides = parse(parser, argv)
+    begin(asked)
     foreign = is_foreign(asked.workdir)
     allowed = (*MEASURED, *OPEN) if foreign else MEASURED
     others = [key for key in overrides if not key.startswith(allowed)]
@@ -61,8 +64,10 @@ def main(argv: Sequence[str]) -> int:
             f"{asked.workdir} is no workdir: name the file to write with --output=FILE.json"
         )
     path = asked.output or asked.workdir / "evaluation.json"
-    print(table(measure(asked.workdir, config, path)))
-    print(f"written: {path}")
+    found = measure(asked.workdir, config, path)
+    if is_first():
+        print(table(found))
+        print(f"written: {path}")
     return 0
 
 
@@ -83,7 +88,7 @@ def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
     if config.evaluation.projection:
         projection = project_first(config, measured)
     # One process writes what all have measured.
-    if jax.process_index() == 0:
+    if is_first():
         write_whole(path, json.dumps(found, indent=2) + "\n")
         if projection is not None:
             projection.save(path.with_name("projection.npz"))

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import jax
 
+from cleanclip_jax.compilation import keep_compiled
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import write_whole
+from cleanclip_jax.files import read_lines, write_whole
 from cleanclip_jax.jobs import shown
 from cleanclip_jax.jobs.arguments import Parser, parse
 from cleanclip_jax.reporting.page import Block, Code, Facts, Section, Table, write_page
 from cleanclip_jax.reporting.results import Pictures, every_figure, results, training
 from cleanclip_jax.reporting.runs import Entry, Gathered, Run, gather
-from cleanclip_jax.training.metrics import read_metrics
+from cleanclip_jax.training.starts import FILE as STARTS
 
 PAGE = "report.html"
 LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
         help="only what lies in the workdirs: no model is loaded, nothing projected",
     )
     asked, overrides = parse(parser, argv)
+    keep_compiled()
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))}: a report trains and measures nothing")
     if asked.pictures < 1:
@@ -99,7 +101,7 @@ def write_report(
     found["Embeddings"] = shown.projections(loaded if attacked else {}, runs)
     shown_all = {**runs, **_others(gathered, runs)}
     found["Training"] = training(
-        {name: read_metrics(run.folder / "metrics.jsonl") for name, run in shown_all.items()}
+        {name: read_lines(run.folder / "metrics.jsonl") for name, run in shown_all.items()}
     )
     for heading, (blocks, own) in found.items():
         if blocks:
@@ -156,11 +158,12 @@ def what_was_run(gathered: Gathered) -> list[Block]:
             str(run.config.train.batch_size),
             f"{run.config.optimizer.learning_rate:g}",
             str(run.config.seed),
+            trained_on(run),
         ]
         for entry in gathered.entries
         for run in entry.runs
     ]
-    columns = ["model", "training", "steps", "batch", "rate", "seed"]
+    columns = ["model", "training", "steps", "batch", "rate", "seed", "trained on"]
     table = Table("The runs; steps are those that were measured.", columns, rows)
     keys = {entry.name: _keys_of(entry) for entry in gathered.entries}
     first = next(iter(keys.values()))
@@ -175,6 +178,12 @@ def what_was_run(gathered: Gathered) -> list[Block]:
     return [table, *listings]
 
 
+def trained_on(run: Run) -> str:
+    """The devices of a run's last start, as '8 TPU v4', or '—'."""
+    starts = read_lines(run.folder / STARTS)
+    return f"{starts[-1]['devices']} {starts[-1]['device']}" if starts else "—"
+
+
 def _keys_of(entry: Entry) -> dict[str, str]:
     """The keys that are not the defaults; several values where the seeds' runs differ."""
     found = [run.changed_keys() for run in entry.runs]
@@ -187,14 +196,11 @@ def _listing(keys: Mapping[str, str]) -> Code:
 
 
 def commands(gathered: Gathered, command: str) -> list[str]:
-    """What makes the page again; how a run was trained lies in its config.json."""
+    """What makes the runs and the page again; runs of before starts.jsonl have their config."""
     lines = [sweep["command"] for sweep in gathered.sweeps.values() if "command" in sweep]
-    lines += [
-        f"cleanclip evaluate --workdir={shlex.quote(str(run.folder))}"
-        for entry in gathered.entries
-        if entry.sweep is None
-        for run in entry.runs
-    ]
+    for run in (run for entry in gathered.entries if entry.sweep is None for run in entry.runs):
+        lines += [start["command"] for start in read_lines(run.folder / STARTS)]
+        lines.append(f"cleanclip evaluate --workdir={shlex.quote(str(run.folder))}")
     return [*dict.fromkeys(lines), command]
 
 

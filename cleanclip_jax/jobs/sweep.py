@@ -18,18 +18,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from cleanclip_jax.checkpoints.store import open_store
 from cleanclip_jax.config import load
 from cleanclip_jax.data.labelled import Labelled
 from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.distributed import add_flags, is_first
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.evaluate import evaluate
 from cleanclip_jax.evaluation.sets import find_target
 from cleanclip_jax.evaluation.subject import subject
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.jobs.devices import begin
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.reporting.figures import Point, ca_asr_curve
 from cleanclip_jax.reporting.sweeps import (
@@ -74,7 +77,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="epoch|STEPS",
         help="also measure each run that often on its way; all those checkpoints are kept",
     )
+    add_flags(parser)
     asked, overrides = parse(parser, argv)
+    begin(asked)
     grid = read_grid(asked.over)
     if asked.every not in (None, "epoch") and not re.fullmatch("[1-9][0-9]*", asked.every):
         raise UserError(f"--every={asked.every}: it takes epoch, or a number of steps")
@@ -88,9 +93,11 @@ def main(argv: Sequence[str]) -> int:
     rows: list[Row] = []
     for point in points(grid):
         rows.append(run_point(asked.config, asked.workdir, overrides, point, asked.every))
-        write_results(asked.workdir, grid, rows, command)
-    print(table(grid, rows))
-    print(f"written: {asked.workdir}/sweep.json, sweep.csv, sweep.png")
+        if is_first():
+            write_results(asked.workdir, grid, rows, command)
+    if is_first():
+        print(table(grid, rows))
+        print(f"written: {asked.workdir}/sweep.json, sweep.csv, sweep.png")
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -184,6 +191,8 @@ def run_point(
                     file=sys.stderr,
                 )
     except UserError as error:
+        if jax.process_count() > 1:
+            raise  # the other processes may be elsewhere in the run
         print(f"sweep: {name} failed: {error}", file=sys.stderr)
         return {**point, "workdir": str(workdir), "error": str(error)}
     if config.start:
@@ -229,7 +238,8 @@ def course(workdir: Path, config: ConfigDict, final: Mapping[str, Any]) -> list[
             found = evaluate(config, measured, head=run.head)
             done[step] = {"step": step, **shares(found["figures"])}
         rows = [done[known] for known in sorted(done)]
-        write_whole(path, json.dumps({"evaluation": asked, "steps": rows}, indent=2) + "\n")
+        if is_first():
+            write_whole(path, json.dumps({"evaluation": asked, "steps": rows}, indent=2) + "\n")
     return [done[step] for step in sorted(done)]
 
 

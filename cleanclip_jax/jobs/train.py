@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cleanclip_jax.config import load
+from cleanclip_jax.distributed import add_flags, is_first
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.jobs.devices import begin
 from cleanclip_jax.training.loop import train
 
 
@@ -13,7 +15,20 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="cleanclip train", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
     parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        type=int,
+        const=5,
+        default=0,
+        metavar="STEPS",
+        help="trace so many steps (5), once warm, into WORKDIR/profile",
+    )
+    add_flags(parser)
     asked, overrides = parse(parser, argv)
-    train(apply(load(asked.config), overrides), asked.workdir)
-    print(f"trained: {asked.workdir}; measure it: cleanclip evaluate --workdir={asked.workdir}")
+    config = apply(load(asked.config), overrides)
+    begin(asked, config.mesh.heartbeat)
+    train(config, asked.workdir, asked.profile)
+    if is_first():
+        print(f"trained: {asked.workdir}; measure it: cleanclip evaluate --workdir={asked.workdir}")
     return 0

@@ -5,7 +5,9 @@ written only when the loss of the step that made it is known to be finite; metri
 after the next step is dispatched, so that the device never waits for them.
 """
 
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,31 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.checkpoints.store import Store, abstract
+from cleanclip_jax.checkpoints.store import Store
 from cleanclip_jax.data.labelled import Labelled
 from cleanclip_jax.data.pipeline import Views, train_batches
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.distributed import agreed, is_first, runtime_errors
+from cleanclip_jax.errors import StartAgain, UserError, near
 from cleanclip_jax.evaluation.sets import open_sets
+from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.objectives.classification import init_head
 from cleanclip_jax.objectives.contrastive import NEEDS_VIEWS, TERMS
-from cleanclip_jax.sharding import check_batch, copied_over, make_mesh, place_batch, place_state
+from cleanclip_jax.sharding import (
+    check_batch,
+    make_mesh,
+    place_batch,
+    place_state,
+    state_shardings,
+)
 from cleanclip_jax.text.eda import load_synonyms
+from cleanclip_jax.training.boards import Boards
 from cleanclip_jax.training.head import Head
-from cleanclip_jax.training.metrics import BadRows, Recorder
+from cleanclip_jax.training.metrics import BadRows, Done, Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
+from cleanclip_jax.training.preemption import Preemption
+from cleanclip_jax.training.profile import Trace
 from cleanclip_jax.training.run import (
     check_workdir,
     claim,
@@ -38,55 +51,72 @@ from cleanclip_jax.training.run import (
     resolve,
     start_variables,
 )
+from cleanclip_jax.training.starts import note_start
 from cleanclip_jax.training.step import TRAINABLE, Objective, State, fresh_state, make_step
+from cleanclip_jax.training.utilisation import flops_per_pair, peak_of
 
 
-def train(config: ConfigDict, workdir: Path) -> ConfigDict:
+def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
     """Trains what `config` says into `workdir`, or takes up there where it stopped.
+
+    Args:
+      profile: steps that are traced into WORKDIR/profile, after some that warm up.
 
     Returns:
       the config with everything filled in, as it lies in the workdir.
 
     Raises:
       UserError: whatever the user can mend, in one line.
+      StartAgain: the run was told to leave, or has lost a process; the same call goes on.
     """
-    config = resolve(config)
-    asked = make_objective(config)
-    mesh = make_mesh(config.mesh.data)
-    check_batch(config.train.batch_size, mesh)
-    source = open_source(config.data.train.to_dict())
-    if asked.supervised:
-        source = Labelled(source)
-    open_sets(config.evaluation)
-    views = make_views(config) if NEEDS_VIEWS & asked.contrastive.keys() else None
-    check_workdir(config, workdir)
-    tokenizer = make_tokenizer(config, workdir, source)
-    plan = poison_plan(config, workdir, source)
-    model = make_model(config, tokenizer.vocab_size)
-    batch_size = config.train.batch_size
-    steps_per_epoch = len(source) // batch_size
-    if not steps_per_epoch:
-        raise UserError(
-            f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
-        )
-    total = config.train.steps
-    if total is None:
-        total = config.train.epochs * steps_per_epoch
-    optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
-    step = make_step(model, optimizer, schedule, asked, mesh=mesh)
-    head = None
-    if asked.supervised:
-        assert source.class_names is not None
-        head = Head(source.class_names, asked.normalised_head)
-    labels = source.labels().astype(np.int32)
+    began = time.time()
+    with agreed():
+        config = resolve(config)
+        asked = make_objective(config)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        check_whole(mesh)
+        check_batch(config.train.batch_size, mesh, config.train.chunks)
+        source = open_source(config.data.train.to_dict())
+        if asked.supervised:
+            source = Labelled(source)
+        open_sets(config.evaluation)
+        views = make_views(config) if NEEDS_VIEWS & asked.contrastive.keys() else None
+        check_workdir(config, workdir)
+        tokenizer = make_tokenizer(config, workdir, source)
+        plan = poison_plan(config, workdir, source)
+        model = make_model(config, tokenizer.vocab_size)
+        batch_size = config.train.batch_size
+        steps_per_epoch = len(source) // batch_size
+        if not steps_per_epoch:
+            raise UserError(
+                f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
+            )
+        total = config.train.steps
+        if total is None:
+            total = config.train.epochs * steps_per_epoch
+        optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
+        step = make_step(model, optimizer, schedule, asked, mesh=mesh)
+        head = None
+        if asked.supervised:
+            assert source.class_names is not None
+            head = Head(source.class_names, asked.normalised_head)
+        labels = source.labels().astype(np.int32)
 
     # Only now, when nothing of the config is left to be refused, is anything written.
-    claim(config, workdir, source, tokenizer, plan)
-    if head is not None:
-        head.save(workdir)
-    with Store(workdir / "checkpoints", config.train.keep) as store:
+    with agreed(), writing(workdir):
+        if is_first():
+            claim(config, workdir, source, tokenizer, plan)
+            if head is not None:
+                head.save(workdir)
+    with (
+        writing(workdir),
+        runtime_errors(),
+        Store(workdir / "checkpoints", config.train.keep) as store,
+    ):
         state = first_state(store, config, model, optimizer, mesh, head)
         first = int(state.step)
+        if is_first():
+            note_start(workdir, first, began)
         stream = train_batches(
             source,
             tokenizer,
@@ -104,23 +134,53 @@ def train(config: ConfigDict, workdir: Path) -> ConfigDict:
             captions=bool(asked.contrastive),
             on_bad=BadRows(workdir, jax.process_index()),
         )
-        recorder = Recorder(workdir, first, total, config.train.log_every, batch_size)
-        with stream, recorder:
-            late: tuple[int, Any, float] | None = None
+        peak = peak_of(mesh.devices.flat[0].device_kind)
+        recorder = Recorder(
+            workdir,
+            first,
+            total,
+            log_every=config.train.log_every,
+            batch_size=batch_size,
+            boards=partial(Boards, workdir, first, config.train.wandb, config.to_dict()),
+            flops=flops_per_pair(model, asked),
+            peak=peak and peak * mesh.devices.size,
+            began=began,
+        )
+        trace = Trace(workdir / "profile", first + 1, profile)
+        with stream, recorder, trace, Preemption() as preemption:
+            late: Done | None = None
             for done in range(first + 1, total + 1):
                 batch = next(stream)
                 arrays = {name: batch[name] for name in ("images", "tokens")}
                 if asked.supervised:
                     arrays["labels"] = labels[batch["index"]]
+                trace.before(done)
                 state, metrics = step(state, place_batch(mesh, arrays))
                 if late is not None:
-                    recorder.record(*late)
-                late = (done, metrics, stream.wait_seconds)
-                if done % config.train.checkpoint_every == 0 or done == total:
-                    recorder.record(*late)
+                    recorder.record(late)
+                late = Done(done, metrics, stream.wait_seconds, batch["index"])
+                leaving = preemption.reached(done) and done < total
+                if done % config.train.checkpoint_every == 0 or done == total or leaving:
+                    recorder.record(late)
                     late = None
-                    save(store, state)
+                    with recorder.paused():
+                        store.save(done, **parts(state))
+                if leaving:
+                    raise StartAgain(
+                        f"told to leave (SIGTERM): saved step {done} of {total} in {workdir}; the "
+                        "same command goes on from there",
+                        together=True,
+                    )
     return config
+
+
+def check_whole(mesh: Mesh) -> None:
+    """Refuses a mesh that leaves devices out where several processes have some."""
+    if jax.process_count() > 1 and mesh.devices.size < jax.device_count():
+        raise UserError(
+            f"config.mesh takes {mesh.devices.size} of {jax.device_count()} devices; with "
+            f"{jax.process_count()} processes it has to be all: leave config.mesh.data at -1"
+        )
 
 
 def make_objective(config: ConfigDict) -> Objective:
@@ -140,7 +200,14 @@ def make_objective(config: ConfigDict) -> Objective:
         )
     if trainable == "head" and not weights["classification"]:
         raise UserError("config.train.trainable is head, which config.objective.classification has")
-    return Objective(weights, o.separate_views, o.normalise_features, trainable)
+    return Objective(
+        weights,
+        separate_views=o.separate_views,
+        normalised_head=o.normalise_features,
+        trainable=trainable,
+        chunks=config.train.chunks,
+        ring=o.ring,
+    )
 
 
 def make_views(config: ConfigDict) -> Views:
@@ -171,19 +238,19 @@ def first_state(
 
     if store.latest is None:
         return place_state(mesh, fresh(start_variables(config, model, mesh)))
-    place = copied_over(mesh)
     shapes = jax.eval_shape(lambda: fresh(init(model, key)))
-    found = store.load(
-        model=abstract({"params": shapes.params, "batch_stats": shapes.batch_stats}, place),
-        progress=abstract({"step": shapes.step, "opt_state": shapes.opt_state}, place),
+    placed = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        state_shardings(mesh, shapes),
     )
+    found = store.load(**parts(placed))
     return State(**found["model"], **found["progress"])
 
 
-def save(store: Store, state: State) -> None:
-    """Writes the checkpoint of a state."""
-    store.save(
-        int(state.step),
-        model={"params": state.params, "batch_stats": state.batch_stats},
-        progress={"step": state.step, "opt_state": state.opt_state},
-    )
+def parts(state: State) -> dict[str, Any]:
+    """A state as the two parts of a checkpoint."""
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "progress": {"step": state.step, "opt_state": state.opt_state},
+    }

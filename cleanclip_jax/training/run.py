@@ -1,6 +1,7 @@
 """A workdir is a run: what lies in it, how a new one begins and an old one is taken up."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ from cleanclip_jax.training.start import (
     vocabulary,
 )
 
-# What may differ between the start of a run and its resumption: it changes no weight.
+log = logging.getLogger(__name__)
+
+# What may differ between the start of a run and its resumption: it changes no weight, but for the
+# rounding of sums.
 FREE = (
     "data.workers",
     "data.timeout",
@@ -43,6 +47,9 @@ FREE = (
     "text.merges",
     "train.checkpoint_every",
     "train.keep",
+    "train.chunks",
+    "train.wandb",
+    "objective.ring",
     "evaluation.",
     "mesh.",
     "model.scan",
@@ -167,13 +174,16 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         # By way of JSON, which knows no tuples.
         now = ConfigDict(json.loads(to_json(config)))
         old, new = flatten(from_json(path)), flatten(now)
-        changed = sorted(
-            f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
-            for key in old.keys() | new.keys()
-            if old.get(key) != new.get(key) and not key.startswith(FREE)
-        )
+        changed = {
+            key: f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        }
+        other = [said for key, said in changed.items() if not key.startswith(FREE)]
+        if other:
+            raise UserError(f"{workdir} is the workdir of another run: {'; '.join(other[:4])}")
         if changed:
-            raise UserError(f"{workdir} is the workdir of another run: {'; '.join(changed[:4])}")
+            log.info("%s goes on with other settings: %s", workdir, "; ".join(changed.values()))
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
 

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from cleanclip_jax.device.normalise import normalise
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
 from cleanclip_jax.objectives.classification import classification, head_logits
-from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, normalise_rows
-from cleanclip_jax.sharding import copied_over
+from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, gathered, normalise_rows
+from cleanclip_jax.objectives.ring import ringed
+from cleanclip_jax.sharding import copied_over, gather, scatter
+from cleanclip_jax.training.chunks import encode_in_chunks, model_of_a_part
 from cleanclip_jax.training.optimizer import MAX_LOGIT_SCALE
 
 Metrics = dict[str, jax.Array]
@@ -54,12 +56,17 @@ class Objective:
         originals and views apart (fidelity row 13).
       normalised_head: whether the head sees features of unit length.
       trainable: a name of `TRAINABLE`. With "head" the image tower runs in evaluation mode.
+      chunks: parts that the batch is encoded in, one after another, for the memory of one.
+      ring: whether the terms compare in a ring, for memory that grows with the batch and not
+        with its square.
     """
 
     weights: Mapping[str, float]
     separate_views: bool = False
     normalised_head: bool = False
     trainable: str = "all"
+    chunks: int = 1
+    ring: bool = False
 
     @property
     def contrastive(self) -> dict[str, float]:
@@ -70,6 +77,11 @@ class Objective:
     def supervised(self) -> float:
         """The weight of the head's cross-entropy."""
         return self.weights.get("classification", 0.0)
+
+    @property
+    def frozen_images(self) -> bool:
+        """Whether the image tower stays as it is, and so runs in evaluation mode."""
+        return "visual" not in TRAINABLE[self.trainable]
 
 
 def moving(params: Mapping[str, Any], trainable: str) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def objective(
     asked: Objective,
     params: dict[str, Any],
     batch_stats: dict[str, Any],
-    images: Float[Array, "b views s s 3"],
+    images: Float[Array, "b views s s 3"] | UInt8[Array, "b views s s 3"],
     tokens: Int[Array, "b views n"],
     labels: Int[Array, " b"] | None = None,
     *,
@@ -103,19 +115,24 @@ def objective(
     """The weighted sum of the terms over the global batch.
 
     Args:
-      images, tokens: pairs and, where `views` is 2, their augmented views beside them.
+      params: may lie split over `fsdp`.
+      images, tokens: pairs and, where `views` is 2, their augmented views beside them. Images of
+        uint8 are normalised first.
       labels: classes of the originals; only the supervised term asks for them.
-      mesh: where the batch is sharded over `data`.
+      mesh: over whose devices the batch is split.
 
     Returns:
       the loss, and beside it the terms and the new batch statistics.
     """
-    image, batch_stats = _image_features(model, asked, params, batch_stats, images)
+    params = gather(mesh, params)
+    devices = 1 if mesh is None else mesh.devices.size
+    part = model_of_a_part(model, asked.chunks, devices, asked.frozen_images)
+    encode = partial(_features, part, asked, params, batch_stats)
+    (image, text), new_stats = encode_in_chunks(encode, (images, tokens), asked.chunks, mesh)
+    if not (model.bn_frozen or asked.frozen_images):
+        batch_stats = new_stats
     metrics: Metrics = {}
-    if asked.contrastive:
-        b, views = tokens.shape[:2]
-        variables = {"params": params, "batch_stats": batch_stats}
-        text = encode_text(model, variables, tokens.reshape(b * views, -1)).reshape(b, views, -1)
+    if text is not None:
         metrics |= _contrastive_terms(asked, image, text, jnp.exp(params["logit_scale"]), mesh)
     if asked.supervised:
         assert labels is not None
@@ -126,6 +143,25 @@ def objective(
     zero = jnp.zeros((), image.dtype)
     loss = sum((asked.weights[name] * term for name, term in terms.items()), zero)
     return loss, (metrics, batch_stats)
+
+
+def _features(
+    model: CLIP,
+    asked: Objective,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    rows: tuple[jax.Array, jax.Array],
+) -> tuple[tuple[jax.Array, jax.Array | None], dict[str, Any]]:
+    """Features [b, views, d] of images and, where a term compares, of texts; new statistics."""
+    images, tokens = rows
+    if images.dtype == jnp.uint8:
+        images = normalise(images, str(jnp.dtype(model.dtype)))
+    image, new_stats = _image_features(model, asked, params, batch_stats, images)
+    if not asked.contrastive:
+        return (image, None), new_stats
+    b, views = tokens.shape[:2]
+    text = encode_text(model, {"params": params}, tokens.reshape(b * views, -1))
+    return (image, text.reshape(b, views, -1)), new_stats
 
 
 def _image_features(
@@ -139,7 +175,7 @@ def _image_features(
     variables = {"params": params, "batch_stats": batch_stats}
     b, views = images.shape[:2]
     joint = images.reshape(b * views, *images.shape[2:])
-    if "visual" not in TRAINABLE[asked.trainable]:
+    if asked.frozen_images:
         return encode_image(model, variables, joint).reshape(b, views, -1), batch_stats
     if not asked.separate_views:
         image, batch_stats = encode_image_train(model, variables, joint)
@@ -160,20 +196,21 @@ def _contrastive_terms(
     mesh: Mesh | None,
 ) -> Metrics:
     own = jnp.concatenate([normalise_rows(image), normalise_rows(text)], 1)  # [b, 2 views, d]
-    # One gather of all embeddings, here and nowhere else: each device keeps its own rows as
-    # queries and sees everyone's as keys, with exact gradients through it (fidelity row 14).
-    everyone = own
-    if mesh is not None:
-        everyone = jax.lax.with_sharding_constraint(own, copied_over(mesh))
     order = (0, 1) if image.shape[1] == 1 else (0, 2, 1, 3)
-    return {
-        name: TERMS[name](
-            Embeddings(*(own[:, i] for i in order)),
-            Embeddings(*(everyone[:, i] for i in order)),
-            scale,
-        )
-        for name in asked.contrastive
-    }
+
+    def named(rows: jax.Array) -> Embeddings:
+        return Embeddings(*(rows[:, i] for i in order))
+
+    if asked.ring:
+        compare = ringed(named(own), scale, mesh)
+    else:
+        # One gather of all embeddings, here and nowhere else: each device keeps its own rows as
+        # queries and sees everyone's as keys, with exact gradients through it (fidelity row 14).
+        everyone = own
+        if mesh is not None:
+            everyone = jax.lax.with_sharding_constraint(own, copied_over(mesh))
+        compare = gathered(named(own), named(everyone), scale)
+    return {name: TERMS[name](compare) for name in asked.contrastive}
 
 
 def apply_gradients(
@@ -200,19 +237,23 @@ def make_step(
 
     The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, for the
     supervised term, `labels` int32[b].
+
+    Raises:
+      UserError: the batch can't be encoded in so many chunks.
     """
+    devices = 1 if mesh is None else mesh.devices.size
+    model_of_a_part(model, asked.chunks, devices, asked.frozen_images)
 
     def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
-        images = normalise(batch["images"], str(jnp.dtype(model.dtype)))
-
         def compute(part: dict[str, Any]) -> Any:
             params = {**state.params, **part}
-            data = (images, batch["tokens"], batch.get("labels"))
+            data = (batch["images"], batch["tokens"], batch.get("labels"))
             return objective(model, asked, params, state.batch_stats, *data, mesh=mesh)
 
         (loss, (terms, batch_stats)), gradients = jax.value_and_grad(compute, has_aux=True)(
             moving(state.params, asked.trainable)
         )
+        gradients = scatter(mesh, gradients)
         metrics = {
             "loss": loss,
             **terms,
@@ -220,8 +261,10 @@ def make_step(
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": schedule(state.step),
         }
-        return apply_gradients(optimizer, state, gradients, batch_stats), metrics
+        return scatter(mesh, apply_gradients(optimizer, state, gradients, batch_stats)), metrics
 
     # Pinned, so that the state comes back as it went in and nothing compiles twice.
     placed = None if mesh is None else copied_over(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=placed)
+    # Parts of a state that is split have places of their own, which `scatter` names.
+    split = mesh is not None and mesh.shape["fsdp"] > 1
+    return jax.jit(step, donate_argnums=0, out_shardings=(None, placed) if split else placed)

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from cleanclip_jax.attacks.plan import make_plan
+from cleanclip_jax.data import workers
 from cleanclip_jax.data.pipeline import Batch, Batches, evaluation_batches, train_batches
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
@@ -160,6 +162,43 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             worker.kill()
         with pytest.raises(UserError, match=r"worker ended by itself.*exit code -9"):
             list(islice(batches, 50))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
+def test_a_worker_that_is_stopped_ends_the_run(
+    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Long before the timeout, which is for storage; and nothing hangs at the end."""
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
+    with stream(opened(write_csv(12)), workers=1) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(UserError, match=rf"\(process {worker.pid}\) was stopped") as error:
+            list(islice(batches, 50))
+    assert time.monotonic() - began < 10 and "\n" not in str(error.value)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
+def test_a_worker_that_goes_on_in_time_is_left_alone(
+    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
+    with stream(opened(write_csv(12)), workers=1) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        for signal_number in (signal.SIGSTOP, signal.SIGCONT) * 3:
+            os.kill(worker.pid, signal_number)
+            time.sleep(0.6)
+        assert len(list(islice(batches, 9))) == 9
+        # One that is stopped when the stream is closed keeps nobody waiting.
+        os.kill(worker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
 
 
 def test_closing_ends_the_workers(write_csv: Callable):

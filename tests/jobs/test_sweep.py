@@ -9,7 +9,6 @@ from small_run import small_config
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
 from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.metrics import read_metrics
 
 SMALL = {
     "train.batch_size": "16",
@@ -80,7 +79,7 @@ def test_every_step_is_measured_and_none_is_changed(capsys, start, tmp_path):
     assert [place["step"] for place in row["course"]] == [2, 4, 5]
     assert row["course"][-1]["intervals"] == row["intervals"] == plain["intervals"]
     losses = [
-        [line["loss"] for line in read_metrics(tmp_path / name / "runs/seed=0/metrics.jsonl")]
+        [line["loss"] for line in read_lines(tmp_path / name / "runs/seed=0/metrics.jsonl")]
         for name in ("once", "way")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 5

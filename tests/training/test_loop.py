@@ -1,7 +1,10 @@
 """The loop: what a run writes, that it resumes exactly, and that it keeps its last good state."""
 
 import json
+import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -13,16 +16,17 @@ from small_run import small_config
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.checkpoints.store import Store
 from cleanclip_jax.config import from_json
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.data.pipeline import train_batches
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.files import read_lines
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.training import loop
+from cleanclip_jax.training import loop, profile
 from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.metrics import Recorder, read_metrics
+from cleanclip_jax.training.metrics import TIMED, Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.run import load_run, make_model
-
-TIMED = ("pairs_per_second", "data_wait_share")
 
 
 class Killed(Exception):
@@ -59,7 +63,7 @@ def tensors(workdir):
 
 
 def figures(workdir):
-    rows = read_metrics(workdir / "metrics.jsonl")
+    rows = read_lines(workdir / "metrics.jsonl")
     return [{key: row[key] for key in row if key not in TIMED} for row in rows]
 
 
@@ -68,10 +72,10 @@ def test_interrupted_and_resumed_is_uninterrupted(config, trained, tmp_path, mon
     """Bit for bit, whether a checkpoint was just written, or work since it is lost."""
     record = Recorder.record
 
-    def killed(self, step, metrics, waited):
-        if step == kill_at:
+    def killed(self, done):
+        if done.step == kill_at:
             raise Killed
-        record(self, step, metrics, waited)
+        record(self, done)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Recorder, "record", killed)
@@ -118,7 +122,7 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
     counts = [value for path, value in found.items() if path.endswith("count")]
     assert counts and all(int(np.frombuffer(count, np.int32)[0]) == 1 for count in counts)
     assert run.config.evaluation.attack.target == "seven" and run.config.attack is None
-    assert {"cross_modal", "in_modal"} <= read_metrics(tmp_path / "clean/metrics.jsonl")[0].keys()
+    assert {"cross_modal", "in_modal"} <= read_lines(tmp_path / "clean/metrics.jsonl")[0].keys()
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
@@ -139,13 +143,57 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert tensors(tmp_path / "run")[0] == 2
-    assert read_metrics(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
+    assert read_lines(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
+    facts = json.loads((tmp_path / "run/not_finite.json").read_text())
+    plan = Plan.load(tmp_path / "run/poison.parquet")
+    stream = train_batches(
+        open_source(config.data.train.to_dict()),
+        Tokenizer.load(tmp_path / "run/tokenizer.json"),
+        plan=plan,
+        image_size=16,
+        batch_size=16,
+        seed=0,
+        step=2,
+    )
+    with stream:
+        assert facts["index"] == next(stream)["index"].tolist()
+    assert facts["step"] == 3 and facts["loss"] == "nan"
+
+
+def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
+    config, trained, tmp_path, monkeypatch
+):
+    place = loop.place_batch
+
+    steps = []
+
+    def told(mesh, batch):
+        steps.append(batch)
+        if len(steps) == 3:  # no checkpoint is due at the third
+            os.kill(os.getpid(), signal.SIGTERM)
+        return place(mesh, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(StartAgain, match="saved step 3 of 4"):
+        patch.setattr(loop, "place_batch", told)
+        train(config, tmp_path / "again")
+    assert signal.getsignal(signal.SIGTERM) == before and tensors(tmp_path / "again")[0] == 3
+    train(config, tmp_path / "again")
+    assert tensors(tmp_path / "again") == tensors(trained)
+    assert figures(tmp_path / "again") == figures(trained)
+    assert [start["step"] for start in read_lines(tmp_path / "again/starts.jsonl")] == [0, 3]
+
+
+def test_a_profile_is_traced_after_the_warm_up(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile, "WARM_UP", 1)
+    train(config, tmp_path / "run", profile=2)
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
 
 
 def test_a_torn_last_line_of_metrics_is_left_out(trained):
     with (trained / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "los')
-    assert [row["step"] for row in read_metrics(trained / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_lines(trained / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_another_runs_workdir_is_refused(config, trained, tmp_path):
@@ -159,9 +207,11 @@ def test_another_runs_workdir_is_refused(config, trained, tmp_path):
     assert [path.name for path in (tmp_path / "papers").iterdir()] == ["thesis.tex"]
 
 
-def test_what_changes_no_weight_may_change_on_resumption(config, trained):
+def test_what_changes_no_weight_may_change_on_resumption(config, trained, caplog):
     config.train.log_every, config.data.workers = 7, 1
-    train(config, trained)
+    with caplog.at_level(logging.INFO):
+        train(config, trained)
+    assert "data.workers (0 there, 1 now); train.log_every (1 there, 7 now)" in caplog.text
     assert json.loads((trained / "config.json").read_text())["train"]["log_every"] == 7
 
 

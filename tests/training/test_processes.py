@@ -1,0 +1,125 @@
+"""Several processes on this machine are one run, however many they are and whatever ends one."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from processes import run, started
+from small_run import small_config
+
+from cleanclip_jax.checkpoints.store import open_store
+from cleanclip_jax.config import flatten, load
+from cleanclip_jax.files import read_lines
+from cleanclip_jax.training.metrics import TIMED
+
+STEPS = 30
+SMALL = {
+    "model.dtype": "float64",
+    "model.param_dtype": "float64",
+    "objective.in_modal": 1.0,
+    "train.steps": STEPS,
+    "train.checkpoint_every": 100,
+}
+
+
+def words(workdir: Path, **more) -> list[str]:
+    """`cleanclip train` of the small run with views, as words."""
+    default = flatten(load("configs/demo.py"))
+    wanted = flatten(small_config()) | SMALL | {"mesh.data": -1} | more
+    overrides = [f"--config.{key}={v}" for key, v in wanted.items() if default[key] != v]
+    return ["train", "--config=configs/demo.py:poisoned", f"--workdir={workdir}", *overrides]
+
+
+def weights(workdir: Path):
+    with open_store(workdir) as (step, store):
+        kept = {part: store.saved(part) for part in ("model", "progress")}
+        return step, store.load(**kept)
+
+
+def rows(workdir: Path):
+    found = read_lines(workdir / "metrics.jsonl")
+    return [{key: row[key] for key in row if key not in TIMED} for row in found]
+
+
+def wait_for_step(workdir: Path, step: int, seconds: float = 150) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done = read_lines(workdir / "metrics.jsonl")
+        if done and done[-1]["step"] >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} within {seconds} s")
+
+
+def stopped_at(count: int, workdir: Path, logs: Path, step: int) -> list[int]:
+    """Runs until `step` is done, tells one process to leave, and returns the exit codes."""
+    with started(count, words(workdir), logs, x64=True) as processes:
+        wait_for_step(workdir, step)
+        os.kill(processes[-1].pid, signal.SIGTERM)
+        return [process.wait(timeout=60) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert run(1, words(folder / "run"), folder, x64=True) == [0]
+    return folder / "run"
+
+
+@pytest.mark.parametrize("counts", [(2,), pytest.param((4, 2), marks=pytest.mark.faults)])
+def test_stopped_and_resumed_with_fewer(alone: Path, tmp_path: Path, counts: tuple[int, ...]):
+    """SIGTERM to one process saves all at one step; no step is lost, and the end is the same."""
+    workdir = tmp_path / "run"
+    for stop, count in enumerate(counts, 1):
+        logs = tmp_path / f"logs{count}"
+        assert stopped_at(count, workdir, logs, 9 * stop - 6) == [75] * count, logs
+        saved = rows(workdir)[-1]["step"]
+        assert f"saved step {saved} of {STEPS}" in (logs / "0.log").read_text()
+    assert run(1, words(workdir), tmp_path / "logs1", x64=True) == [0]
+    starts = read_lines(workdir / "starts.jsonl")
+    assert [start["processes"] for start in starts] == [*counts, 1]
+    assert all(start["step"] >= 9 * i - 6 for i, start in enumerate(starts[1:], 1))
+    # Every step's loss: the pairs, their order and the views drawn for them were the same.
+    for ours, theirs in zip(rows(workdir), rows(alone), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-8, err_msg=f"{key} {ours}")
+    (step, ours), (end, theirs) = weights(workdir), weights(alone)
+    assert step == end == STEPS
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.faults
+def test_measured_by_two_is_measured_by_one(alone: Path, tmp_path: Path):
+    found = []
+    for count in (1, 2):
+        path = tmp_path / f"{count}.json"
+        asked = ["evaluate", f"--workdir={alone}", f"--output={path}"]
+        assert run(count, asked, tmp_path / f"logs{count}", x64=True) == [0] * count
+        found.append(json.loads(path.read_text()))
+    assert found[0]["figures"] == found[1]["figures"]
+
+
+def test_a_lost_process_ends_the_others(tmp_path: Path):
+    workdir = tmp_path / "run"
+    with started(2, words(workdir, **{"mesh.heartbeat": 10}), tmp_path, x64=True) as processes:
+        wait_for_step(workdir, 2)
+        processes[1].kill()
+        assert processes[0].wait(timeout=30) == 75
+    assert "another process was lost" in (tmp_path / "0.log").read_text()
+
+
+def test_a_mistake_of_one_is_said_by_all_and_writes_nothing(tmp_path: Path):
+    workdir = tmp_path / "run"
+    own = {1: ["--config.train.trainable=tail"]}
+    assert run(2, words(workdir), tmp_path, x64=True, own=own) == [2, 2]
+    said = "config.train.trainable is 'tail'"
+    first, second = ((tmp_path / f"{i}.log").read_text().splitlines()[-1] for i in (0, 1))
+    assert second.startswith(f"cleanclip: {said}")
+    assert first.startswith(f"cleanclip: process 1: {said}") and not workdir.exists()
