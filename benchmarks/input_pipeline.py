@@ -1,6 +1,6 @@
 """How many pairs a core makes ready for training in a second, in each way of doing it.
 
-    python benchmarks/input_pipeline.py [--pictures=48] [--rounds=7] [--seconds=2]
+    python benchmarks/input_pipeline.py [--sizes=1024x768] [--rounds=7] [--seconds=2]
 
 Two views of each pair at 224 pixels, from JPEGs of 500 x 375 (107 kB) and 1024 x 768 (344 kB),
 made of scikit-learn's two photographs. The ways:
@@ -180,13 +180,15 @@ def write_pictures(folder: Path, count: int, width: int, height: int, size: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=48, help="of each size")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="of those above")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     asked = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CLEANCLIP_CACHE"] = str(Path(scratch) / "cache")
-        for name, (width, height, size) in SIZES.items():
+        for name in asked.sizes.split(","):
+            width, height, size = SIZES[name]
             folder = Path(scratch) / name
             write_pictures(folder / "pictures", asked.pictures, width, height, size)
             source = {"kind": "csv", "path": str(folder / "pictures" / "pairs.csv")}

@@ -2,10 +2,12 @@
 
     python benchmarks/scaling.py [--variants=RN50,ViT-B/16]
 
-Compiles CleanCLIP's step (two views) for eight fake devices and counts in the compiled program: its
-collectives, their number and their bytes on each device. FLOPs are the model's, bytes of memory
-those that the compiled program touches, in bfloat16's size. Set against the chips' data sheets they
-give the least time that a step takes; nothing is run, and nothing here was measured on a chip.
+Compiles CleanCLIP's step (two views) for eight fake devices and counts the collectives in the
+compiled program, their number and their bytes on each device. FLOPs and memory traffic are the
+model's: every operand of a matrix product or convolution is read, every result written once, in
+bfloat16, three times for forward and backward, and what stands between them moves as much again.
+Set against the chips' data sheets that gives a step's time; nothing is run, and nothing here was
+measured on a chip.
 """
 
 import argparse
@@ -24,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.models.clip import CLIP, build, init
+from cleanclip_jax.models.clip import CLIP, build, encode_image, encode_text, init
 from cleanclip_jax.sharding import make_mesh, split_over, state_shardings
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.step import Objective, fresh_state, make_step
-from cleanclip_jax.training.utilisation import flops_per_pair
+from cleanclip_jax.training.utilisation import flops_per_pair, products
 
 DEVICES = 8
 ROWS = 2  # pairs a device in the compiled program; it is compiled for twice as many too
@@ -58,6 +60,8 @@ CHIPS = {
 }
 # Assumed: the share of the peak that matrix products reach, of the memory's rate, of the link's.
 REACHED, STREAMED, SENT = 0.5, 0.7, 0.8
+# And the traffic of norms, activations and the like beside that of the products between them.
+BETWEEN = 2
 
 
 @dataclass(frozen=True)
@@ -81,27 +85,43 @@ class Counted:
 
 
 def count(variant: str) -> Counted:
-    """Compiles the step of a variant at two batch sizes and takes their difference a pair."""
+    """Counts in a variant's step, compiled at two batch sizes for what grows with the batch."""
     model = build(variant)
-    (few, small), (many, large) = (compiled(model, rows) for rows in (ROWS, 2 * ROWS))
-    more = DEVICES * ROWS
-    touched = (many["bytes accessed"] - few["bytes accessed"]) / ROWS / 2
-    gathered = sum(size for kind, size in large if kind == "all-gather")
-    before = sum(size for kind, size in small if kind == "all-gather")
-    reduced = sum(size for kind, size in small if kind == "all-reduce")
+    small, large = (compiled(model, rows) for rows in (ROWS, 2 * ROWS))
+    before, gathered = (
+        sum(size for kind, size in found if kind == "all-gather") for found in (small, large)
+    )
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     return Counted(
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])),
         flops_per_pair(model, ASKED),
-        touched,
-        (gathered - before) / more,
-        reduced,
+        traffic(model, 2) - traffic(model, 1),
+        (gathered - before) / (DEVICES * ROWS),
+        sum(size for kind, size in small if kind == "all-reduce"),
         dict(Counter(kind for kind, _ in small)),
     )
 
 
-def compiled(model: CLIP, rows: int) -> tuple[Any, list[tuple[str, int]]]:
-    """The compiled step's costs a device, and its collectives with the bytes that each gives."""
+def traffic(model: CLIP, pairs: int) -> float:
+    """Bytes that the step of so many pairs with two views moves, the parameters' among them."""
+    v, b = model.variant, 2 * pairs
+    shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((b, v.image_size, v.image_size, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((b, v.context_length), jnp.int32)
+
+    def both(variables: Any, images: jax.Array, tokens: jax.Array) -> Any:
+        return encode_image(model, variables, images), encode_text(model, variables, tokens)
+
+    jaxpr = jax.make_jaxpr(both)(shapes, images, tokens).jaxpr
+    elements = sum(
+        times * sum(math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars))
+        for equation, times in products(jaxpr)
+    )
+    return 3 * BETWEEN * BYTES["bf16"] * elements
+
+
+def compiled(model: CLIP, rows: int) -> list[tuple[str, int]]:
+    """The compiled step's collectives, with the bytes that each gives a device."""
     mesh = make_mesh(DEVICES)
     config = defaults()
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), 1000, 100)
@@ -122,7 +142,7 @@ def compiled(model: CLIP, rows: int) -> tuple[Any, list[tuple[str, int]]]:
         for name, (shape, dtype) in batch.items()
     }
     program: Any = jax.jit(step).lower(state, placed).compile()
-    return program.cost_analysis(), collectives(program.as_text())
+    return collectives(program.as_text())
 
 
 def collectives(text: str) -> list[tuple[str, int]]:

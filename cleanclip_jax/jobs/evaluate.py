@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
     """Measures the newest checkpoint in `workdir`; writes and returns what was found."""
-    mesh = make_mesh(config.mesh.data)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     run = load_run(workdir, mesh, config)
     measured = subject(run.model, run.variables, run.tokenizer, mesh)
     floor, below = floor_of(config, mesh)

@@ -73,7 +73,7 @@ def load_models(runs: Mapping[str, Run]) -> dict[str, Loaded]:
     found = {}
     for name, run in runs.items():
         config = measured_config(run)
-        mesh = make_mesh(config.mesh.data)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         step = run.found["step"]
         kept = (run.folder / "checkpoints" / str(step)).is_dir()
         trained = load_run(run.folder, mesh, config, step if kept else None)

@@ -227,7 +227,7 @@ def course(workdir: Path, config: ConfigDict, final: Mapping[str, Any]) -> list[
     done[final["step"]] = {"step": final["step"], **shares(final["figures"])}
     with open_store(workdir) as (_, store):
         steps = store.steps
-    mesh = make_mesh(config.mesh.data)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     # The floor and the retrieval are the newest checkpoint's: here it is the way that counts.
     config = config.copy_and_resolve_references()
     config.evaluation.retrieval = None

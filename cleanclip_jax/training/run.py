@@ -184,8 +184,13 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
             raise UserError(f"{workdir} is the workdir of another run: {'; '.join(other[:4])}")
         if changed:
             log.info("%s goes on with other settings: %s", workdir, "; ".join(changed.values()))
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or any(map(_is_kept, workdir.iterdir()))):
         raise UserError(f"{workdir} is not empty and no run's workdir: name a new folder")
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is more than the scratch of a write that was killed (files.written_whole)."""
+    return not (path.name.startswith(".") and path.name.endswith(".part"))
 
 
 def claim(
@@ -206,9 +211,10 @@ def claim(
             f"{workdir} was begun with other pairs than config.data.train gives now: bring those "
             "files back, or name a new workdir"
         )
+    # First: it is what says whose folder this is.
+    write_whole(workdir / "config.json", to_json(config))
     if not (workdir / "checkpoints").is_dir():  # else the start has been left behind
         write_whole(path, json.dumps(inputs, indent=2) + "\n")
-    write_whole(workdir / "config.json", to_json(config))
     if not (workdir / TOKENIZER).is_file():
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not (workdir / MANIFEST).is_file():

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.checkpoints.foreign import Foreign, is_foreign, open_foreign
 from cleanclip_jax.checkpoints.interop import Origin, load_origin
-from cleanclip_jax.checkpoints.store import Store, open_store
+from cleanclip_jax.checkpoints.store import newest_whole
 from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import CLIP, init
@@ -105,16 +105,23 @@ def origin_of(start: Path) -> Origin | None:
     origin = load_origin(start)
     if origin is None:
         return None
-    with Store(start / "checkpoints") as store:
-        return origin.advanced(forwards(from_json(start / "config.json"), store.latest or 0))
+    return origin.advanced(forwards(from_json(start / "config.json"), _newest(start)))
 
 
 def start_of(start: Path) -> dict[str, Any]:
     """Returns what a run's inputs.json says of its start: the path and, of a workdir, the step."""
     if is_foreign(start):
         return {"path": str(start)}
-    with open_store(start) as (step, _):
-        return {"path": str(start), "step": step}
+    return {"path": str(start), "step": _newest(start)}
+
+
+def _newest(start: Path) -> int:
+    """The step of a run's newest checkpoint; one process may ask alone."""
+    folder = start / "checkpoints"
+    step = newest_whole(folder) if folder.is_dir() else None
+    if step is None:
+        raise UserError(f"{start} holds no finished checkpoint: train it first (cleanclip train)")
+    return step
 
 
 def forwards(config: ConfigDict, steps: int) -> int:

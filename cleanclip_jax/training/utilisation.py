@@ -1,6 +1,6 @@
 """How much of a chip a run uses: the model's FLOPs against the chip's peak, and its memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -56,33 +56,32 @@ def flops_per_pair(model: CLIP, asked: Objective) -> float:
 
 
 def _flops(function: Any, *arguments: Any) -> float:
-    return _counted(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _counted(jaxpr: Any) -> float:
-    """FLOPs of a jaxpr's matrix products and convolutions: nearly all that a model takes."""
     total = 0.0
-    for equation in jaxpr.eqns:
-        name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (over, _), _ = parameters["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            total += 2 * prod(out) * prod(left[axis] for axis in over)
-        elif name == "conv_general_dilated":
-            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
-            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * prod(out) * prod(kernel) / features
+    for equation, times in products(jax.make_jaxpr(function)(*arguments).jaxpr):
+        out = equation.outvars[0].aval.shape
+        if equation.primitive.name == "dot_general":
+            (over, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += times * 2 * prod(out) * prod(left[axis] for axis in over)
         else:
-            times = parameters.get("length", 1) if name == "scan" else 1
-            total += times * sum(map(_counted, _inner(parameters.values())))
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += times * 2 * prod(out) * prod(kernel) / features
     return total
 
 
-def _inner(values: Iterable[Any]) -> Iterable[Any]:
-    for value in values:
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-            yield inner
+def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
+    """Yields the matrix products and convolutions of a jaxpr, and how often each is run."""
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name in ("dot_general", "conv_general_dilated"):
+            yield equation, 1
+        else:
+            often = parameters.get("length", 1) if name == "scan" else 1
+            for value in parameters.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from ((found, often * times) for found, times in products(inner))
 
 
 def memory_in_use() -> int | None:

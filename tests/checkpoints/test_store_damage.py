@@ -168,8 +168,8 @@ def test_a_long_file_has_a_digest_for_each_piece(tmp_path: Path, monkeypatch: py
 
 def test_what_a_killed_save_has_left_is_removed_at_the_next(workdir: Path):
     folder = workdir / "checkpoints"
-    shutil.copytree(folder / "4", folder / "6.orbax-checkpoint-tmp")
-    assert loaded(workdir)[0] == 4 and (folder / "6.orbax-checkpoint-tmp").is_dir()
+    shutil.copytree(folder / "4", folder / "5.orbax-checkpoint-tmp")
+    assert loaded(workdir)[0] == 4 and (folder / "5.orbax-checkpoint-tmp").is_dir()
     with Store(folder) as store:
         store.save(6, model(6), PROGRESS)
     assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]

@@ -195,10 +195,20 @@ def test_a_worker_that_goes_on_in_time_is_left_alone(
             os.kill(worker.pid, signal_number)
             time.sleep(0.6)
         assert len(list(islice(batches, 9))) == 9
-        # One that is stopped when the stream is closed keeps nobody waiting.
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
+def test_a_stopped_worker_keeps_nobody_waiting_at_the_end(write_csv: Callable):
+    """Grain waits 25 seconds for a worker, and a stopped one does not see that the lease ended."""
+    with stream(opened(write_csv(12)), workers=1, timeout=5.0) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
         began = time.monotonic()
-    assert time.monotonic() - began < 10
+        with pytest.raises(UserError, match="no batch for 5 s"):
+            list(islice(batches, 50))
+    assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 
 
 def test_closing_ends_the_workers(write_csv: Callable):

@@ -52,7 +52,9 @@ def fill(disk: Path, but: int) -> None:
     (disk / "other").write_bytes(b"x" * (shutil.disk_usage(disk).free - but))
 
 
-@pytest.mark.parametrize("but", [0, 20_000, 500_000])
+@pytest.mark.parametrize(
+    "but", [20_000, *(pytest.param(but, marks=pytest.mark.faults) for but in (0, 500_000))]
+)
 def test_a_full_disk(disk: Path, but: int, caplog: pytest.LogCaptureFixture):
     """At the folders, at the small files, at the arrays."""
     with Store(disk / "checkpoints", keep=1) as store:
@@ -127,6 +129,7 @@ def test_a_folder_that_goes(tmp_path: Path, gone: str):
     assert not (workdir / "checkpoints").exists()
 
 
+@pytest.mark.faults
 def test_a_training_run_on_a_full_disk(disk: Path, monkeypatch: pytest.MonkeyPatch):
     """The loop ends in one line; with room again the same command ends it as it should."""
     save, config = Store.save, small_config()

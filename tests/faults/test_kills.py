@@ -87,6 +87,7 @@ def killed_and_resumed(folder: Path, kills: int, steps: int, every: int, **keys:
     assert not (torn / "damaged").exists() and "damaged" not in log.read_text()
 
 
+@pytest.mark.faults
 def test_three_kills(tmp_path: Path):
     killed_and_resumed(tmp_path, kills=3, steps=8, every=2)
 

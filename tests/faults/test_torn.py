@@ -44,9 +44,9 @@ def flip(content: bytes) -> bytes:
 SHORT: dict[str, Callable[[Path], object]] = {
     "weights flipped": lambda step: change(data(step), flip),
     "moments cut": lambda step: change(data(step, "progress"), cut),
-    "digests cut": lambda step: change(step / FILE, cut),
 }
 MORE: dict[str, Callable[[Path], object]] = {
+    "digests cut": lambda step: change(step / FILE, cut),
     "weights cut": lambda step: change(data(step), cut),
     "moments flipped": lambda step: change(data(step, "progress"), flip),
     "weights gone": lambda step: data(step).unlink(),

@@ -7,6 +7,7 @@ import pytest
 from small_run import small_config
 
 from cleanclip_jax import cli
+from cleanclip_jax.files import read_lines
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
 from cleanclip_jax.training.loop import train
 

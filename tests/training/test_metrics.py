@@ -77,7 +77,7 @@ def test_goodput_counts_what_a_kill_undid_and_the_time_between_starts(tmp_path, 
 def test_a_step_that_is_not_finite_is_written_down_and_ends_the_run(tmp_path, clock):
     found = recorder(tmp_path, 0, 1000.0)
     clock.seconds += SECONDS
-    with found, pytest.raises(UserError, match="not finite at step 2.*not_finite.json"):
+    with found, pytest.raises(UserError, match=r"not finite at step 2.*not_finite\.json"):
         found.record(done(2, loss=float("inf")))
     facts = json.loads((tmp_path / "not_finite.json").read_text())
     assert facts == {"step": 2, "loss": "inf", "gradient_norm": 1.0, "index": [0, 1, 2]}
