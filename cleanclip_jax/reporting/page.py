@@ -125,6 +125,9 @@ def _block(block: Block, name: str) -> str:
             return _picture(block)
 
 
+MANY = 6  # columns that the page's width holds; with more it takes the window's
+
+
 def _table(table: Table, name: str) -> str:
     for row in table.rows:
         if len(row) != len(table.columns):
@@ -139,14 +142,15 @@ def _table(table: Table, name: str) -> str:
         for side, column in zip(right, table.columns, strict=True)
     )
     rows = (
-        f'<tr><th scope="row">{_e(first)}</th>'
+        f'<tr><th scope="row">{_cell(first)}</th>'
         + "".join(f"<td{s}>{_cell(cell)}</td>" for s, cell in zip(right[1:], cells, strict=True))
         + "</tr>"
         for first, *cells in table.rows
     )
     # A table wider than a phone scrolls by itself, by keyboard too.
+    kind = "wide many" if len(table.columns) > MANY else "wide"
     return (
-        f'<div class="wide" role="region" aria-labelledby="{name}" tabindex="0">\n<table>'
+        f'<div class="{kind}" role="region" aria-labelledby="{name}" tabindex="0">\n<table>'
         f'<caption id="{name}"><span>{_e(table.caption)}</span></caption>\n'
         f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{_lines(rows)}\n"
         "</tbody></table>\n</div>"

@@ -93,12 +93,12 @@ def main_table(entries: Sequence[Entry], name: str = "") -> Table:
     cells = []
     for entry, rows in table:
         found = [figure_over(rows, figure) for figure in shown]
-        row = [entry.name, *([str(len(entry.runs))] if several else [])]
-        row += ["—" if each is None else _broken(str(each)) for each in found]
-        cells.append(row + ([scored_by(entry)] if heads else []))
+        name_cell = f"{entry.name}\n{scored_by(entry)}" if heads else entry.name
+        row = [name_cell, *([str(len(entry.runs))] if several else [])]
+        cells.append(row + ["—" if each is None else _broken(str(each)) for each in found])
     said = f"{SEEDS}; {PICTURES}" if several else PICTURES
     caption = f"{name}, in percent: {said}." if name else f"In percent: {said}."
-    return Table(caption, [*columns, *(["scored by"] if heads else [])], cells)
+    return Table(caption, columns, cells)
 
 
 def meanings(entries: Sequence[Entry]) -> Facts:
