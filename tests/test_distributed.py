@@ -1,4 +1,4 @@
-"""How processes are named and recognised; that they work together: training/test_processes.py."""
+"""How processes are named and recognised; that they work together: faults/test_processes.py."""
 
 from argparse import ArgumentParser
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.data.pipeline import evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.embeddings import Reading, Shown, embed
+from cleanclip_jax.evaluation.embeddings import Shown, embed, reading_of
 from cleanclip_jax.evaluation.ranking import Classifier, rank_classes
 from cleanclip_jax.evaluation.sets import open_sets
 from cleanclip_jax.evaluation.subject import Subject
@@ -66,13 +66,7 @@ def most_changed(
     if not sets or sets[0].target is None or asked.attack is None:
         raise UserError("there is no labelled set with an attack on it to look at")
     first = sets[0]
-    reading = Reading(
-        batch_size=asked.batch_size,
-        workers=asked.workers,
-        timeout=config.data.timeout,
-        max_bad_share=config.data.max_bad_share,
-        cache=asked.cache,
-    )
+    reading = reading_of(config)
     trigger = make_trigger(asked.attack.trigger.to_dict())
     geometry = asked.attack.get("geometry", "crop")
     chosen: Int64[np.ndarray, " n"] | None = None

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float32, Int64
+from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
 from cleanclip_jax.attacks.triggers import Trigger
@@ -56,6 +57,12 @@ class Reading:
     timeout: float = 120.0
     max_bad_share: float = 0.0
     cache: int | float = 0
+
+
+def reading_of(config: ConfigDict) -> Reading:
+    """How a run's pictures are read."""
+    asked, data = config.evaluation, config.data
+    return Reading(asked.batch_size, asked.workers, data.timeout, data.max_bad_share, asked.cache)
 
 
 @dataclass(frozen=True)

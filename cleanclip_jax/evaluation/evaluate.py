@@ -12,7 +12,7 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.data.records import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.captioned import Captioned, open_captioned
-from cleanclip_jax.evaluation.embeddings import Features, Reading, Shown, embed, texts_of
+from cleanclip_jax.evaluation.embeddings import Features, Shown, embed, reading_of, texts_of
 from cleanclip_jax.evaluation.figures import Figure, Measured, MedianRank
 from cleanclip_jax.evaluation.projection import Projection, choose, project
 from cleanclip_jax.evaluation.ranking import Classifier, rank_classes
@@ -126,7 +126,7 @@ def _measure(
         raise UserError(f"the set {labelled.name!r} is empty: no picture has a class")
 
     def ranks(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
-        features = embed(subject, shown, _reading(config))
+        features = embed(subject, shown, reading_of(config))
         labels = labelled.labels[features.index]
         targets = labels if target is None else np.full_like(labels, target)
         asked_of = np.stack([labels, targets], 1)
@@ -176,7 +176,7 @@ def _retrieve(
     if attacked:
         clean, triggered = _both(config, subject, source, indices)
     else:
-        clean, triggered = embed(subject, Shown(source, indices), _reading(config)), None
+        clean, triggered = embed(subject, Shown(source, indices), reading_of(config)), None
     texts, owner = captioned.of(clean.index)
     images = unit(clean.rows)
     ranks = retrieval_ranks(images, unit(texts_of(subject, texts)), owner, subject.mesh)
@@ -203,7 +203,7 @@ def _both(
     config: ConfigDict, subject: Subject, source: Source, indices: Int64[np.ndarray, " n"]
 ) -> tuple[Features, Features]:
     """Features of the same pictures without and with the trigger."""
-    reading = _reading(config)
+    reading = reading_of(config)
     clean = embed(subject, Shown(source, indices), reading)
     return clean, embed(subject, _triggered(config.evaluation, source, clean.index), reading)
 
@@ -216,16 +216,6 @@ def _triggered(asked: ConfigDict, source: Source, indices: Int64[np.ndarray, " n
 def _geometry(asked: ConfigDict) -> str:
     """How triggered pictures come to their size (fidelity row 7)."""
     return "crop" if asked.attack is None else asked.attack.get("geometry", "crop")
-
-
-def _reading(config: ConfigDict) -> Reading:
-    return Reading(
-        config.evaluation.batch_size,
-        config.evaluation.workers,
-        config.data.timeout,
-        config.data.max_bad_share,
-        config.evaluation.cache,
-    )
 
 
 def _said(figure: Figure | MedianRank, what: str) -> Figure | MedianRank:
