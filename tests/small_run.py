@@ -4,6 +4,16 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import load
 
+# A finetuning or a sweep of two steps, as a person would ask for it.
+SMALL = {
+    "train.batch_size": "16",
+    "train.steps": "2",
+    "train.log_every": "1",
+    "optimizer.warmup_steps": "1",
+    "mesh.data": "1",
+}
+FLAGS = [f"--config.{key}={value}" for key, value in SMALL.items()]
+
 
 def small_config(stage: str = "poisoned") -> ConfigDict:
     """A stage of the demo, on one device, cut to four steps of sixteen pairs at 16 pixels."""

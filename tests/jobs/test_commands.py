@@ -6,20 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import small_config
+from small_run import FLAGS, SMALL, small_config
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
 from cleanclip_jax.training.loop import train
-
-SMALL = {
-    "train.batch_size": "16",
-    "train.steps": "2",
-    "train.log_every": "1",
-    "optimizer.warmup_steps": "1",
-    "mesh.data": "1",
-}
-FLAGS = [f"--config.{key}={value}" for key, value in SMALL.items()]
 
 
 @pytest.fixture(scope="module")

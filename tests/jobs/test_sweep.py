@@ -4,21 +4,12 @@ import csv
 import json
 
 import pytest
-from small_run import small_config
+from small_run import FLAGS, small_config
 
 from cleanclip_jax import cli
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
 from cleanclip_jax.training.loop import train
-
-SMALL = {
-    "train.batch_size": "16",
-    "train.steps": "2",
-    "train.log_every": "1",
-    "optimizer.warmup_steps": "1",
-    "mesh.data": "1",
-}
-FLAGS = [f"--config.{key}={value}" for key, value in SMALL.items()]
 
 
 @pytest.fixture(scope="module")
