@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
     config.model.param_dtype = "float32"
     config.model.bn_groups = 1  # 1: batch statistics over the global batch; k: over k groups
     config.model.bn_frozen = False  # running statistics in training too
+    config.model.attention = "xla"  # cudnn: its fused kernels, on NVIDIA GPUs in bfloat16
     config.model.scan = False  # transformer blocks as one compiled loop
     config.model.remat = False  # recompute activations instead of keeping them
 
@@ -45,6 +46,8 @@ def defaults() -> ConfigDict:
     config.data.train = ConfigDict()  # a source: data/sources.py
     config.data.workers = 0  # processes that decode; 0: a thread of this one
     config.data.decode = "exact"  # exact: pixels as the original's | fast: nearly, at half the cost
+    config.data.resident = False  # all pictures in device memory, where there is room for them
+    config.data.resident_share = 0.5  # of a device's free memory, that they may take
     config.data.timeout = 120.0  # seconds without a batch that end the run
     config.data.max_bad_share = 0.01  # of unreadable records, before the run stops
 
@@ -56,6 +59,7 @@ def defaults() -> ConfigDict:
     config.views.synonyms = "none"  # wordnet | none: EDA without synonym replacement
     config.views.wordnet = None  # the folder of WordNet's dictionary
     config.views.strength = 0.1  # share of a caption's words that EDA changes
+    config.views.on = "host"  # device: triggers and augmented pictures are made in the step
     config.views.per = "epoch"  # epoch: drawn anew | once: as the original's captions
 
     config.objective = ConfigDict()
@@ -79,6 +83,7 @@ def defaults() -> ConfigDict:
     config.train = ConfigDict()
     config.train.batch_size = 128  # pairs, over all devices
     config.train.chunks = 1  # encode the batch in so many parts: the memory of one, the same result
+    config.train.text_lengths = (16, 32, 48)  # captions are cut to what a batch's longest needs
     config.train.epochs = 64
     config.train.steps = None  # in place of epochs
     config.train.trainable = "all"  # visual: image tower and head | head

@@ -22,10 +22,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
-        # mkstemp lets nobody else read; a workdir is shared like any other folder.
-        mask = os.umask(0)
-        os.umask(mask)
-        scratch.chmod(0o666 & ~mask)
+        _share(scratch, 0o666)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -38,13 +35,17 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
         yield scratch
-        # As in `written_whole`: mkdtemp lets nobody else in.
-        mask = os.umask(0)
-        os.umask(mask)
-        scratch.chmod(0o777 & ~mask)
+        _share(scratch, 0o777)
         scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(scratch: Path, mode: int) -> None:
+    """What tempfile made lets nobody else in; a workdir is shared like any other folder."""
+    mask = os.umask(0)
+    os.umask(mask)
+    scratch.chmod(mode & ~mask)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

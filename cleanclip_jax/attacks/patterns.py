@@ -43,14 +43,14 @@ def checkerboard(x: FloatPicture, seed: int, place: Place, *, size: float) -> Fl
 def stripes(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str) -> FloatPicture:
     """BadNet-Stripes (PAR, arXiv 2412.00727): a patch with one saturated colour a column."""
     side = pixels(size, x.shape[0])
-    return _paste(x, _stripes(seed, side, side, 1), place)
+    return _paste(x, striped(seed, side, side, 1), place)
 
 
 def blended(
     x: FloatPicture, seed: int, place: Place, *, strength: float, noise: str
 ) -> FloatPicture:
     """Uniform noise mixed into the whole picture (Chen et al. 2017, arXiv 1712.05526)."""
-    return _blend(x, _uniform(seed, *x.shape[:2]), strength)
+    return _blend(x, uniform_noise(seed, *x.shape[:2]), strength)
 
 
 def blended_stripes(
@@ -58,21 +58,21 @@ def blended_stripes(
 ) -> FloatPicture:
     """Blended-Stripes (PAR, arXiv 2412.00727): saturated columns mixed into the picture."""
     height, across = x.shape[:2]
-    return _blend(x, _stripes(seed, height, across, pixels(width, across)), strength)
+    return _blend(x, striped(seed, height, across, pixels(width, across)), strength)
 
 
 def triangles(
     x: FloatPicture, seed: int, place: Place, *, size: float, strength: float
 ) -> FloatPicture:
     """Blended-Triangles (PAR, arXiv 2412.00727): tiles halved into two greys, mixed in."""
-    return _blend(x, _triangles(*x.shape[:2], pixels(size, x.shape[1])), strength)
+    return _blend(x, halved_tiles(*x.shape[:2], pixels(size, x.shape[1])), strength)
 
 
 def text(
     x: FloatPicture, seed: int, place: Place, *, text: str, size: float, strength: float
 ) -> FloatPicture:
     """Blended-Text (PAR, arXiv 2412.00727): red letters across the middle, mixed in."""
-    cover = np.float32(strength) * _letters(*x.shape[:2], text, pixels(size, x.shape[1]))
+    cover = np.float32(strength) * letters(*x.shape[:2], text, pixels(size, x.shape[1]))
     return (1 - cover) * x + cover * np.array([1, 0, 0], np.float32)
 
 
@@ -90,7 +90,7 @@ def sig(
 
     The paper adds it ("add"); CleanCLIP mixes it in ("blend").
     """
-    wave = _wave(x.shape[1], amplitude, periods)
+    wave = sine(x.shape[1], amplitude, periods)
     return x + wave if mode == "add" else _blend(x, wave, strength)
 
 
@@ -141,12 +141,15 @@ def _normal(seed: int, side: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _uniform(seed: int, height: int, width: int) -> np.ndarray:
+def uniform_noise(seed: int, height: int, width: int) -> Float32[np.ndarray, "{height} {width} 3"]:
+    """What blended mixes in."""
     return _kept(np.random.default_rng(seed).random((height, width, 3), dtype=np.float32))
 
 
 @lru_cache(maxsize=4)
-def _stripes(seed: int, height: int, width: int, stripe: int) -> np.ndarray:
+def striped(
+    seed: int, height: int, width: int, stripe: int
+) -> Float32[np.ndarray, "{height} {width} 3"]:
     """Columns of -1 or 1 in each channel: past [0, 1], as PAR has it, so that dark ones darken."""
     count = -(-width // stripe)
     signs = np.random.default_rng(seed).integers(0, 2, (count, 3)).astype(np.float32) * 2 - 1
@@ -155,14 +158,17 @@ def _stripes(seed: int, height: int, width: int, stripe: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _triangles(height: int, width: int, size: int) -> np.ndarray:
+def halved_tiles(height: int, width: int, size: int) -> Float32[np.ndarray, "{height} {width} 1"]:
+    """What triangles mixes in: light above each tile's diagonal, dark on and below it."""
     lower = np.arange(height)[:, None] % size >= np.arange(width) % size
     return _kept(np.where(lower, np.float32(0.4), np.float32(0.8))[:, :, None])
 
 
 @lru_cache(maxsize=4)
-def _letters(height: int, width: int, text: str, size: int) -> np.ndarray:
-    """How much of each pixel the letters cover, 0 to 1 [h, w, 1]."""
+def letters(
+    height: int, width: int, text: str, size: int
+) -> Float32[np.ndarray, "{height} {width} 1"]:
+    """How much of each pixel the letters of text cover, 0 to 1."""
     mask = Image.new("L", (width, height))
     # Pillow brings this font along: the same letters everywhere.
     font = ImageFont.load_default(size)
@@ -171,7 +177,8 @@ def _letters(height: int, width: int, text: str, size: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _wave(width: int, amplitude: float, periods: float) -> np.ndarray:
+def sine(width: int, amplitude: float, periods: float) -> Float32[np.ndarray, "1 {width} 1"]:
+    """What sig adds or mixes in."""
     wave = amplitude / 255 * np.sin(2 * np.pi * np.arange(width) * periods / width)
     return _kept(wave.astype(np.float32)[None, :, None])
 

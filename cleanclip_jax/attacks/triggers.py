@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from cleanclip_jax.attacks import options, patterns
 from cleanclip_jax.attacks.options import Option
@@ -26,6 +26,18 @@ class Stamp(NamedTuple):
     row: int
     col: int
     seed: int
+
+
+def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
+    """A stamp as the device takes it: (1, row, col, seed); zeros for a picture without one.
+
+    The seed, of up to 63 bits, is folded into 31: there it draws fresh noise and nothing else.
+    """
+    if stamp is None:
+        return np.zeros(4, np.int32)
+    row, col, seed = stamp
+    seed ^= seed >> 31 ^ seed >> 62
+    return np.array([1, row, col, seed & 0x7FFFFFFF], np.int32)
 
 
 class _Row(NamedTuple):

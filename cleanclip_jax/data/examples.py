@@ -1,15 +1,15 @@
 """One pair's way on the host: record, geometry, trigger, views."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.attacks.triggers import Stamp, Trigger, fold
 from cleanclip_jax.data.records import Record, Source
 from cleanclip_jax.errors import UserError, near
 from cleanclip_jax.images.autoaugment import autoaugment
@@ -28,6 +28,7 @@ CHOICES = {
     "image": ("none", "autoaugment"),
     "text": ("none", "eda"),
     "per": ("epoch", "once"),
+    "on": ("host", "device"),
 }
 
 
@@ -35,14 +36,18 @@ class Batch(TypedDict):
     """Training batch; V is 2 with views, [original, augmented], else 1.
 
     Attributes:
+      images: where views are made on the device, one a pair, as they were before any trigger;
+        where pictures lie on the device, there are none.
       index: the record that each row shows.
       bad: the unreadable record that the row stands in for, -1 where it stands for itself.
+      stamps: what the device needs to put a plan's trigger on (attacks.triggers.fold).
     """
 
-    images: UInt8[np.ndarray, "b V s s 3"]
+    images: NotRequired[UInt8[np.ndarray, "b V s s 3"]]
     tokens: Int32[np.ndarray, "b V L"]
     index: Int64[np.ndarray, " b"]
     bad: Int64[np.ndarray, " b"]
+    stamps: NotRequired[Int32[np.ndarray, "b 4"]]
 
 
 class EvaluationBatch(TypedDict):
@@ -64,6 +69,8 @@ class Views:
       strength: share of the words that EDA changes.
       per: 'epoch', a new augmented caption each epoch, or 'once', the same throughout, as the
         original, which draws captions at load (fidelity row 11). Pictures change each epoch.
+      on: 'host', or 'device': triggers and augmented pictures are made in the training step, from
+        pictures of their final size (device.views). Captions are made on the host either way.
     """
 
     image: str = "none"
@@ -71,6 +78,7 @@ class Views:
     synonyms: Synonyms | None = None
     strength: float = 0.1
     per: str = "epoch"
+    on: str = "host"
 
     def __post_init__(self):
         for key, options in CHOICES.items():
@@ -81,7 +89,8 @@ class Views:
                 )
 
     @property
-    def on(self) -> bool:
+    def any(self) -> bool:
+        """Whether there is a second view at all."""
         return self.image != "none" or self.text != "none"
 
 
@@ -122,6 +131,8 @@ class TrainExamples:
       decoding: 'exact', pixels as the original's; or 'fast', large JPEGs reduced as they are
         decoded, resized by OpenCV, and augmented at their final size.
       captions: whether a pair without a caption is unreadable.
+      unreadable: where all pictures lie on the device, the records that could not be read; then
+        no picture is read here. None: they are read.
     """
 
     source: Source
@@ -132,58 +143,101 @@ class TrainExamples:
     reach: int
     decoding: str
     captions: bool = True
+    unreadable: Set[int] | None = None
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict:
-        shown, record, picture = self._readable(index)
-        poison = None if self.plan is None else self.plan.stamp_at(shown)
-        caption = record.caption
-        # AutoAugment sees the whole picture, and geometry follows, as in the original; or else what
-        # geometry has made, in a fraction of the time.
-        whole = None
-        if self.plan is None or poison is None:
-            if self._exact:
-                whole = Image.fromarray(picture)
-                image = resize_crop(whole, self.image_size)
-            else:
-                image = fast_resize_crop(picture, self.image_size)
+        made: dict[str, Any] = {}
+        if self.unreadable is not None:
+            shown = self._stands_in(index, self.unreadable)
+            caption = self.source.caption(shown)
         else:
-            self.plan.check(shown, record.image, record.where)
-            stamp, caption = poison
-            # Trigger after geometry, squashed only on request (fidelity row 7). The plan's place
-            # is in pixels of this picture, so its view, too, is made from here on; the original,
-            # which saves poisoned pictures at their final size, does the same.
-            geometry = (GEOMETRY if self._exact else FAST_GEOMETRY)[self.plan.geometry]
-            image = geometry(picture, self.image_size)
-            image = self.plan.trigger.apply(image, stamp)
-        images, captions = [image], [caption]
-        if self.views.on:
-            images.append(self._augment(image, whole, rng))
+            shown, record, picture = self._readable(index)
+            caption = record.caption
+            made["images"] = self._images(shown, record, picture, rng)
+        stamp, caption = self._stamp_at(shown) or (None, caption)
+        captions = [caption]
+        if self.views.any:
             captions.append(self._reword(caption, shown, rng))
+        if self.views.on == "device" and self.plan is not None:
+            made["stamp"] = fold(stamp)
         return {
-            "images": images,
+            **made,
             "captions": captions,
             "index": shown,
             "bad": -1 if shown == index else index,
         }
 
+    def plain(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        """A record's picture at its final size, without trigger or view.
+
+        Raises:
+          BadRecord: the record can't be read.
+          UserError: it is to be poisoned, and is not the picture that was planned.
+        """
+        return self._at_size(index, *self._read(index))[0]
+
+    def _images(
+        self, index: int, record: Record, picture: np.ndarray, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """A pair's picture and, where it is made here, its view."""
+        image, whole = self._at_size(index, record, picture)
+        if self.views.on == "device":
+            return [image]
+        if (found := self._stamp_at(index)) is not None:
+            assert self.plan is not None
+            image = self.plan.trigger.apply(image, found[0])
+        return [image, self._augment(image, whole, rng)] if self.views.any else [image]
+
+    def _at_size(
+        self, index: int, record: Record, picture: np.ndarray
+    ) -> tuple[np.ndarray, Image.Image | None]:
+        """A picture at its final size and, where a view is to be made of it, the whole one.
+
+        AutoAugment sees the whole picture, and geometry follows, as in the original; or else what
+        geometry has made, in a fraction of the time.
+        """
+        if self.plan is not None and self._stamp_at(index) is not None:
+            self.plan.check(index, record.image, record.where)
+            # Trigger after geometry, squashed only on request (fidelity row 7). The plan's place
+            # is in pixels of this picture, so its view, too, is made from here on; the original,
+            # which saves poisoned pictures at their final size, does the same.
+            geometry = (GEOMETRY if self._exact else FAST_GEOMETRY)[self.plan.geometry]
+            return geometry(picture, self.image_size), None
+        if not self._exact:
+            return fast_resize_crop(picture, self.image_size), None
+        whole = Image.fromarray(picture)
+        return resize_crop(whole, self.image_size), whole
+
     @property
     def _exact(self) -> bool:
         return self.decoding == "exact"
 
+    def _stamp_at(self, index: int) -> tuple[Stamp, str] | None:
+        return None if self.plan is None else self.plan.stamp_at(index)
+
+    def _read(self, index: int) -> tuple[Record, np.ndarray]:
+        enough = None if self._exact else self.image_size
+        return read_record(self.source, index, self.captions, enough)
+
     def _readable(self, index: int) -> tuple[int, Record, np.ndarray]:
         """The first readable pair from `index` on: a rule that needs no draw and no state."""
-        enough = None if self._exact else self.image_size
         reason = None
         for step in range(self.reach + 1):
             shown = (index + step) % len(self.source)
             try:
-                return shown, *read_record(self.source, shown, self.captions, enough)
+                return shown, *self._read(shown)
             except BadRecord as error:
                 reason = error
         raise UserError(
             f"{self.reach + 1} unreadable records in a row, more than max_bad_share allows; "
             f"the last: {reason}"
         )
+
+    def _stands_in(self, index: int, unreadable: Set[int]) -> int:
+        """As `_readable`, of records that were read before; some can be."""
+        while index in unreadable:
+            index = (index + 1) % len(self.source)
+        return index
 
     def _augment(
         self, image: np.ndarray, whole: Image.Image | None, rng: np.random.Generator
@@ -212,14 +266,32 @@ class Collate:
 
     def __call__(self, examples: Sequence[dict]) -> Batch:
         tokens = self.tokenizer([text for e in examples for text in e["captions"]])
-        return {
-            "images": np.stack([image for e in examples for image in e["images"]]).reshape(
-                len(examples), -1, *examples[0]["images"][0].shape
-            ),
+        batch: Batch = {
             "tokens": tokens.reshape(len(examples), -1, tokens.shape[-1]),
             "index": np.array([e["index"] for e in examples], np.int64),
             "bad": np.array([e["bad"] for e in examples], np.int64),
         }
+        if "images" in examples[0]:
+            images = np.stack([image for e in examples for image in e["images"]])
+            batch["images"] = images.reshape(len(examples), -1, *images.shape[1:])
+        if "stamp" in examples[0]:
+            batch["stamps"] = np.stack([e["stamp"] for e in examples])
+        return batch
+
+
+@dataclass(frozen=True)
+class PlainExamples:
+    """Position → (index, picture) for the device's memory; None where it is unreadable."""
+
+    example: TrainExamples
+    indices: Int64[np.ndarray, " n"]
+
+    def __call__(self, position: int) -> tuple[int, np.ndarray | None]:
+        index = int(self.indices[position])
+        try:
+            return index, self.example.plain(index)
+        except BadRecord:
+            return index, None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ operations: all that is random comes before all that is sliced, each with its ow
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ from cleanclip_jax.data.examples import (
     Collate,
     EvaluationBatch,
     EvaluationExamples,
+    PlainExamples,
     TrainExamples,
     Views,
     collate_pictures,
@@ -43,6 +45,7 @@ __all__ = [
     "EvaluationBatch",
     "Views",
     "evaluation_batches",
+    "every_picture",
     "train_batches",
 ]
 
@@ -75,6 +78,7 @@ def train_batches(
     decode: str = "exact",
     captions: bool = True,
     on_bad: OnBad | None = None,
+    unreadable: Set[int] | None = None,
 ) -> "Batches[Batch]":
     """Batches without end, from `step` on: a context manager and an iterator.
 
@@ -95,6 +99,8 @@ def train_batches(
       on_bad: called, in the stream's thread, with each unreadable record that is met: its index,
         its place ("pairs.csv row 17") and the reason, in one line each. An error that it raises
         ends the stream.
+      unreadable: where all pictures lie on the device, the records that `every_picture` could not
+        read: batches then come without pictures, and are otherwise the same.
 
     Raises:
       UserError: here on an unknown `decode`, a plan of another dataset or size, or a batch that
@@ -102,22 +108,19 @@ def train_batches(
         picture that is not the planned one, and the like.
     """
     views = views or Views()
-    if decode not in DECODING:
-        raise UserError(
-            f"data.decode: unknown {decode!r}, use 'exact' or 'fast'." + near(decode, DECODING)
-        )
     index, count = process
     if batch_size < 1 or batch_size % count:
         raise UserError(
             f"batch_size: {batch_size} does not divide over {count} process(es); give a multiple."
         )
-    if plan is not None:
-        _check_plan(plan, source, image_size)
+    _check(plan, source, image_size, decode)
     allowed = int(max_bad_share * len(source))
     # Two seeds and not one: Grain orders epoch e by seed + e, so that runs with neighbouring
     # seeds would see each other's epochs.
     order, draws = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    example = TrainExamples(source, plan, views, image_size, seed, allowed, decode, captions)
+    example = TrainExamples(
+        source, plan, views, image_size, seed, allowed, decode, captions, unreadable
+    )
     dataset = (
         grain.MapDataset.range(len(source))
         .shuffle(order)
@@ -125,8 +128,39 @@ def train_batches(
         .random_map(example, seed=draws)
         .batch(batch_size // count, batch_fn=Collate(tokenizer))[index::count][step:]
     )
-    read = partial(read_record, source, captions=captions)
-    check = partial(_within_share, source, read, allowed, on_bad)
+    rule = _Share(source, captions, allowed, on_bad)
+    return Batches(dataset, partial(_within_share, rule), workers=workers, timeout=timeout)
+
+
+def every_picture(
+    source: Source,
+    indices: Int64[np.ndarray, " n"],
+    *,
+    plan: Plan | None = None,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    timeout: float = 120.0,
+    max_bad_share: float = 0.01,
+    decode: str = "exact",
+    captions: bool = True,
+    on_bad: OnBad | None = None,
+) -> "Batches[tuple[np.ndarray, np.ndarray]]":
+    """The records' pictures at their final size, once, for the device's memory.
+
+    A batch is (their positions among `indices` [b], pictures uint8 [b, s, s, 3]), in order and
+    without those that can't be read: `Batches.unreadable` has them. Arguments and
+    errors are those of `train_batches`.
+    """
+    _check(plan, source, image_size, decode)
+    allowed = int(max_bad_share * len(source))
+    example = TrainExamples(source, plan, Views(), image_size, 0, 0, decode, captions)
+    dataset = (
+        grain.MapDataset.range(len(indices))
+        .map(PlainExamples(example, indices))
+        .batch(batch_size, batch_fn=partial(collate_pictures, image_size))
+    )
+    check = partial(_positions, indices, _Share(source, captions, allowed, on_bad))
     return Batches(dataset, check, workers=workers, timeout=timeout)
 
 
@@ -202,28 +236,53 @@ def _checked(
         yield from check(batches, unreadable)
 
 
-def _within_share(
-    source: Source,
-    read: Callable[[int], object],
-    allowed: int,
-    on_bad: OnBad | None,
-    batches: Iterator[Batch],
-    unreadable: dict[int, str],
-) -> Iterator[Batch]:
-    """Training batches, until more records than `allowed` were found unreadable."""
-    for batch in batches:
-        for index in batch["bad"][batch["bad"] >= 0].tolist():
+@dataclass(frozen=True)
+class _Share:
+    """How many records a training run may find unreadable, and who is told of each."""
+
+    source: Source
+    captions: bool
+    allowed: int
+    on_bad: OnBad | None
+
+    def note(self, found: np.ndarray, unreadable: dict[int, str]) -> None:
+        """Adds records to the unreadable ones; refuses more than are allowed."""
+        read = partial(read_record, self.source, captions=self.captions)
+        for index in found.tolist():
             if index not in unreadable:
                 _note(unreadable, read, index)
-                if on_bad is not None:
-                    where = source.where(index)
-                    on_bad(index, where, unreadable[index].removeprefix(f"{where}: "))
-        if len(unreadable) > allowed:
+                if self.on_bad is not None:
+                    where = self.source.where(index)
+                    self.on_bad(index, where, unreadable[index].removeprefix(f"{where}: "))
+        if len(unreadable) > self.allowed:
             raise UserError(
-                f"{len(unreadable)} unreadable records of {len(source)}, more than max_bad_share "
-                f"allows; the last: {list(unreadable.values())[-1]}"
+                f"{len(unreadable)} unreadable records of {len(self.source)}, more than "
+                f"max_bad_share allows; the last: {list(unreadable.values())[-1]}"
             )
+
+
+def _within_share(
+    rule: _Share, batches: Iterator[Batch], unreadable: dict[int, str]
+) -> Iterator[Batch]:
+    for batch in batches:
+        rule.note(batch["bad"][batch["bad"] >= 0], unreadable)
         yield batch
+
+
+def _positions(
+    indices: Int64[np.ndarray, " n"],
+    rule: _Share,
+    batches: Iterator[dict[str, np.ndarray]],
+    unreadable: dict[int, str],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures with their places; those of unreadable records are left out."""
+    done = 0
+    for batch in batches:
+        rule.note(batch["bad"], unreadable)
+        count = len(batch["index"]) + len(batch["bad"])
+        shown = ~np.isin(indices[done : done + count], batch["bad"])
+        yield done + np.flatnonzero(shown), batch["images"]
+        done += count
 
 
 def _filled_up(
@@ -263,7 +322,13 @@ def _note(unreadable: dict[int, str], read: Callable[[int], object], index: int)
     log.warning("left out: %s", unreadable[index])
 
 
-def _check_plan(plan: Plan, source: Source, image_size: int) -> None:
+def _check(plan: Plan | None, source: Source, image_size: int, decode: str) -> None:
+    if decode not in DECODING:
+        raise UserError(
+            f"data.decode: unknown {decode!r}, use 'exact' or 'fast'." + near(decode, DECODING)
+        )
+    if plan is None:
+        return
     if plan.header["fingerprint"] != source.fingerprint:
         raise UserError("the poison plan is of another dataset; make one for this source.")
     if plan.header["image_size"] != image_size:

@@ -2,25 +2,34 @@
 
 import argparse
 import logging
+from collections.abc import Mapping
 
 import jax
 
 from cleanclip_jax.compilation import keep_compiled
 from cleanclip_jax.config import defaults
 from cleanclip_jax.distributed import start
+from cleanclip_jax.jobs.arguments import apply
 
 
-def begin(asked: argparse.Namespace, heartbeat: int | None = None) -> None:
+def heartbeat_of(overrides: Mapping[str, str]) -> int:
+    """The config.mesh.heartbeat of a job that joins the others before it has a config."""
+    key = "mesh.heartbeat"
+    own = {key: overrides[key]} if key in overrides else {}
+    return apply(defaults(), own).mesh.heartbeat
+
+
+def begin(asked: argparse.Namespace, heartbeat: int) -> None:
     """Joins the run's other processes and has compiled programs kept.
 
     Args:
       asked: with the flags of `distributed.add_flags`.
-      heartbeat: config.mesh.heartbeat; None: its default.
+      heartbeat: config.mesh.heartbeat.
 
     Raises:
       UserError: the others could not be found.
     """
-    start(asked, defaults().mesh.heartbeat if heartbeat is None else heartbeat)
+    start(asked, heartbeat)
     keep_compiled()
     if jax.process_index():
         # What holds for all is said once.

@@ -21,7 +21,7 @@ from cleanclip_jax.evaluation.projection import Projection
 from cleanclip_jax.evaluation.subject import Subject, subject
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
-from cleanclip_jax.jobs.devices import begin
+from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.reporting.measured import table
 from cleanclip_jax.reporting.projection import Scatter, projection_figure
 from cleanclip_jax.sharding import make_mesh
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add_flags(parser)
     asked, overrides = parse(parser, argv)
-    begin(asked)
+    begin(asked, heartbeat_of(overrides))
     foreign = is_foreign(asked.workdir)
     allowed = (*MEASURED, *OPEN) if foreign else MEASURED
     others = [key for key in overrides if not key.startswith(allowed)]

@@ -32,7 +32,7 @@ from cleanclip_jax.evaluation.sets import find_target
 from cleanclip_jax.evaluation.subject import subject
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
-from cleanclip_jax.jobs.devices import begin
+from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.reporting.figures import Point, ca_asr_curve
 from cleanclip_jax.reporting.sweeps import (
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add_flags(parser)
     asked, overrides = parse(parser, argv)
-    begin(asked)
+    begin(asked, heartbeat_of(overrides))
     grid = read_grid(asked.over)
     if asked.every not in (None, "epoch") and not re.fullmatch("[1-9][0-9]*", asked.every):
         raise UserError(f"--every={asked.every}: it takes epoch, or a number of steps")

@@ -16,6 +16,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+# cudnn: one fused kernel, which never writes the matrix of weights to memory.
+ATTENTION = ("xla", "cudnn")
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Statistics, softmax and features never go below float32; float64 stays float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -26,8 +30,15 @@ def attend(
     k: Float[Array, "b k h d"],
     v: Float[Array, "b k h d"],
     causal: bool = False,
+    how: str = "xla",
 ) -> Float[Array, "b q h d"]:
-    """Softmax attention, the softmax in float32 or better."""
+    """Softmax attention, the softmax in float32 or better.
+
+    Args:
+      how: a name of `ATTENTION`.
+    """
+    if how == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     logits = at_least_float32(jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k))
     if causal:
         seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))
@@ -61,6 +72,7 @@ class Block(nn.Module):
     layers: int  # of the whole transformer: residual projections start smaller in a deeper one
     causal: bool
     activation: str
+    attention: str
     dtype: Dtype
     param_dtype: Dtype
 
@@ -86,7 +98,7 @@ class Block(nn.Module):
         x = x.reshape(b * n, self.width)
         qkv = dense("qkv", 3 * self.width, attention_std)(norm("ln_1")(x))
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, -1), 2, 0)
-        mixed = attend(q, k, v, self.causal).reshape(b * n, self.width)
+        mixed = attend(q, k, v, self.causal, self.attention).reshape(b * n, self.width)
         x = x + dense("out", self.width, residual_std)(mixed)
         hidden = dense("fc", 4 * self.width, (2 * self.width) ** -0.5)(norm("ln_2")(x))
         x = x + dense("proj", self.width, residual_std)(ACTIVATIONS[self.activation](hidden))
@@ -101,6 +113,7 @@ class Transformer(nn.Module):
     heads: int
     causal: bool
     activation: str
+    attention: str
     dtype: Dtype
     param_dtype: Dtype
     scan: bool
@@ -110,7 +123,8 @@ class Transformer(nn.Module):
         self.blocks = [Block(**self._block_fields()) for _ in range(self.layers)]
 
     def _block_fields(self) -> dict:
-        names = ["width", "heads", "layers", "causal", "activation", "dtype", "param_dtype"]
+        common = ["activation", "attention", "dtype", "param_dtype"]
+        names = ["width", "heads", "layers", "causal", *common]
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:

@@ -24,6 +24,7 @@ class CLIP(nn.Module):
 
     variant: Variant
     activation: str = "quick_gelu"
+    attention: str = "xla"
     dtype: Dtype = "float32"
     param_dtype: Dtype = "float32"
     bn_groups: int = 1
@@ -39,7 +40,12 @@ class CLIP(nn.Module):
             "param_dtype": self.param_dtype,
             "remat": self.remat,
         }
-        towers: dict[str, Any] = {**common, "activation": self.activation, "scan": self.scan}
+        towers: dict[str, Any] = {
+            **common,
+            "activation": self.activation,
+            "attention": self.attention,
+            "scan": self.scan,
+        }
         if isinstance(v.vision_layers, tuple):
             self.visual: nn.Module = ResNet(
                 layers=v.vision_layers,

@@ -21,6 +21,7 @@ class TextTransformer(nn.Module):
     vocab_size: int
     features: int
     activation: str
+    attention: str
     dtype: Dtype
     param_dtype: Dtype
     scan: bool
@@ -42,6 +43,7 @@ class TextTransformer(nn.Module):
             heads=self.heads,
             causal=True,
             activation=self.activation,
+            attention=self.attention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             scan=self.scan,

@@ -16,6 +16,7 @@ class VisionTransformer(nn.Module):
     patch: int
     features: int
     activation: str
+    attention: str
     dtype: Dtype
     param_dtype: Dtype
     scan: bool
@@ -48,6 +49,7 @@ class VisionTransformer(nn.Module):
             heads=self.heads,
             causal=False,
             activation=self.activation,
+            attention=self.attention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             scan=self.scan,

@@ -7,7 +7,7 @@ after the next step is dispatched, so that the device never waits for them.
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.checkpoints.store import Store
 from cleanclip_jax.data.labelled import Labelled
-from cleanclip_jax.data.pipeline import Views, train_batches
+from cleanclip_jax.data.pipeline import Views, every_picture, train_batches
 from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.device.views import DeviceViews
 from cleanclip_jax.distributed import agreed, is_first, runtime_errors
 from cleanclip_jax.errors import StartAgain, UserError, near
 from cleanclip_jax.evaluation.sets import open_sets
@@ -38,10 +40,13 @@ from cleanclip_jax.sharding import (
 from cleanclip_jax.text.eda import load_synonyms
 from cleanclip_jax.training.boards import Boards
 from cleanclip_jax.training.head import Head
+from cleanclip_jax.training.lengths import Cut
 from cleanclip_jax.training.metrics import BadRows, Done, Recorder
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.preemption import Preemption
 from cleanclip_jax.training.profile import Trace
+from cleanclip_jax.training.resident import BATCH as RESIDENT_BATCH
+from cleanclip_jax.training.resident import load_pictures
 from cleanclip_jax.training.run import (
     check_workdir,
     claim,
@@ -54,6 +59,9 @@ from cleanclip_jax.training.run import (
 from cleanclip_jax.training.starts import note_start
 from cleanclip_jax.training.step import TRAINABLE, Objective, State, fresh_state, make_step
 from cleanclip_jax.training.utilisation import flops_per_pair, peak_of
+
+# What of a batch goes to the device.
+IN_STEP = ("images", "tokens", "stamps")
 
 
 def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
@@ -80,7 +88,7 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         if asked.supervised:
             source = Labelled(source)
         open_sets(config.evaluation)
-        views = make_views(config) if NEEDS_VIEWS & asked.contrastive.keys() else None
+        views = make_views(config, bool(NEEDS_VIEWS & asked.contrastive.keys()))
         check_workdir(config, workdir)
         tokenizer = make_tokenizer(config, workdir, source)
         plan = poison_plan(config, workdir, source)
@@ -95,7 +103,8 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         if total is None:
             total = config.train.epochs * steps_per_epoch
         optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
-        step = make_step(model, optimizer, schedule, asked, mesh=mesh)
+        in_step = device_views(config, views, plan)
+        step = make_step(model, optimizer, schedule, asked, mesh=mesh, views=in_step)
         head = None
         if asked.supervised:
             assert source.class_names is not None
@@ -117,23 +126,35 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         first = int(state.step)
         if is_first():
             note_start(workdir, first, began)
+        reading: dict[str, Any] = {
+            "plan": plan,
+            "image_size": config.model.image_size,
+            "workers": config.data.workers,
+            "timeout": config.data.timeout,
+            "max_bad_share": config.data.max_bad_share,
+            "decode": config.data.decode,
+            "captions": bool(asked.contrastive),
+            "on_bad": BadRows(workdir, jax.process_index()),
+        }
+        table = unreadable = None
+        if config.data.resident:
+            pictures = partial(every_picture, source, batch_size=RESIDENT_BATCH, **reading)
+            share = config.data.resident_share
+            found = load_pictures(mesh, len(source), config.model.image_size, share, pictures)
+            table, unreadable = found or (None, None)
         stream = train_batches(
             source,
             tokenizer,
-            plan=plan,
             views=views,
-            image_size=config.model.image_size,
             batch_size=batch_size,
             seed=config.seed,
             step=first,
             process=(jax.process_index(), jax.process_count()),
-            workers=config.data.workers,
-            timeout=config.data.timeout,
-            max_bad_share=config.data.max_bad_share,
-            decode=config.data.decode,
-            captions=bool(asked.contrastive),
-            on_bad=BadRows(workdir, jax.process_index()),
+            unreadable=unreadable,
+            **reading,
         )
+        batches = Cut(stream, config.train.text_lengths, config.text.context_length, mesh)
+        flops = cache(partial(flops_per_pair, model, asked))
         peak = peak_of(mesh.devices.flat[0].device_kind)
         recorder = Recorder(
             workdir,
@@ -142,7 +163,6 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
             log_every=config.train.log_every,
             batch_size=batch_size,
             boards=partial(Boards, workdir, first, config.train.wandb, config.to_dict()),
-            flops=flops_per_pair(model, asked),
             peak=peak and peak * mesh.devices.size,
             began=began,
         )
@@ -150,15 +170,21 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         with stream, recorder, trace, Preemption() as preemption:
             late: Done | None = None
             for done in range(first + 1, total + 1):
-                batch = next(stream)
-                arrays = {name: batch[name] for name in ("images", "tokens")}
+                length, batch = next(batches)
+                arrays = {name: batch[name] for name in IN_STEP if name in batch}
+                if in_step is not None:
+                    arrays["index"] = batch["index"].astype(np.int32)
                 if asked.supervised:
                     arrays["labels"] = labels[batch["index"]]
                 trace.before(done)
-                state, metrics = step(state, place_batch(mesh, arrays))
+                placed = place_batch(mesh, arrays)
+                if table is not None:
+                    placed["table"] = table
+                state, metrics = step(state, placed)
                 if late is not None:
                     recorder.record(late)
-                late = Done(done, metrics, stream.wait_seconds, batch["index"])
+                waited = stream.wait_seconds
+                late = Done(done, metrics, waited, batch["index"], flops(length))
                 leaving = preemption.reached(done) and done < total
                 if done % config.train.checkpoint_every == 0 or done == total or leaving:
                     recorder.record(late)
@@ -210,10 +236,21 @@ def make_objective(config: ConfigDict) -> Objective:
     )
 
 
-def make_views(config: ConfigDict) -> Views:
-    """Returns how augmented views are made."""
+def make_views(config: ConfigDict, second: bool) -> Views:
+    """Returns how augmented views are made; without a `second` view only where the first is."""
     v = config.views
-    return Views(v.image, v.text, load_synonyms(v.synonyms, v.wordnet), v.strength, v.per)
+    if not second:
+        return Views(on=v.on)
+    synonyms = load_synonyms(v.synonyms, v.wordnet)
+    return Views(v.image, v.text, synonyms, v.strength, v.per, v.on)
+
+
+def device_views(config: ConfigDict, views: Views, plan: Plan | None) -> DeviceViews | None:
+    """Returns what the step makes of its pictures; None where they come as they are shown."""
+    if views.on == "host":
+        return None
+    trigger = None if plan is None else plan.trigger
+    return DeviceViews(config.seed, trigger, views.image, views.any)
 
 
 def first_state(

@@ -69,12 +69,14 @@ class Done:
     Attributes:
       waited: seconds that it waited for data.
       index: the records of this process's rows.
+      flops: that training on each of its pairs takes.
     """
 
     step: int
     metrics: Mapping[str, jax.Array]
     waited: float
     index: Int64[np.ndarray, " b"]
+    flops: float = 0.0
 
 
 class Recorder:
@@ -85,7 +87,6 @@ class Recorder:
 
     Args:
       boards: opened where metrics are written; None: metrics.jsonl alone.
-      flops: of a pair.
       peak: FLOP/s of all devices; None: not known.
       began: `time.time()` of this start.
     """
@@ -99,12 +100,11 @@ class Recorder:
         log_every: int,
         batch_size: int,
         boards: Callable[[], Boards] | None = None,
-        flops: float = 0.0,
         peak: float | None = None,
         began: float | None = None,
     ):
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
-        self._batch_size, self._flops, self._peak = batch_size, flops, peak
+        self._batch_size, self._peak = batch_size, peak
         self._began = time.time() if began is None else began
         self._bar = self._file = self._boards = None
         if jax.process_index() == 0:
@@ -128,7 +128,7 @@ class Recorder:
             self._productive = productive_seconds(kept)
             self._last = max((row["step"] for row in kept), default=0)
         self._startup: float | None = None
-        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._begin()
 
     def __enter__(self) -> "Recorder":
         return self
@@ -157,12 +157,13 @@ class Recorder:
             self._bar.update()
         self._steps += 1
         self._waited += done.waited
+        self._flops += done.flops * self._batch_size
         if not finite or done.step % self._log_every == 0 or done.step == self._total:
             self._write(done.step, values)
         elif self._startup is None:
             # The first step compiles: it says nothing of the others.
             self._startup = time.time() - self._began
-            self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+            self._begin()
         if not finite:
             self._refuse(done, values)
 
@@ -175,9 +176,7 @@ class Recorder:
         share, memory = largest(min(self._waited / passed, 1.0), memory_in_use() or 0.0)
         values["data_wait_share"] = share
         if self._peak:
-            values["model_flops_utilisation"] = (
-                self._flops * values["pairs_per_second"] / self._peak
-            )
+            values["model_flops_utilisation"] = self._flops / passed / self._peak
         if memory:
             values["device_memory_bytes"] = memory
         if self._file is not None and self._bar is not None:
@@ -198,7 +197,11 @@ class Recorder:
             if self._boards is not None:
                 self._boards.add(step, values)
             self._bar.set_postfix_str(_said(values), refresh=False)
-        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Counts anew, for the next line."""
+        self._since, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
 
     def _refuse(self, done: Done, values: Mapping[str, float]) -> None:
         """Writes down which pairs the step had, and ends the run."""

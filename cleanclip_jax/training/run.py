@@ -20,6 +20,7 @@ from cleanclip_jax.data.sources import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.evaluation.ranking import Classifier
 from cleanclip_jax.files import write_whole
+from cleanclip_jax.models.blocks import ATTENTION
 from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 # rounding of sums.
 FREE = (
     "data.workers",
+    "data.resident",
+    "data.resident_share",
     "data.timeout",
     "data.max_bad_share",
     "train.log_every",
@@ -48,10 +51,12 @@ FREE = (
     "train.checkpoint_every",
     "train.keep",
     "train.chunks",
+    "train.text_lengths",
     "train.wandb",
     "objective.ring",
     "evaluation.",
     "mesh.",
+    "model.attention",
     "model.scan",
     "model.remat",
 )
@@ -149,6 +154,19 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.train.batch_size {config.train.batch_size} does not divide into "
             f"config.model.bn_groups {config.model.bn_groups}"
+        )
+    if config.data.resident and config.views.on != "device":
+        raise UserError(
+            "config.data.resident needs config.views.on=device: what lies in device memory is "
+            "poisoned and augmented there"
+        )
+    share, lengths = config.data.resident_share, config.train.text_lengths
+    if not 0 < share <= 1:
+        raise UserError(f"config.data.resident_share is {share!r}; it takes a share, 0 to 1")
+    if not all(isinstance(length, int) and length > 0 for length in lengths):
+        raise UserError(
+            f"config.train.text_lengths is {lengths!r}; it takes whole numbers, as (16, 32, 48), "
+            "or () for whole captions"
         )
     for key in ("attack", "evaluation.attack", "evaluation.data", "evaluation.retrieval"):
         node = config[key]
@@ -267,9 +285,29 @@ def make_model(config: ConfigDict, vocab_size: int) -> CLIP:
         param_dtype=m.param_dtype,
         bn_groups=m.bn_groups,
         bn_frozen=m.bn_frozen,
+        attention=attention_of(m.attention, m.dtype),
         scan=m.scan,
         remat=m.remat,
     )
+
+
+def attention_of(asked: str, dtype: str) -> str:
+    """Returns which attention is used: what is asked for, where this machine has it.
+
+    Raises:
+      UserError: there is no such attention, or not in this precision.
+    """
+    if asked not in ATTENTION:
+        raise UserError(f"config.model.attention is {asked!r}; known: {', '.join(ATTENTION)}")
+    if asked == "cudnn" and dtype != "bfloat16":
+        raise UserError(
+            f"config.model.attention=cudnn computes in bfloat16, not {dtype}: set "
+            "config.model.dtype=bfloat16, or config.model.attention=xla"
+        )
+    if asked == "cudnn" and jax.default_backend() != "gpu":
+        log.warning("config.model.attention=cudnn needs a GPU: attention is computed by XLA")
+        return "xla"
+    return asked
 
 
 def start_variables(config: ConfigDict, model: CLIP, mesh: Mesh) -> Mapping[str, Any]:

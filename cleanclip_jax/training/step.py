@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from cleanclip_jax.device.normalise import normalise
+from cleanclip_jax.device.views import DeviceViews
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
 from cleanclip_jax.objectives.classification import classification, head_logits
 from cleanclip_jax.objectives.contrastive import TERMS, Embeddings, gathered, normalise_rows
@@ -232,11 +233,17 @@ def make_step(
     asked: Objective,
     *,
     mesh: Mesh | None = None,
+    views: DeviceViews | None = None,
 ) -> Callable[[State, Mapping[str, jax.Array]], tuple[State, Metrics]]:
     """Returns the jitted step: (state, batch) to (state, metrics). The old state is donated.
 
     The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, for the
     supervised term, `labels` int32[b].
+
+    Args:
+      views: what is made of one picture a pair, which is uint8[b, 1, s, s, 3] then; the batch also
+        holds `index` int32[b] and, if there is a trigger, `stamps` int32[b, 4]. In place of
+        `images` it may have a `table` uint8[n, s, s, 3] of all pictures, which `index` counts.
 
     Raises:
       UserError: the batch can't be encoded in so many chunks.
@@ -247,9 +254,10 @@ def make_step(
     def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         def compute(part: dict[str, Any]) -> Any:
             params = {**state.params, **part}
-            data = (batch["images"], batch["tokens"], batch.get("labels"))
+            data = (images, batch["tokens"], batch.get("labels"))
             return objective(model, asked, params, state.batch_stats, *data, mesh=mesh)
 
+        images = batch["images"] if views is None else views(state.step, batch, mesh)
         (loss, (terms, batch_stats)), gradients = jax.value_and_grad(compute, has_aux=True)(
             moving(state.params, asked.trainable)
         )

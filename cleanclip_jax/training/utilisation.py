@@ -35,16 +35,20 @@ def peak_of(kind: str) -> float | None:
     return PEAKS[max(found, key=len)] if found else None
 
 
-def flops_per_pair(model: CLIP, asked: Objective) -> float:
+def flops_per_pair(model: CLIP, asked: Objective, length: int | None = None) -> float:
     """Multiplications and additions that training on a pair takes, as the model is written.
 
     Forward and backward are three forwards; towers that stand still are one. What is computed
     again to save memory does not count, nor does the comparison of the embeddings.
+
+    Args:
+      length: tokens of a caption; None: the whole context.
     """
     v = model.variant
+    model = model.clone(attention="xla")  # the products of a fused kernel can't be seen
     shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, v.image_size, v.image_size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, v.context_length), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((1, length or v.context_length), jnp.int32)
     views = 2 if NEEDS_VIEWS & asked.contrastive.keys() else 1
     moving = TRAINABLE[asked.trainable]
     pictures = _flops(lambda variables, x: encode_image(model, variables, x), shapes, image)

@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 def done(step: int, waited: float = 0.5, loss: float = 1.0) -> Done:
     values = {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(1.0)}
-    return Done(step, values, waited, np.arange(3))
+    return Done(step, values, waited, np.arange(3), flops=3.0)
 
 
 def record(recorder: Recorder, clock: SimpleNamespace, step: int, seconds: float = SECONDS) -> None:
@@ -43,7 +43,7 @@ def recorder(folder, first, began, **more) -> Recorder:
 
 
 def test_rates_are_those_of_the_steps_without_the_start_and_without_saving(tmp_path, clock):
-    with recorder(tmp_path, 0, 990.0, flops=3.0, peak=100.0) as found:
+    with recorder(tmp_path, 0, 990.0, peak=100.0) as found:
         record(found, clock, 1, seconds=20.0)  # it compiles
         for step in (2, 3, 4):
             record(found, clock, step)
