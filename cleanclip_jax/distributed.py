@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from cleanclip_jax.errors import StartAgain, UserError
 JOIN_SECONDS = 300
 # Characters of a message that processes tell each other.
 MESSAGE = 1000
+# How XLA's errors begin.
+_STATUS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED):")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +157,10 @@ def runtime_errors() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # A program so small that it runs at once fails with a ValueError (jax 0.10.2).
+        if isinstance(error, ValueError) and not _STATUS.match(str(error)):
+            raise
         if "RESOURCE_EXHAUSTED" in str(error):
             raise UserError(
                 "the device's memory is too small for this batch: raise config.train.chunks, set "

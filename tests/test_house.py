@@ -22,7 +22,8 @@ NAME = PACKAGE.name
 FLOORS = (  # from the bottom
     ("errors", "config", "files"),
     (
-        *("models", "objectives", "device", "sharding", "distributed", "compilation"),
+        *("models", "objectives", "device", "sharding", "distributed"),
+        *("compilation", "memory"),
         *("attacks", "text", "images", "reporting"),
     ),
     ("data", "evaluation", "checkpoints"),

@@ -211,7 +211,7 @@ def _mean(x: jax.Array) -> jax.Array:
     """The mean luminance, rounded [b, 1, 1, 1]; pictures of 2000 x 2000 pixels fit in int32."""
     count = x.shape[1] * x.shape[2]
     total = _grey(x).sum((1, 2, 3), keepdims=True, dtype=jnp.int32)
-    return lax.div(2 * total + count, 2 * count)
+    return lax.div(2 * total + count, np.int32(2 * count))
 
 
 def _smooth(x: jax.Array) -> jax.Array:
@@ -221,7 +221,7 @@ def _smooth(x: jax.Array) -> jax.Array:
     across = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
     around = across[:, :-2] + across[:, 1:-1] + across[:, 2:]
     # Never halfway between two: 13 is odd.
-    inner = lax.div(2 * (around + 4 * x[:, 1:-1, 1:-1]) + 13, 26)
+    inner = lax.div(2 * (around + 4 * x[:, 1:-1, 1:-1]) + 13, np.int32(26))
     inside = np.zeros((*x.shape[1:3], 1), bool)
     inside[1:-1, 1:-1] = True
     return jnp.where(inside, jnp.pad(inner, ((0, 0), (1, 1), (1, 1), (0, 0))), x)

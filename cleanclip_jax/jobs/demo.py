@@ -18,6 +18,7 @@ from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.jobs.report import write_report
+from cleanclip_jax.memory import keep_memory
 from cleanclip_jax.reporting.runs import gather
 from cleanclip_jax.training.loop import train
 from cleanclip_jax.training.run import MANIFEST
@@ -35,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked, overrides = parse(parser, argv)
     keep_compiled()
+    keep_memory()
     for key in ("seed", "start"):
         if key in overrides:
             raise UserError(f"the demo sets config.{key} itself; a seed is given with --seed")

@@ -10,6 +10,7 @@ from cleanclip_jax.compilation import keep_compiled
 from cleanclip_jax.config import defaults
 from cleanclip_jax.distributed import start
 from cleanclip_jax.jobs.arguments import apply
+from cleanclip_jax.memory import keep_memory
 
 
 def heartbeat_of(overrides: Mapping[str, str]) -> int:
@@ -20,7 +21,7 @@ def heartbeat_of(overrides: Mapping[str, str]) -> int:
 
 
 def begin(asked: argparse.Namespace, heartbeat: int) -> None:
-    """Joins the run's other processes and has compiled programs kept.
+    """Joins the run's other processes, and has compiled programs and freed memory kept.
 
     Args:
       asked: with the flags of `distributed.add_flags`.
@@ -29,6 +30,7 @@ def begin(asked: argparse.Namespace, heartbeat: int) -> None:
     Raises:
       UserError: the others could not be found.
     """
+    keep_memory()
     start(asked, heartbeat)
     keep_compiled()
     if jax.process_index():

@@ -24,6 +24,12 @@ SMALL = {
     "objective.in_modal": 1.0,
     "train.steps": STEPS,
     "train.checkpoint_every": 100,
+    # Nothing of this may depend on how many processes there are: pictures in device memory, views
+    # made there, and captions cut to what the longest of all processes needs.
+    "views.on": "device",
+    "data.resident": True,
+    "train.text_lengths": (8,),
+    "data.train.templates": ["a handwritten {}."] * 30 + ["a {} that somebody wrote by hand."],
 }
 
 
