@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
@@ -37,13 +37,13 @@ class Batch(TypedDict):
 
     Attributes:
       images: where views are made on the device, one a pair, as they were before any trigger;
-        where pictures lie on the device, there are none.
+        where pictures lie on the device, batches have no such key.
       index: the record that each row shows.
       bad: the unreadable record that the row stands in for, -1 where it stands for itself.
       stamps: what the device needs to put a plan's trigger on (attacks.triggers.fold).
     """
 
-    images: NotRequired[UInt8[np.ndarray, "b V s s 3"]]
+    images: UInt8[np.ndarray, "b V s s 3"]
     tokens: Int32[np.ndarray, "b V L"]
     index: Int64[np.ndarray, " b"]
     bad: Int64[np.ndarray, " b"]
@@ -266,7 +266,7 @@ class Collate:
 
     def __call__(self, examples: Sequence[dict]) -> Batch:
         tokens = self.tokenizer([text for e in examples for text in e["captions"]])
-        batch: Batch = {
+        batch: dict[str, np.ndarray] = {
             "tokens": tokens.reshape(len(examples), -1, tokens.shape[-1]),
             "index": np.array([e["index"] for e in examples], np.int64),
             "bad": np.array([e["bad"] for e in examples], np.int64),
@@ -276,7 +276,7 @@ class Collate:
             batch["images"] = images.reshape(len(examples), -1, *images.shape[1:])
         if "stamp" in examples[0]:
             batch["stamps"] = np.stack([e["stamp"] for e in examples])
-        return batch
+        return cast(Batch, batch)
 
 
 @dataclass(frozen=True)

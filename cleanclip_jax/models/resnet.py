@@ -37,21 +37,33 @@ class BatchNorm(nn.Module):
         stats = jnp.promote_types(self.param_dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), stats)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), stats)
-        shape = x.shape
-        x = at_least_float32(x)
-        if train and not self.frozen:
-            x = x.reshape(self.groups, -1, *shape[1:])
-            count = x.size // (self.groups * channels)
-            mean = x.mean((1, 2, 3), keepdims=True)
-            var = jnp.square(x - mean).mean((1, 2, 3), keepdims=True)
+        grouped = train and not self.frozen
+        groups = self.groups if grouped else 1
+
+        def high(x: jax.Array) -> jax.Array:
+            return at_least_float32(x).reshape(groups, -1, *x.shape[1:])
+
+        # For the way back only x is kept, as it came: what follows from it in float32 takes twice
+        # the memory of bfloat16, and nothing to make again.
+        @jax.checkpoint
+        def spread(x: jax.Array, mean: jax.Array) -> jax.Array:
+            return jnp.square(high(x) - mean).mean((1, 2, 3), keepdims=True)
+
+        @jax.checkpoint
+        def normed(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+            return ((high(x) - mean) * factor + bias).reshape(x.shape).astype(self.dtype)
+
+        if grouped:
+            mean = high(x).mean((1, 2, 3), keepdims=True)
+            var = spread(x, mean)
             if not self.is_initializing():
+                count = x.size // (groups * channels)
                 unbiased = var.mean((0, 1, 2, 3)) * (count / max(count - 1, 1))
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean.mean((0, 1, 2, 3))
                 running_var.value = 0.9 * running_var.value + 0.1 * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        x = (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
-        return x.reshape(shape).astype(self.dtype)
+        return normed(x, mean, jax.lax.rsqrt(var + 1e-5) * scale, bias)
 
 
 class AttentionPool(nn.Module):
