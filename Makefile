@@ -1,6 +1,6 @@
 # make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
-# make test-faults the tests that kill a run many times, and that take four processes
+# make test-faults the tests that kill a run many times, that take four processes, and other slow ones
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make clean   remove what set-up and the checks made; runs/ stays

@@ -44,6 +44,9 @@ def begin(folder: Path, *argv: str, **environment: str) -> subprocess.Popen[str]
         text=True,
         cwd=folder,
         env={**own, "JAX_PLATFORMS": "cpu", **environment},
+        # Tests that run in the background have Ctrl-C ignored, and bash can't trap what it is
+        # begun with ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
