@@ -25,9 +25,9 @@ SMALL = {
     "train.steps": STEPS,
     "train.checkpoint_every": 100,
 }
-# Nothing of this may depend on how many processes there are: pictures in device memory, triggers put
-# on there, and captions cut to what the longest of all processes needs. AutoAugment, which takes its
-# time to compile, is held against several devices in tests/device.
+# Nothing of this may depend on how many processes there are: pictures in device memory, triggers
+# put on there, and captions cut to what the longest of all processes needs. AutoAugment, which
+# takes its time to compile, is held against several devices in tests/device.
 FAST = {
     "views.on": "device",
     "views.image": "none",
