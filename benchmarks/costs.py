@@ -23,13 +23,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
+from touched import elements
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.models.clip import CLIP, build, encode_image, encode_text, init
+from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.step import Objective, fresh_state, make_step
-from cleanclip_jax.training.utilisation import flops_per_pair, products
+from cleanclip_jax.training.utilisation import flops_per_pair
 
 ASKED = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 FLOPS, MEMORY = 989e12, 4.8e12  # H200's data sheet: dense bfloat16 FLOP/s, bytes/s
@@ -60,21 +61,10 @@ class Floor:
 
 def floor(model: CLIP, pairs: int) -> Floor:
     """Counts in the model as it is written; `scaling.py` counts twice these products' bytes."""
-    v, b = model.variant, 2 * pairs
     shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    images = jax.ShapeDtypeStruct((b, v.image_size, v.image_size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((b, v.context_length), jnp.int32)
-
-    def both(variables: Any, images: jax.Array, tokens: jax.Array) -> Any:
-        return encode_image(model, variables, images), encode_text(model, variables, tokens)
-
-    elements = sum(
-        times * sum(math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars))
-        for equation, times in products(jax.make_jaxpr(both)(shapes, images, tokens).jaxpr)
-    )
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
     flops = pairs * flops_per_pair(model, ASKED)
-    return Floor(flops, 3 * 2 * elements, PER_PARAMETER * parameters)
+    return Floor(flops, 3 * 2 * elements(model, pairs), PER_PARAMETER * parameters)
 
 
 def compiled(model: CLIP, pairs: int) -> tuple[float, float, float]:

@@ -24,13 +24,14 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 import jax.numpy as jnp
 import numpy as np
+from touched import elements
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.models.clip import CLIP, build, encode_image, encode_text, init
+from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.sharding import make_mesh, split_over, state_shardings
 from cleanclip_jax.training.optimizer import make_optimizer
 from cleanclip_jax.training.step import Objective, fresh_state, make_step
-from cleanclip_jax.training.utilisation import flops_per_pair, products
+from cleanclip_jax.training.utilisation import flops_per_pair
 
 DEVICES = 8
 ROWS = 2  # pairs a device in the compiled program; it is compiled for twice as many too
@@ -104,20 +105,7 @@ def count(variant: str) -> Counted:
 
 def traffic(model: CLIP, pairs: int) -> float:
     """Bytes that the step of so many pairs with two views moves, the parameters' among them."""
-    v, b = model.variant, 2 * pairs
-    shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    images = jax.ShapeDtypeStruct((b, v.image_size, v.image_size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((b, v.context_length), jnp.int32)
-
-    def both(variables: Any, images: jax.Array, tokens: jax.Array) -> Any:
-        return encode_image(model, variables, images), encode_text(model, variables, tokens)
-
-    jaxpr = jax.make_jaxpr(both)(shapes, images, tokens).jaxpr
-    elements = sum(
-        times * sum(math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars))
-        for equation, times in products(jaxpr)
-    )
-    return 3 * BETWEEN * BYTES["bf16"] * elements
+    return 3 * BETWEEN * BYTES["bf16"] * elements(model, pairs)
 
 
 def compiled(model: CLIP, rows: int) -> list[tuple[str, int]]:

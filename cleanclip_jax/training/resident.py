@@ -133,12 +133,12 @@ def fill(
 def _padded(images: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pictures and their rows, filled up to one size: for another the write compiles anew."""
     short = BATCH - len(images)
-    beyond = np.where(at < 0, -1, at)  # rows below the first belong to another device
-    at = np.pad(beyond, (0, short), constant_values=-1).astype(np.int32)
+    at = np.pad(at, (0, short), constant_values=-1).astype(np.int32)
     return np.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)]), at
 
 
 def _scatter(part: jax.Array, images: jax.Array, at: jax.Array) -> jax.Array:
+    # Rows before the first and after the last are another device's, or none.
     return part.at[jnp.where(at < 0, len(part), at)].set(images, mode="drop")
 
 
