@@ -38,16 +38,19 @@ def begin(folder: Path, *argv: str, **environment: str) -> subprocess.Popen[str]
     own = {
         k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
     }
-    return subprocess.Popen(
-        ["bash", LOCAL, *argv],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**own, "JAX_PLATFORMS": "cpu", **environment},
-        # Tests that run in the background have Ctrl-C ignored, and bash can't trap what it is
-        # begun with ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Tests that run in the background have Ctrl-C ignored, and bash can't trap what it is begun
+    # with ignored.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            ["bash", LOCAL, *argv],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**own, "JAX_PLATFORMS": "cpu", **environment},
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def run(folder: Path, *argv: str, **environment: str) -> tuple[int, str]:
