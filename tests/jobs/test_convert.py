@@ -271,6 +271,7 @@ def test_a_read_only_destination_is_one_line(files, tmp_path, capsys):
     assert "can't be written" in fails(capsys, files / "vit.pt", tmp_path / "new")
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_below_two_and_a_half_checkpoints(tmp_path):
     """At ViT-B/32 size, there and back."""

@@ -105,15 +105,21 @@ def test_a_head_sees_features_as_it_is_asked_to():
     assert float(classification(logits, jnp.array([1, 0]))) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("start") / "run"
+    train(small_config(), workdir)
+    return str(workdir)
+
+
 @pytest.mark.parametrize("stage", ["supervised", "probe"])
-def test_a_run_is_trained_taken_up_and_measured_through_its_head(tmp_path, capsys, stage):
-    train(small_config(), tmp_path / "start")
+def test_a_run_is_trained_taken_up_and_measured_through_its_head(start, tmp_path, capsys, stage):
     config = small_config("cleanclip")
-    config.start = str(tmp_path / "start")
+    config.start = start
     supervise(config, stage == "probe")
     train(config, tmp_path / "run")
     longer = small_config("cleanclip")
-    longer.start = config.start
+    longer.start = start
     supervise(longer, stage == "probe")
     train(longer, tmp_path / "run")  # done already: nothing is left to do
     assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}"]) == 0
