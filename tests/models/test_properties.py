@@ -149,21 +149,23 @@ def test_initialisation_is_the_published_one():
     assert not resnet["layer2_1"]["bn3"]["scale"].any() and resnet["layer2_1"]["bn2"]["scale"].all()
 
 
-def test_variants_have_the_published_sizes():
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("RN50", 102.0),
+        pytest.param("RN101", 119.7, marks=pytest.mark.faults),
+        pytest.param("RN50x4", 178.3, marks=pytest.mark.faults),
+        pytest.param("RN50x16", 291.0, marks=pytest.mark.faults),
+        ("ViT-B/32", 151.3),
+        ("ViT-B/16", 149.6),
+        ("ViT-L/14", 427.6),
+    ],
+)
+def test_variants_have_the_published_sizes(name, millions):
     """Parameters in millions, of OpenAI's models (their towers and embeddings together)."""
-    published = {
-        "RN50": 102.0,
-        "RN101": 119.7,
-        "RN50x4": 178.3,
-        "RN50x16": 291.0,
-        "ViT-B/32": 151.3,
-        "ViT-B/16": 149.6,
-        "ViT-L/14": 427.6,
-    }
-    for name, millions in published.items():
-        shapes = jax.eval_shape(lambda name=name: init(build(name), KEY))
-        count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-        assert count / 1e6 == pytest.approx(millions, abs=0.06), name
+    shapes = jax.eval_shape(lambda: init(build(name), KEY))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert count / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 def test_unknown_names_say_what_is_near():

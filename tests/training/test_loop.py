@@ -67,7 +67,9 @@ def figures(workdir):
     return [{key: row[key] for key in row if key not in TIMED} for row in rows]
 
 
-@pytest.mark.parametrize("kill_at", [1, 2, 3])
+@pytest.mark.parametrize(
+    "kill_at", [3, *(pytest.param(at, marks=pytest.mark.faults) for at in (1, 2))]
+)
 def test_interrupted_and_resumed_is_uninterrupted(config, trained, tmp_path, monkeypatch, kill_at):
     """Bit for bit, whether a checkpoint was just written, or work since it is lost."""
     record = Recorder.record

@@ -84,7 +84,8 @@ def test_a_step_that_is_not_finite_is_written_down_and_ends_the_run(tmp_path, cl
 
 
 @pytest.mark.parametrize(
-    ("variant", "giga"), [("RN50", 17.5), ("ViT-B/32", 14.8), ("ViT-B/16", 41.1)]
+    ("variant", "giga"),
+    [("RN50", 17.5), ("ViT-B/32", 14.8), pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults)],
 )
 def test_flops_of_a_pair(variant, giga):
     """Three forwards; the published counts are of all queries in RN50's attention pool."""
