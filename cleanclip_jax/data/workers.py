@@ -128,8 +128,10 @@ def _kill(workers: list[int]) -> None:
 
 
 def _start(path: Path, parent: int, index: int, count: int) -> None:
-    # Ctrl-C goes to the whole group; the parent alone answers it, once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to the whole group, and Slurm's SIGTERM to all processes of a job: the parent
+    # alone answers, and needs batches for as long as it takes to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(FileNotFoundError):  # the lease has ended already
         lease = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.write(lease, f"{os.getpid()}\n".encode())

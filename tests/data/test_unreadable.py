@@ -164,6 +164,15 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             list(islice(batches, 50))
 
 
+def test_told_to_leave_workers_go_on(write_csv: Callable):
+    """Slurm tells all processes of a job, and the one that saves still needs batches."""
+    with stream(opened(write_csv(12)), workers=2) as batches:
+        next(batches)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        assert len(list(islice(batches, 20))) == 20
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
 def test_a_worker_that_is_stopped_ends_the_run(
     write_csv: Callable, monkeypatch: pytest.MonkeyPatch
