@@ -56,7 +56,12 @@ def test_text_is_causal(vit):
 
 
 @pytest.mark.parametrize(
-    "options", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}]
+    "options",
+    [
+        pytest.param({"scan": True}, marks=pytest.mark.faults),
+        pytest.param({"remat": True}, marks=pytest.mark.faults),
+        {"scan": True, "remat": True},
+    ],
 )
 def test_scan_and_remat_change_nothing(vit, options):
     plain, weights = vit
@@ -120,14 +125,12 @@ def test_frozen_statistics_are_those_of_evaluation(resnet):
 @pytest.mark.parametrize("kind", ["RN-test", "ViT-test"])
 def test_bfloat16_computes_low_and_keeps_high(kind):
     model = build(kind, dtype="bfloat16")
-    weights = init(model, KEY)
+    weights = jax.eval_shape(lambda: init(model, KEY))
     assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {jnp.dtype("float32")}
-    size = model.variant.image_size
-    image, _ = encode_image_train(model, weights, jnp.ones((2, size, size, 3)))
+    images = jnp.ones((2, *[model.variant.image_size] * 2, 3))
+    image, _ = jax.eval_shape(lambda w: encode_image_train(model, w, images), weights)
     assert image.dtype == jnp.float32
-    low = str(
-        jax.make_jaxpr(lambda w: clip.encode_image(model, w, jnp.ones((2, size, size, 3))))(weights)
-    )
+    low = str(jax.make_jaxpr(lambda w: clip.encode_image(model, w, images))(weights))
     assert "bf16" in low
 
 
