@@ -57,7 +57,7 @@ def test_it_gives_the_same_batches_however_they_are_shared_out(here: Path, tmp_p
     there = Path(shutil.copytree(here.parent, tmp_path / "another machine")) / here.name
     elsewhere = opened(there)
     found = Plan.load(tmp_path / "poison.parquet", elsewhere.fingerprint)
-    for count, workers in ((1, 0), (4, 0), (2, 1)):
+    for count, workers in ((1, 0), (2, 0), (4, 0), (1, 2), (2, 1)):
         shares = [batches(elsewhere, found, (p, count), workers) for p in range(count)]
         for whole, *parts in zip(expected, *shares, strict=True):
             for key, rows in whole.items():

@@ -165,8 +165,9 @@ with Store(Path(sys.argv[1])) as store:
 """
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize("most", [100_000, 100], ids=["arrays", "all"])
+@pytest.mark.parametrize(
+    "most", [100_000, pytest.param(100, marks=pytest.mark.faults)], ids=["arrays", "all"]
+)
 def test_a_quota(tmp_path: Path, most: int):
     """As where nothing may be mounted; here a limit on the size of a file stands for the quota."""
     folder = tmp_path / "checkpoints"

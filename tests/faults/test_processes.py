@@ -24,11 +24,9 @@ SMALL = {
     "objective.in_modal": 1.0,
     "train.steps": STEPS,
     "train.checkpoint_every": 100,
-}
-# Nothing of this may depend on how many processes there are: pictures in device memory, triggers
-# put on there, and captions cut to what the longest of all processes needs. AutoAugment, which
-# takes its time to compile, is held against several devices in tests/device.
-FAST = {
+    # Nothing of this may depend on how many processes there are: pictures in device memory,
+    # triggers put on there, and captions cut to what the longest of all processes needs.
+    # AutoAugment, which takes its time to compile, is held against several devices in tests/device.
     "views.on": "device",
     "views.image": "none",
     "data.resident": True,
@@ -76,7 +74,7 @@ def wait_for_step(workdir: Path, step: int, seconds: float = 150) -> None:
 
 def stopped_at(count: int, workdir: Path, logs: Path, step: int) -> list[int]:
     """Runs until `step` is done, tells one process to leave, and returns the exit codes."""
-    with started(count, words(workdir, **FAST), logs, x64=True) as processes:
+    with started(count, words(workdir), logs, x64=True) as processes:
         wait_for_step(workdir, step)
         os.kill(processes[-1].pid, signal.SIGTERM)
         return [process.wait(timeout=60) for process in processes]
@@ -85,7 +83,7 @@ def stopped_at(count: int, workdir: Path, logs: Path, step: int) -> list[int]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    assert run(1, words(folder / "run", **FAST), folder, x64=True) == [0]
+    assert run(1, words(folder / "run"), folder, x64=True) == [0]
     return folder / "run"
 
 
@@ -99,7 +97,7 @@ def test_stopped_and_resumed_with_fewer(alone: Path, tmp_path: Path, counts: tup
         assert stopped_at(count, workdir, logs, 9 * stop - 6) == [75] * count, logs
         saved = rows(workdir)[-1]["step"]
         assert f"saved step {saved} of {STEPS}" in (logs / "0.log").read_text()
-    assert run(1, words(workdir, **FAST), tmp_path / "logs1", x64=True) == [0]
+    assert run(1, words(workdir), tmp_path / "logs1", x64=True) == [0]
     starts = read_lines(workdir / "starts.jsonl")
     assert [start["processes"] for start in starts] == [*counts, 1]
     assert all(start["step"] >= 9 * i - 6 for i, start in enumerate(starts[1:], 1))
@@ -123,8 +121,7 @@ def test_measured_by_two_is_measured_by_one(alone: Path, tmp_path: Path):
 
 def test_two_take_the_steps_of_one_and_if_one_is_lost_the_other_ends(alone: Path, tmp_path: Path):
     workdir = tmp_path / "run"
-    more = FAST | {"mesh.heartbeat": 10}
-    with started(2, words(workdir, **more), tmp_path, x64=True) as processes:
+    with started(2, words(workdir, **{"mesh.heartbeat": 10}), tmp_path, x64=True) as processes:
         wait_for_step(workdir, 6)
         processes[1].kill()
         assert processes[0].wait(timeout=30) == 75

@@ -1,7 +1,5 @@
 """Captions cut to what is needed of them: the same loss and gradients, in every process."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,10 +33,9 @@ def loss_and_gradients():
             params = init(model, jax.random.key(0))["params"]
             asked = Objective({"cross_modal": 1.0})
             pairs = jnp.asarray(images), jnp.asarray(tokens)
-            run = partial(objective, model, asked)
 
             def loss(params):
-                return run(params, {}, *pairs)[0]
+                return objective(model, asked, params, {}, *pairs)[0]
 
             found = jax.jit(jax.value_and_grad(loss) if gradients else loss)(params)
             return jax.tree.map(np.asarray, found)
