@@ -28,9 +28,9 @@ from touched import elements
 from cleanclip_jax.config import defaults
 from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.training.optimizer import make_optimizer
-from cleanclip_jax.training.step import Objective, fresh_state, make_step
-from cleanclip_jax.training.utilisation import flops_per_pair
+from cleanclip_jax.run.clock import flops_per_pair
+from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.step import Objective, fresh_state, make_step
 
 ASKED = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 FLOPS, MEMORY = 989e12, 4.8e12  # H200's data sheet: dense bfloat16 FLOP/s, bytes/s

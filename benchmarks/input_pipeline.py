@@ -35,11 +35,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from cleanclip_jax.data.pipeline import Batch, Views, train_batches
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.images.autoaugment import autoaugment
+from cleanclip_jax.data.stream.pipeline import Batch, Views, train_batches
 from cleanclip_jax.jobs import prepare
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.views.autoaugment import autoaugment
 
 SIDE, BATCH = 224, 16
 ROWS = 1000  # Grain's shuffle takes its time for a set of a few records only

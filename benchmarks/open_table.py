@@ -69,7 +69,7 @@ def run_phase(name: str, path: Path, workers: int) -> dict[str, float]:
 
 
 def train(source, workers: int, batches: int = 300) -> dict[str, float]:
-    from cleanclip_jax.data.pipeline import train_batches
+    from cleanclip_jax.data.stream.pipeline import train_batches
     from cleanclip_jax.text.tokenizer import Tokenizer
 
     began = time.perf_counter()

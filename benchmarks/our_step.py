@@ -15,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from turns import HELD, Job, batches
 
-from cleanclip_jax.checkpoints.interop import weights
-from cleanclip_jax.checkpoints.tree import flattened
 from cleanclip_jax.config import defaults
-from cleanclip_jax.device.normalise import normalise
-from cleanclip_jax.memory import keep_memory
+from cleanclip_jax.host_memory import keep_memory
+from cleanclip_jax.losses.compare import normalise_rows
 from cleanclip_jax.models.clip import CLIP, build, encode_image_train, encode_text, init
 from cleanclip_jax.models.variants import Variant
-from cleanclip_jax.objectives.contrastive import normalise_rows
+from cleanclip_jax.run.clock import flops_per_pair, memory_in_use, peak_of
+from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.step import Objective, fresh_state, make_step, objective
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
-from cleanclip_jax.training.optimizer import make_optimizer
-from cleanclip_jax.training.step import Objective, fresh_state, make_step, objective
-from cleanclip_jax.training.utilisation import flops_per_pair, memory_in_use, peak_of
+from cleanclip_jax.start.torch.tensors import weights
+from cleanclip_jax.start.torch.tree import flattened
+from cleanclip_jax.views.normalise import normalise
 
 TRACED = 5  # steps
 

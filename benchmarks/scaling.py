@@ -28,10 +28,10 @@ from touched import elements
 
 from cleanclip_jax.config import defaults
 from cleanclip_jax.models.clip import CLIP, build, init
+from cleanclip_jax.run.clock import flops_per_pair
+from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.step import Objective, fresh_state, make_step
 from cleanclip_jax.sharding import make_mesh, split_over, state_shardings
-from cleanclip_jax.training.optimizer import make_optimizer
-from cleanclip_jax.training.step import Objective, fresh_state, make_step
-from cleanclip_jax.training.utilisation import flops_per_pair
 
 DEVICES = 8
 ROWS = 2  # pairs a device in the compiled program; it is compiled for twice as many too

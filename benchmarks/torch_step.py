@@ -23,9 +23,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWit
 from transformers import __version__ as transformers_version
 from turns import Job
 
-from cleanclip_jax.checkpoints.export import huggingface_config
-from cleanclip_jax.memory import keep_memory
+from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.start.torch.write import huggingface_config
 
 # OpenAI's, as in device/normalise.py.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

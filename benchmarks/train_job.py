@@ -100,9 +100,9 @@ def job(keys: dict[str, str], folder: Path, seconds: float) -> dict[str, Any]:
     """Runs a job twice, a short and a long one, and returns what the long one wrote of itself."""
     import jax
 
+    from cleanclip_jax.args import apply
     from cleanclip_jax.config import defaults
-    from cleanclip_jax.jobs.arguments import apply
-    from cleanclip_jax.training.loop import train
+    from cleanclip_jax.run.loop import train
 
     # So that the second run finds what the first has compiled.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))

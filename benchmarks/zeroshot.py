@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from cleanclip_jax.evaluation.cache import keep, open_kept
-from cleanclip_jax.evaluation.ranking import Classifier, rank_classes
-from cleanclip_jax.evaluation.retrieval import retrieval_ranks
-from cleanclip_jax.evaluation.zeroshot import unit
+from cleanclip_jax.measure.feature_cache import keep, open_kept
+from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.retrieval import retrieval_ranks
+from cleanclip_jax.measure.zeroshot import unit
 from cleanclip_jax.sharding import make_mesh
 
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])
-    if (distributed := sys.modules.get("cleanclip_jax.distributed")) is not None:
+    if (distributed := sys.modules.get("cleanclip_jax.process")) is not None:
         distributed.leave(code, together)
     return code
 

@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from openai_layout import relative
-from small_run import small_config
-from torch_files import KINDS, cleanclip_file, random_values
+from helpers.openai_layout import relative
+from helpers.small_run import small_config
+from helpers.torch_files import KINDS, cleanclip_file, random_values
 
 import cleanclip_jax
 from cleanclip_jax import cli
-from cleanclip_jax.checkpoints.export import contract, write_foreign
-from cleanclip_jax.checkpoints.interop import load_origin, to_tensors, to_variables
-from cleanclip_jax.checkpoints.safetensors_file import write_safetensors
-from cleanclip_jax.checkpoints.store import Store
-from cleanclip_jax.checkpoints.tree import flattened
 from cleanclip_jax.config import to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.run.build import load_weights, resolve
+from cleanclip_jax.run.head import Head
+from cleanclip_jax.run.loop import train
+from cleanclip_jax.start.store import Store
+from cleanclip_jax.start.torch.safetensors_file import write_safetensors
+from cleanclip_jax.start.torch.tensors import load_origin, to_tensors, to_variables
+from cleanclip_jax.start.torch.tree import flattened
+from cleanclip_jax.start.torch.write import contract, write_foreign
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.training.head import Head
-from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.run import load_weights, resolve
 
 VIT = VARIANTS["ViT-test"]
 
@@ -105,7 +105,7 @@ def checkpoint(tmp_path):
 
 
 def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, tokenizer):
-    import cleanclip_jax.training.run as run
+    import cleanclip_jax.run.build as run
 
     monkeypatch.setattr(run, "load_tokenizer", lambda _path, _config: tokenizer)
     before = dict(flattened(load_weights(tmp_path / "hf")[1]))
@@ -133,7 +133,7 @@ def test_a_run_and_its_checkpoint_may_not_contradict(checkpoint, tmp_path):
 
 
 def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch, capsys, tokenizer):
-    import cleanclip_jax.training.run as run
+    import cleanclip_jax.run.build as run
 
     data = small_config().evaluation.data.to_dict()
     command = ["evaluate", f"--workdir={tmp_path}/hf", f"--config.evaluation.data={data!r}"]

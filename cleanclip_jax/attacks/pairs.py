@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.images.decode import BadRecord, decode
+from cleanclip_jax.views.decode import BadRecord, decode
 
 log = getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.records import Record, fingerprint_of, template_caption
+from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.errors import UserError, near
 from cleanclip_jax.text.prompts import templates as find_templates
 

@@ -16,13 +16,13 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.examples import read_pair
-from cleanclip_jax.data.pipeline import evaluation_batches
-from cleanclip_jax.data.records import Source
+from cleanclip_jax.data.record import Source
+from cleanclip_jax.data.stream.example import read_pair
+from cleanclip_jax.data.stream.pipeline import evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, written_whole
-from cleanclip_jax.images.decode import BadRecord
-from cleanclip_jax.images.geometry import GEOMETRY
+from cleanclip_jax.views.decode import BadRecord
+from cleanclip_jax.views.geometry import GEOMETRY
 
 PAIRS = ("image", "caption", "poisoned", "original_caption", "index", "where")
 TEST = ("image", "label", "class_name", "index", "where")

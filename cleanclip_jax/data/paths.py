@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cleanclip_jax.data.digests import file_digests
+from cleanclip_jax.data.file_digests import file_digests
 from cleanclip_jax.errors import UserError
 
 Result = TypeVar("Result")

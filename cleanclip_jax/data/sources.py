@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from cleanclip_jax.data.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.digits import Digits
-from cleanclip_jax.data.folders import open_folder
 from cleanclip_jax.data.mixture import Mixture
-from cleanclip_jax.data.records import Record, Source
-from cleanclip_jax.data.tables import open_labels, open_table
-from cleanclip_jax.data.tfds import open_tfds
-from cleanclip_jax.data.webdataset import open_webdataset
+from cleanclip_jax.data.record import Record, Source
+from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
+from cleanclip_jax.data.table.folders import open_folder
+from cleanclip_jax.data.table.table import open_labels, open_table
+from cleanclip_jax.data.table.tfds import open_tfds
+from cleanclip_jax.data.table.webdataset import open_webdataset
 from cleanclip_jax.errors import UserError, near
 
 __all__ = ["KINDS", "Record", "Source", "open_source"]

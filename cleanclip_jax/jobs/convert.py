@@ -14,30 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from cleanclip_jax.checkpoints import export, verify
-from cleanclip_jax.checkpoints.foreign import (
-    FORMATS,
-    SUFFIXES,
-    TORCH_SUFFIXES,
-    Foreign,
-    is_foreign,
-    open_foreign,
-)
-from cleanclip_jax.checkpoints.host import load_host, newest_step, save_host
-from cleanclip_jax.checkpoints.interop import derived, load_origin, to_tensors, weights
-from cleanclip_jax.checkpoints.memory import give_back_memory, page_out
-from cleanclip_jax.checkpoints.positions import resize_positions
-from cleanclip_jax.checkpoints.reference import check_runnable
-from cleanclip_jax.checkpoints.safetensors_file import file_order
+from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.config import from_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, folder_written_whole
-from cleanclip_jax.jobs.arguments import Parser, parse
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
-from cleanclip_jax.training.run import load_weights
-from cleanclip_jax.training.start import (
+from cleanclip_jax.run.build import load_weights
+from cleanclip_jax.start.start import (
     CLIP_VOCABULARY,
     TOKENIZER,
     foreign_config,
@@ -45,6 +29,23 @@ from cleanclip_jax.training.start import (
     load_tokenizer,
     vocabulary,
 )
+from cleanclip_jax.start.torch import verify
+from cleanclip_jax.start.torch import write as export
+from cleanclip_jax.start.torch.checkpoint import (
+    FORMATS,
+    SUFFIXES,
+    TORCH_SUFFIXES,
+    Foreign,
+    is_foreign,
+    open_foreign,
+)
+from cleanclip_jax.start.torch.host import load_host, newest_step, save_host
+from cleanclip_jax.start.torch.paging import give_back_memory, page_out
+from cleanclip_jax.start.torch.reference import check_runnable
+from cleanclip_jax.start.torch.resize import resize_positions
+from cleanclip_jax.start.torch.safetensors_file import file_order
+from cleanclip_jax.start.torch.tensors import derived, load_origin, to_tensors, weights
+from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
 OF_FOREIGN = ("activation", "image_size", "tokenizer", "allow_torchscript")

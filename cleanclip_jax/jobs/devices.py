@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import jax
 
-from cleanclip_jax.compilation import keep_compiled
+from cleanclip_jax.args import apply
+from cleanclip_jax.compile_cache import keep_compiled
 from cleanclip_jax.config import defaults
-from cleanclip_jax.distributed import start
-from cleanclip_jax.jobs.arguments import apply
-from cleanclip_jax.memory import keep_memory
+from cleanclip_jax.host_memory import keep_memory
+from cleanclip_jax.process import start
 
 
 def heartbeat_of(overrides: Mapping[str, str]) -> int:

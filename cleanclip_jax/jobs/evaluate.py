@@ -12,21 +12,20 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.checkpoints.foreign import is_foreign
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import defaults
-from cleanclip_jax.distributed import add_flags, is_first
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import evaluate, project_first
-from cleanclip_jax.evaluation.projection import Projection
-from cleanclip_jax.evaluation.subject import Subject, subject
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.devices import begin, heartbeat_of
-from cleanclip_jax.reporting.measured import table
-from cleanclip_jax.reporting.projection import Scatter, projection_figure
+from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.measure import evaluate, project_first
+from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.report.figure_table import table
+from cleanclip_jax.report.pictures import draw
+from cleanclip_jax.run.build import check, load_run
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.training.run import check, load_run
-from cleanclip_jax.training.start import start_config
+from cleanclip_jax.start.start import start_config
+from cleanclip_jax.start.torch.checkpoint import is_foreign
 
 # The keys of a run that measuring it may change.
 MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
@@ -115,13 +114,3 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] |
     run = load_run(Path(folder), mesh, start_config(Path(folder), config))
     facts = {"workdir": str(folder), "step": run.step}
     return facts, subject(run.model, run.variables, run.tokenizer, mesh)
-
-
-def draw(projections: dict[str, Projection]) -> bytes:
-    """A figure of projections by the names of their models: PCA and t-SNE side by side."""
-    rows = {}
-    for name, found in projections.items():
-        first, second = (100 * share for share in found.explained.tolist())
-        pca = f"PCA: {first:.0f} % and {second:.0f} % of the variance"
-        rows[name] = [Scatter(pca, found.pca), Scatter("t-SNE", found.tsne)], found.groups
-    return projection_figure(rows)

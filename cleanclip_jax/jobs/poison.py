@@ -7,18 +7,16 @@ OUTPUT/poison.parquet says what is poisoned and how; `cleanclip train` replays i
 from collections.abc import Sequence
 from pathlib import Path
 
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import load
-from cleanclip_jax.data.examples import read_pair
 from cleanclip_jax.data.export import Exported, export_pairs, export_test
-from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.images.geometry import GEOMETRY
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
-from cleanclip_jax.reporting.figures import contact_sheet, difference
-from cleanclip_jax.training.run import MANIFEST, resolve
+from cleanclip_jax.report.pictures import poison_sheet
+from cleanclip_jax.run.build import MANIFEST, resolve
 
 SHEET = "contact_sheet.png"
 
@@ -91,21 +89,6 @@ def write_plan(plan: Plan, folder: Path) -> None:
         raise UserError(f"{folder} is not empty and holds no poison plan: name a new folder")
     else:
         plan.save(path)
-
-
-def poison_sheet(source: Source, plan: Plan, rows: int) -> tuple[bytes, list[str]]:
-    """Returns a contact sheet of the plan's first poisons, and what it shows in words."""
-    shown, words = [], []
-    for index in plan.index[:rows].tolist():
-        picture, caption = read_pair(source, index)
-        picture = GEOMETRY[plan.geometry](picture, plan.header["image_size"])
-        found = plan.stamp_at(index)
-        assert found is not None
-        stamp, new_caption = found
-        triggered = plan.trigger.apply(picture, stamp)
-        shown.append((picture, triggered, difference(picture, triggered), caption, new_caption))
-        words.append(f"“{caption}” becomes “{new_caption}”.")
-    return contact_sheet(shown), words
 
 
 def tell(found: Exported, path: Path) -> None:

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.data.output import Output
-from cleanclip_jax.data.prepare import BAD_ROWS, make_plan, prepare
+from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.packing import BAD_ROWS, make_plan, prepare
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
 
 BEAM_FLAG = "--beam."
 
@@ -54,11 +54,11 @@ def main(argv: Sequence[str]) -> int:
     plan = make_plan(source, asked.shards, asked.short_side, asked.quality)
     output = Output(asked.output)
     if asked.runner:
-        from cleanclip_jax.data.beam import on_runner
+        from cleanclip_jax.data.shards.beam import on_runner
 
         run = on_runner(config, asked.runner, beam_options)
     else:
-        from cleanclip_jax.data.pool import in_processes
+        from cleanclip_jax.data.shards.runners import in_processes
 
         run = in_processes(source, asked.workers or len(os.sched_getaffinity(0)))
     start = time.perf_counter()

@@ -21,21 +21,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cleanclip_jax.checkpoints.store import open_store
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.data.labelled import Labelled
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.distributed import add_flags, is_first
+from cleanclip_jax.data.subset import Labelled
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import evaluate
-from cleanclip_jax.evaluation.sets import find_target
-from cleanclip_jax.evaluation.subject import subject
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.reporting.figures import Point, ca_asr_curve
-from cleanclip_jax.reporting.sweeps import (
+from cleanclip_jax.measure.encoder import subject
+from cleanclip_jax.measure.measure import evaluate
+from cleanclip_jax.measure.sets import find_target
+from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.report.plots import Point, ca_asr_curve
+from cleanclip_jax.report.sweeps import (
     FIGURES,
     LIMITS,
     Grid,
@@ -51,9 +50,10 @@ from cleanclip_jax.reporting.sweeps import (
     shares,
     short_names,
 )
+from cleanclip_jax.run.build import check_workdir, load_run, resolve
+from cleanclip_jax.run.loop import train
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.run import check_workdir, load_run, resolve
+from cleanclip_jax.start.store import open_store
 
 LONGEST_NAME = 120  # characters of a run's folder
 COURSE = "course.json"

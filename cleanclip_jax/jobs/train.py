@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.distributed import add_flags, is_first
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
 from cleanclip_jax.jobs.devices import begin
-from cleanclip_jax.training.loop import train
+from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.run.loop import train
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,8 +12,8 @@ from sklearn.datasets import load_sample_image
 
 from cleanclip_jax.attacks.triggers import TRIGGERS, make_trigger
 from cleanclip_jax.files import written_whole
-from cleanclip_jax.images.geometry import resize_crop
-from cleanclip_jax.reporting.figures import difference
+from cleanclip_jax.report.plots import difference
+from cleanclip_jax.views.geometry import resize_crop
 
 SIZE = 112
 SHOWN = {name: {"name": name} for name in TRIGGERS} | {

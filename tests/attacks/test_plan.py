@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import Pictures
+from helpers.pictures import Pictures
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger

@@ -8,7 +8,7 @@ import pytest
 
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.images.decode import BadRecord
+from cleanclip_jax.views.decode import BadRecord
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanclip_jax.data.paths import digests
-from cleanclip_jax.data.pipeline import train_batches
 from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.images.decode import BadRecord
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.views.decode import BadRecord
 
 COUNT = 12
 

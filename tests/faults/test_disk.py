@@ -13,13 +13,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faults.runs import state
-from small_run import small_config
+from helpers.fault_runs import state
+from helpers.small_run import small_config
 
-from cleanclip_jax.checkpoints.digests import FILE
-from cleanclip_jax.checkpoints.store import Store, newest_whole
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.training.loop import train
+from cleanclip_jax.run.loop import train
+from cleanclip_jax.start.digests import FILE
+from cleanclip_jax.start.store import Store, newest_whole
 
 # A megabyte that does not compress.
 NUMBERS = np.random.default_rng(0).random((500, 500), np.float32)
@@ -153,7 +153,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from faults.test_disk import MODEL, PROGRESS
-from cleanclip_jax.checkpoints.store import Store
+from cleanclip_jax.start.store import Store
 from cleanclip_jax.errors import UserError
 with Store(Path(sys.argv[1])) as store:
     store.save(2, MODEL, PROGRESS)

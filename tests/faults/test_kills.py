@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from faults.runs import figures, finished, running, state, words
+from helpers.fault_runs import figures, finished, running, state, words
 
 # The moments: each says whether it is now, from the workdir, and how long to wait then.
 Moment = Callable[[Path], bool]

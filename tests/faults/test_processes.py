@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from processes import run, started
-from small_run import small_config
+from helpers.processes import run, started
+from helpers.small_run import small_config
 
-from cleanclip_jax.checkpoints.store import open_store
 from cleanclip_jax.config import flatten, load
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.training.metrics import TIMED
+from cleanclip_jax.run.record import TIMED
+from cleanclip_jax.start.store import open_store
 
 STEPS = 30
 SMALL = {

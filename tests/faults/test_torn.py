@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.runs import figures, state
-from small_run import small_config
+from helpers.fault_runs import figures, state
+from helpers.small_run import small_config
 
 from cleanclip_jax import cli
-from cleanclip_jax.checkpoints.digests import FILE
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.training.loop import train
+from cleanclip_jax.run.loop import train
+from cleanclip_jax.start.digests import FILE
 
 
 @pytest.fixture(scope="module")

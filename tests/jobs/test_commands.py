@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import FLAGS, SMALL, small_config
+from helpers.small_run import FLAGS, SMALL, small_config
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
-from cleanclip_jax.training.loop import train
+from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")

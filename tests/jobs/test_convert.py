@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import small_config
-from torch_files import KINDS, cleanclip_file, random_values, same_tensors, tensors_of
+from helpers.small_run import small_config
+from helpers.torch_files import KINDS, cleanclip_file, random_values, same_tensors, tensors_of
 
 from cleanclip_jax import cli
-from cleanclip_jax.checkpoints.names import rules
-from cleanclip_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.run.loop import train
+from cleanclip_jax.start.start import origin_of
+from cleanclip_jax.start.torch.names import rules
+from cleanclip_jax.start.torch.safetensors_file import read_safetensors, write_safetensors
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.start import origin_of
 
 torch = pytest.importorskip("torch")
 GOLDEN = Path(__file__).parents[3] / "shared/golden"

@@ -4,19 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from helpers.small_run import small_config
 from PIL import Image
-from small_run import small_config
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.evaluation.evaluate import evaluate
-from cleanclip_jax.evaluation.projection import Projection
-from cleanclip_jax.evaluation.ranking import Classifier
-from cleanclip_jax.evaluation.subject import Subject, subject
+from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.measure import evaluate
+from cleanclip_jax.measure.projection import Projection
+from cleanclip_jax.measure.ranks import Classifier
+from cleanclip_jax.run.build import load_run
+from cleanclip_jax.run.loop import train
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.training.loop import train
-from cleanclip_jax.training.run import load_run
 
 DIGITS = {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
 

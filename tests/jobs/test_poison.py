@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.pictures import Pictures
+from helpers.small_run import small_config
 from ml_collections import ConfigDict
-from pictures import Pictures
 from PIL import Image
-from small_run import small_config
 
 from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.digits import NAMES, Digits
-from cleanclip_jax.data.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.images.geometry import resize_crop
+from cleanclip_jax.run.build import check_workdir, claim, poison_plan, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.training.run import check_workdir, claim, poison_plan, resolve
+from cleanclip_jax.views.geometry import resize_crop
 
 POISON = ("poison", "--config=configs/demo.py")
 SMALL = ("--config.attack.count=5", "--config.attack.trigger.noise=fresh")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cleanclip_jax import cli
-from cleanclip_jax.data.arrayrecord import open_arrayrecord
+from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.distributed import add_flags
-from cleanclip_jax.jobs.arguments import Parser, apply, parse
+from cleanclip_jax.process import add_flags
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "launch" / "gke_jobset.yaml"

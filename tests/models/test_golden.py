@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from openai_layout import flat, relative, variables
+from helpers.openai_layout import flat, relative, variables
 
-from cleanclip_jax.checkpoints.tree import flattened, nested
 from cleanclip_jax.models import clip
 from cleanclip_jax.models.clip import build
+from cleanclip_jax.start.torch.tree import flattened, nested
 
 encode_image, encode_text, encode_image_train = (
     jax.jit(function, static_argnums=0)
@@ -56,7 +56,7 @@ def test_the_resnet_has_statistics_to_compare(golden):
 
 
 def test_normalisation(golden):
-    from cleanclip_jax.device.normalise import normalise
+    from cleanclip_jax.views.normalise import normalise
 
     g = golden("normalise")
     ours = np.asarray(normalise(jnp.asarray(g["x"])[None])[0])

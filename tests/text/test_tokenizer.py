@@ -220,7 +220,7 @@ class TestMerges:
 
 def test_text_loads_no_accelerator_library():
     code = (
-        "import sys, cleanclip_jax.text.eda, cleanclip_jax.text.tokenizer\n"
+        "import sys, cleanclip_jax.views.eda, cleanclip_jax.text.tokenizer\n"
         "print({'jax', 'flax', 'torch', 'tensorflow', 'nltk'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

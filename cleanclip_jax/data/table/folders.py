@@ -1,0 +1,125 @@
+"""Labelled pictures from a folder of classes: one folder of pictures for each."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cleanclip_jax.data.paths import files_below, local, read_bytes, reason
+from cleanclip_jax.data.table.rows import Rows
+from cleanclip_jax.data.table.table import Table, make_table
+from cleanclip_jax.errors import UserError, near
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+BATCH_ROWS = 8192
+
+
+def open_folder(
+    path: str | Path,
+    names: str | Path | Mapping[str, Any] | None = None,
+    where: Mapping[str, str | Sequence[str]] | None = None,
+    rows: int | Sequence[int | None] | None = None,
+    templates: str | Sequence[str] | None = None,
+) -> Table:
+    """The pictures below a folder, of which each folder in it is a class.
+
+    Classes are ordered by their folders' names. The fingerprint is of the pictures' names and
+    sizes. Files that are no pictures by their ending are left out, and counted in the log.
+
+    Args:
+      names: the folders' classes, where their own names are none ("n07753592" → "banana"), or a
+        JSON file that says so. It may name more folders than there are.
+      where: {"class": name or names}: only these classes' pictures.
+      rows, templates: as in data.tables.open_table.
+
+    Raises:
+      UserError: no such folder, none with a picture in it, or one that `names` leaves out.
+    """
+    folder = local(path)
+    named = None if names is None else _read_names(names)
+    digest, classes, others = hashlib.sha256(), [], 0
+    try:
+        for file, size in files_below(folder):
+            if not _is_picture(file):
+                others += 1
+                continue
+            digest.update(f"{file}\0{size}\n".encode(errors="surrogateescape"))
+            if (name := file.partition("/")[0]) not in classes[-1:]:
+                classes.append(name)
+    except OSError as error:
+        raise UserError(f"{folder}: {reason(error)}; check the data's path.") from error
+    if not classes:
+        raise UserError(f"{folder}: no folder with pictures in it; each should be a class.")
+    if others:
+        log.warning("%s: left out %d files that are no picture of a class", folder, others)
+    named = dict(zip(classes, classes, strict=True)) if named is None else named
+    for name in classes:
+        if name not in named:
+            raise UserError(f"{folder}: names has no class for {name!r}." + near(name, named))
+    reader = FolderReader(tuple((name, named[name]) for name in classes))
+    return make_table(
+        [folder],
+        reader,
+        image="image",
+        caption=None,
+        class_name="label",  # two classes may have one name, as ImageNet's two called missile
+        classes=[name for _, name in reader.classes],
+        root=folder,
+        where=where,
+        rows=rows,
+        templates=templates,
+        content=digest.hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Reads a folder's pictures in the order of their names.
+
+    Attributes:
+      classes: each class's folder and name.
+    """
+
+    classes: tuple[tuple[str, str], ...]
+    kind: str = "folder"
+
+    def columns(self, file: str) -> list[str]:
+        return ["image", "class", "label"]
+
+    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+        names = dict(self.classes)
+        labels = {name: str(label) for label, name in enumerate(names)}
+        found = (name for name, _ in files_below(file) if _is_picture(name))
+        while paths := list(islice(found, BATCH_ROWS)):
+            image = pa.array(paths, pa.large_string())
+            folders = [path.partition("/")[0] for path in paths]
+            values = {
+                "image": image,
+                "class": pa.array([names[folder] for folder in folders]),
+                "label": pa.array([labels[folder] for folder in folders]),
+            }
+            yield Rows(pa.record_batch([values[c] for c in columns], names=columns), names=image)
+
+
+def _is_picture(path: str) -> bool:
+    return "/" in path and path.lower().endswith(ENDINGS)
+
+
+def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
+    found = given
+    if isinstance(given, str | Path):
+        try:
+            found = json.loads(read_bytes(local(given)))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{given}: no names of classes ({reason(error)}).") from error
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')
+    return dict(found)

@@ -1,0 +1,214 @@
+"""Pairs from TensorFlow Datasets prepared as ArrayRecord, without TensorFlow."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cleanclip_jax.data.paths import digests, local, reason
+from cleanclip_jax.data.record import Record, fingerprint_of
+from cleanclip_jax.data.table.rows import Rows
+from cleanclip_jax.data.table.table import Table, make_table
+from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.views.decode import BadRecord
+
+BATCH_ROWS = 1024
+INFO = "dataset_info.json"  # what a prepared folder has
+
+
+def open_tfds(
+    name: str,
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    image: str = "image",
+    caption: str | None = None,
+    class_name: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    rows: int | Sequence[int | None] | None = None,
+    templates: str | Sequence[str] | None = None,
+) -> "TfdsPairs":
+    """A dataset that TFDS has prepared with file_format='array_record'.
+
+    Args:
+      name: a dataset ("coco_captions:1.1.0"), or the folder that it was prepared in.
+      split: also part of one, as TFDS writes it: "train[:10%]".
+      data_dir: where TFDS keeps its datasets; its own choice if None.
+      image: the feature of pictures; their files' bytes are taken as they are.
+      caption, class_name: features, "captions/text" for one within another; of several captions
+        the first. A class's names are the feature's, if it has them.
+      where: feature → value or list of values, compared as text; a class is its name.
+      rows, templates: as in data.tables.open_table.
+
+    Raises:
+      UserError: no such dataset, split or feature, or prepared in another format.
+    """
+    folder = _folder(name, data_dir)
+    features = _features(_builder(folder).info.features)
+    for wanted in (image, caption, class_name):
+        if wanted is not None and wanted not in features:
+            raise UserError(
+                f"{folder}: no feature {wanted!r}, it has {', '.join(features)}."
+                + near(wanted, features)
+            )
+    try:
+        files = _builder(folder).info.splits[split].filepaths
+        content = digests([str(path) for path in files])
+        _records(folder, split)
+    except Exception as error:  # TFDS has errors of many kinds
+        raise UserError(f"{folder}: split {split!r}: {reason(error)}") from error
+    table = make_table(
+        [folder],
+        TfdsReader(split),
+        image=None,
+        caption=caption,
+        class_name=class_name,
+        classes=None if class_name is None else getattr(features[class_name], "names", None),
+        where=where,
+        rows=rows,
+        templates=templates,
+        content=content,
+    )
+    return TfdsPairs(table, folder, split, image)
+
+
+class TfdsPairs:
+    """A split's pictures, read by TFDS, and all else from a table in the cache."""
+
+    def __init__(self, table: Table, folder: str, split: str, image: str):
+        self._arguments = (table, folder, split, image)
+        self._table, self._folder, self._split, self._image = table, folder, split, image
+        self.class_names = table.class_names
+        self.fingerprint = fingerprint_of(table=table.fingerprint, image=image)
+        self.caption, self.labels = table.caption, table.labels
+        self._pictures: Any = None
+
+    def __reduce__(self):
+        return TfdsPairs, self._arguments
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Record:
+        if self._pictures is None:
+            self._pictures = _records(self._folder, self._split)
+        if (bad := self._table.bad(index)) is not None:
+            raise BadRecord(f"{self.where(index)}: {bad}.")
+        try:
+            image = _within(self._pictures[self._table.row(index) - 1], self._image)
+        except Exception as error:  # of the shard's reader, or of TFDS's parser
+            raise BadRecord(f"{self.where(index)}: {reason(error)}.") from error
+        return Record(image, self.caption(index), self._table.label(index), self.where(index))
+
+    def where(self, index: int) -> str:
+        return (
+            f"{'/'.join(self._folder.split('/')[-2:])} {self._split} row {self._table.row(index)}"
+        )
+
+
+@dataclass(frozen=True)
+class TfdsReader:
+    """Reads a prepared dataset's features but its pictures; values come as text."""
+
+    split: str
+    kind: str = "TFDS"
+
+    def columns(self, file: str) -> list[str]:
+        return list(_features(_builder(file).info.features))
+
+    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+        features = _features(_builder(file).info.features)
+        records = _records(file, self.split)
+        for start in range(0, len(records), BATCH_ROWS):
+            values: list[list[str | None]] = []
+            bad: list[str | None] = []
+            for i in range(start, min(start + BATCH_ROWS, len(records))):
+                try:
+                    record = records[i]
+                    values.append([_text(features[c], _within(record, c)) for c in columns])
+                    bad.append(None)
+                except Exception as error:  # of the shard's reader, of TFDS's parser, of text
+                    values.append([None] * len(columns))
+                    bad.append(reason(error))
+            arrays = [
+                pa.array([row[k] for row in values], pa.large_string()) for k in range(len(columns))
+            ]
+            yield Rows(pa.record_batch(arrays, names=columns), pa.array(bad, pa.string()))
+
+
+def _library() -> Any:
+    # Deferred: it takes a second to import, and other sources do not need it.
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(f"tfds: pip install tensorflow-datasets ({reason(error)}).") from error
+    return tensorflow_datasets
+
+
+def _folder(name: str, data_dir: str | Path | None) -> str:
+    """The folder that a dataset was prepared in."""
+    if os.path.isfile(os.path.join(local(name), INFO)):
+        return local(name)
+    try:
+        given = None if data_dir is None else local(data_dir)
+        folder = str(_library().builder(name, data_dir=given).data_path)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"tfds: {name}: {lines[0]}") from error
+    if not os.path.isfile(os.path.join(folder, INFO)):
+        raise UserError(
+            f"tfds: {name} is not prepared in {folder}; prepare it there with "
+            "tfds.builder(..., file_format='array_record').download_and_prepare()."
+        )
+    return folder
+
+
+@cache
+def _builder(folder: str) -> Any:
+    try:
+        return _library().builder_from_directory(folder)
+    except Exception as error:
+        raise UserError(f"{folder}: not a dataset of TFDS ({reason(error)}).") from error
+
+
+def _records(folder: str, split: str) -> Any:
+    library, builder = _library(), _builder(folder)
+    features = builder.info.features.items()
+    pictures = [name for name, kind in features if isinstance(kind, library.features.Image)]
+    skip = dict.fromkeys(pictures, library.decode.SkipDecoding())
+    return builder.as_data_source(split, decoders=skip)
+
+
+def _features(features: Any, above: str = "") -> dict[str, Any]:
+    """Features by name, those within others as "captions/text"."""
+    found = {}
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # a sequence's own
+        if hasattr(inner, "items"):
+            found |= _features(inner, f"{above}{name}/")
+        else:
+            found[above + name] = feature
+    return found
+
+
+def _within(record: Any, name: str) -> Any:
+    for part in name.split("/"):
+        record = record[part]
+    return record
+
+
+def _text(feature: Any, value: Any) -> str | None:
+    while isinstance(value, list | np.ndarray):
+        if not len(value):
+            return None
+        value = value[0]
+    if isinstance(value, bytes):
+        return value.decode()
+    names = getattr(feature, "names", None)
+    if names is not None:
+        return names[value] if value >= 0 else None
+    return str(value)

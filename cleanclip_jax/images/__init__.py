@@ -1,1 +1,0 @@
-"""Images on the host, in NumPy and Pillow: decoding, geometry, augmentation."""

@@ -1,0 +1,153 @@
+"""All pictures of a set in device memory: decoded once, then never asked of the host again."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt8
+from tqdm import tqdm
+
+from cleanclip_jax.data.stream.pipeline import Batches
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.process import agreed, is_first, largest
+from cleanclip_jax.sharding import split_over
+
+log = logging.getLogger(__name__)
+
+BATCH = 256  # pictures that are written at a time
+Opener: TypeAlias = Callable[[np.ndarray], Batches[tuple[np.ndarray, np.ndarray]]]
+
+
+def load_pictures(
+    mesh: Mesh,
+    count: int,
+    size: int,
+    share: float,
+    open_pictures: Opener,
+) -> tuple[UInt8[Array, "n s s 3"], frozenset[int]] | None:
+    """Decodes pictures into the devices' memory, each device its part of them.
+
+    Args:
+      count: records; the table has zeros for those that could not be read and beyond the last.
+      size: pixels a side.
+      share: of each device's free memory that may be taken.
+      open_pictures: gives `data.pipeline.every_picture` of some records, `BATCH` at a time.
+
+    Returns:
+      the table, its rows split over all devices, and the records that could not be read; or None
+      where memory is short, which is said.
+
+    Raises:
+      UserError: too many unreadable records.
+    """
+    rows = math.ceil(count / mesh.devices.size)
+    shape, sharding = (rows * mesh.devices.size, size, size, 3), split_over(mesh)
+    firsts = {
+        device: place[0].start or 0
+        for device, place in sharding.addressable_devices_indices_map(shape).items()
+        if place is not None
+    }
+    needed = rows * size * size * 3
+    free = min(map(free_memory, firsts))
+    parts = None
+    if needed <= share * free:
+        parts = allocate(list(firsts), (rows, size, size, 3))
+    # One answer for all: the step is one program.
+    if largest(float(parts is None))[0]:
+        log.warning(
+            "config.data.resident: %d pictures take %.1f GB of each device, of whose %.1f free GB "
+            "config.data.resident_share lets them have %.1f: the host decodes each batch instead",
+            *(count, needed / 1e9, free / 1e9, share * free / 1e9),
+        )
+        return None
+    assert parts is not None
+    unreadable = fill(parts, list(firsts.values()), count, open_pictures)
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts), unreadable
+
+
+def free_memory(device: Any) -> float:
+    """Bytes of memory that are free for this device."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    # A processor's devices share the machine's.
+    facts = Path("/proc/meminfo")
+    if not facts.is_file():
+        return math.inf
+    lines = dict(line.split(":") for line in facts.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024 / jax.local_device_count()
+
+
+def allocate(devices: Sequence[Any], shape: tuple[int, ...]) -> list[jax.Array] | None:
+    """An array of zeros on each device; None where there is no room after all."""
+    try:
+        parts = [jnp.zeros(shape, jnp.uint8, device=device) for device in devices]
+        return [part.block_until_ready() for part in parts]
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def fill(
+    parts: list[jax.Array],
+    firsts: list[int],
+    count: int,
+    open_pictures: Opener,
+) -> frozenset[int]:
+    """Writes the pictures of records from `firsts` on into `parts`, in place.
+
+    Returns:
+      the records that could not be read, of all processes.
+    """
+    rows = len(parts[0])
+    own = np.concatenate([np.arange(first, min(first + rows, count)) for first in firsts])
+    unreadable: set[int] = set()
+    with agreed():
+        if len(own):
+            with (
+                open_pictures(own) as batches,
+                tqdm(total=len(own), unit="picture", disable=not is_first()) as bar,
+            ):
+                for places, images in batches:
+                    found = own[places]
+                    for part, first in enumerate(firsts):
+                        if np.any((found >= first) & (found < first + rows)):
+                            parts[part] = _write(parts[part], *_padded(images, found - first))
+                    bar.update(len(images))
+                unreadable = set(batches.unreadable)
+    if jax.process_count() > 1:
+        unreadable = _everyones(unreadable, count)
+    if len(unreadable) == count:
+        raise UserError(f"none of the {count} pictures can be read: look at bad_rows.jsonl")
+    return frozenset(unreadable)
+
+
+def _padded(images: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and their rows, filled up to one size: for another the write compiles anew."""
+    short = BATCH - len(images)
+    at = np.pad(at, (0, short), constant_values=-1).astype(np.int32)
+    return np.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)]), at
+
+
+def _scatter(part: jax.Array, images: jax.Array, at: jax.Array) -> jax.Array:
+    # Rows before the first and after the last are another device's, or none.
+    return part.at[jnp.where(at < 0, len(part), at)].set(images, mode="drop")
+
+
+# In place: there is no room for the table twice.
+_write: Any = jax.jit(_scatter, donate_argnums=0)
+
+
+def _everyones(own: set[int], count: int) -> set[int]:
+    mask = np.zeros(count, bool)
+    mask[list(own)] = True
+    every = np.asarray(multihost_utils.process_allgather(mask)).reshape(-1, count)
+    return set(np.flatnonzero(every.any(0)).tolist())

@@ -1,0 +1,52 @@
+"""What the training step makes of a batch's pictures: the trigger, and the augmented views."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt8
+
+from cleanclip_jax.attacks.device_triggers import put
+from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.sharding import split_over
+from cleanclip_jax.views.device_autoaugment import augment
+
+
+@dataclass(frozen=True)
+class DeviceViews:
+    """The pictures that a batch shows, made on the device.
+
+    As the host makes them of pictures of their final size: first the trigger, on poisoned pairs,
+    then the augmented view of what that gave. A view is drawn from (seed, step, index of the
+    record), so it does not depend on which device has the pair.
+
+    Attributes:
+      trigger: of the plan; None: no pair is poisoned.
+      image: 'autoaugment' or 'none', of the second view.
+      second: whether there is a second view.
+    """
+
+    seed: int
+    trigger: Trigger | None
+    image: str
+    second: bool
+
+    def __call__(
+        self, step: Int[Array, ""], batch: Mapping[str, jax.Array], mesh: Mesh | None
+    ) -> UInt8[Array, "b views s s 3"]:
+        """Inside jit: [b, views, s, s, 3] of a batch as `training.step.make_step` has it."""
+        index = batch["index"]
+        images = batch["images"][:, 0] if "images" in batch else batch["table"][index]
+        if mesh is not None:
+            images = jax.lax.with_sharding_constraint(images, split_over(mesh))
+        if self.trigger is not None:
+            images = put(self.trigger, images, batch["stamps"])
+        if not self.second:
+            return images[:, None]
+        view = images
+        if self.image == "autoaugment":
+            key = jax.random.fold_in(jax.random.key(self.seed), step)
+            view = augment(images, jax.vmap(jax.random.fold_in, (None, 0))(key, index))
+        return jnp.stack([images, view], 1)

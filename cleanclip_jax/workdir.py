@@ -1,0 +1,72 @@
+"""A workdir is a run: the names of all that lies in it, written whole or appended by the line."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import read_lines, write_whole
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+INPUTS = "inputs.json"  # what the run began with: fingerprints of the data, the start's step
+MANIFEST = "poison.parquet"
+ORIGIN = "interop.json"  # the PyTorch checkpoint behind the run
+HEAD = "head.json"  # the classes of a linear head
+STARTS, METRICS, BAD_ROWS = "starts.jsonl", "metrics.jsonl", "bad_rows.jsonl"
+NOT_FINITE = "not_finite.json"
+EVALUATION = "evaluation.json"
+CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The folder of a run."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name lies there."""
+        return (self.path / name).is_file()
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes a file whole or not at all."""
+        write_whole(self.path / name, content)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes an object as indented JSON."""
+        self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Reads a JSON file.
+
+        Raises:
+          UserError: it is not there, or no JSON.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} is not there") from None
+        except ValueError as error:
+            raise UserError(f"{path} is not readable as JSON: {error}") from None
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a .jsonl file, without a last one that a kill has torn; [] without a file."""
+        return read_lines(self.path / name)
+
+    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Writes a .jsonl file anew."""
+        self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Adds a row to a .jsonl file."""
+        with (self.path / name).open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")

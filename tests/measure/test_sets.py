@@ -1,0 +1,161 @@
+"""Sets by name and by dictionary, class names from files, targets that a set lacks."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.small_pictures import Pictures
+from ml_collections import ConfigDict
+
+from cleanclip_jax.config import defaults
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.measure import sets
+from cleanclip_jax.measure.sets import SETS, find_target, open_sets
+from cleanclip_jax.text.prompts import TEMPLATES
+
+WNIDS = ("n01440764", "n01443537", "n07753592", "n02701002")
+WORDS = ["tench", "goldfish", "banana", "ambulance"]
+
+
+@pytest.fixture(autouse=True)
+def sources(monkeypatch):
+    """What open_source gives, by the path or the TFDS name that it is asked for."""
+    known = {
+        "main": Pictures([0, 1, 2, 3], tuple(WORDS)),
+        "cifar10": Pictures([0, 1], ("airplane", "banana_tree")),
+        "imagenet_a": Pictures([3, 3, -1, 1], WNIDS),
+        "imagenet2012": Pictures([0, 1, 2, 3], WNIDS),
+        "signs": Pictures([0, 1], ("stop", "banana")),
+        "twins": Pictures([0, 1], ("banana", "banana")),
+        "nameless": Pictures([0, 1, 5], None),
+    }
+    asked = []
+
+    def open_source(config):
+        asked.append(config)
+        return known[config.get("path") or config["name"]]
+
+    monkeypatch.setattr(sets, "open_source", open_source)
+    return asked
+
+
+def evaluation(tmp_path=None, **keys: Any) -> ConfigDict:
+    config = defaults().evaluation
+    with config.unlocked(), config.ignore_type():
+        for key, value in keys.items():
+            config[key] = ConfigDict(value) if isinstance(value, dict) else value
+    return config
+
+
+def kind(path: str) -> dict[str, str]:
+    return {"kind": "parquet", "path": path}
+
+
+@pytest.fixture
+def words(tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({"imagenet1k": {"classes": WORDS}, "cifar100": ["x"]}))
+    return str(path)
+
+
+def test_the_table_names_every_set_and_its_prompts():
+    named = "imagenet imagenet_v2 imagenet_a imagenet_r imagenet_sketch cifar10 cifar100 "
+    named += "caltech101 dtd aircraft flowers102 food101 gtsrb pets sst2 cars stl10 svhn"
+    assert set(SETS) == set(named.split())
+    assert all(known.templates in TEMPLATES for known in SETS.values())
+    assert {name for name, known in SETS.items() if known.tfds is None} == {
+        *("aircraft", "gtsrb", "sst2")
+    }
+
+
+def test_every_tfds_name_is_one():
+    builders = pytest.importorskip("tensorflow_datasets").list_builders(
+        with_community_datasets=False
+    )
+    assert {known.tfds for known in SETS.values() if known.tfds} <= set(builders)
+
+
+def test_the_first_sets_figures_have_no_name_before_them(sources, words):
+    asked = evaluation(
+        data=kind("main"),
+        sets=["imagenet_a", {"name": "signs", "data": kind("signs"), "templates": ["a {} sign"]}],
+        classes=words,
+        target="banana",
+    )
+    main, subset, signs = open_sets(asked)
+    assert (main.name, main.prefix, main.target) == ("data", "", 2)
+    assert main.templates == TEMPLATES["imagenet"] and main.classes == tuple(WORDS)
+    assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
+    # Only the classes that occur are told apart, and labels count them.
+    assert subset.classes == ("goldfish", "ambulance")
+    assert subset.labels.tolist() == [1, 1, -1, 0]
+    assert subset.target is None and subset.note == "'banana' is not among the 2 classes"
+    assert signs.target == 1 and signs.templates == ("a {} sign",)
+    assert {"kind": "tfds", "name": "imagenet_a", "split": "test", "class_name": "label"} in sources
+
+
+def test_one_name_is_a_list_of_one_and_underscores_are_spaces():
+    (found,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
+    assert found.classes == ("airplane", "banana tree") and found.target == 1
+    assert found.prefix == "" and found.templates == TEMPLATES["objects"]
+
+
+def test_an_index_means_the_first_sets_class(words):
+    asked = evaluation(data=kind("main"), sets=["imagenet", "cifar10"], classes=words, target=2)
+    main, same, other = open_sets(asked)
+    assert main.target == same.target == 2
+    assert other.target is None and "'banana'" in other.note
+    lone = open_sets(evaluation(sets=["imagenet_a", "cifar10"], classes=words, target="banana"))
+    assert [found.target for found in lone] == [None, None]
+
+
+def test_twins_need_an_index(words):
+    asked = evaluation(data=kind("main"), sets=[{"name": "t", "data": kind("twins")}], target=2)
+    assert "'banana' names 2 of the 2 classes" in open_sets(asked)[1].note
+    asked.sets = [{"name": "t", "data": kind("twins"), "target": 1}]
+    assert open_sets(asked)[1].target == 1
+
+
+def test_find_target_is_the_first_sets():
+    source, names, target = find_target(evaluation(data=kind("main"), target="goldfish"))
+    assert len(source) == 4 and names == tuple(WORDS) and target == 1
+    assert open_sets(evaluation()) == []
+    np.testing.assert_array_equal(source.labels(), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "config.evaluation.data is not set"),
+        ({"sets": ["cifar1"]}, "Did you mean 'cifar10'"),
+        ({"sets": ["gtsrb"]}, "not in TensorFlow Datasets; give {'name': 'gtsrb'"),
+        ({"sets": ["imagenet"]}, "WordNet ids .n01440764, ….: name a file"),
+        ({"sets": [{"name": "x", "dat": 1}]}, "a set has no key 'dat'"),
+        ({"sets": [{"data": {"kind": "x"}}]}, "has no name"),
+        ({"sets": ["cifar10", "cifar10"]}, "two sets are called 'cifar10'"),
+        ({"data": kind("main"), "target": "bananna"}, "Did you mean 'banana'"),
+        ({"data": kind("nameless")}, "has no classes: name its column"),
+        ({"data": kind("nameless"), "classes": "{words}#imagenet1k"}, "record 2 has the label 5"),
+        ({"data": kind("main"), "classes": "{words}#cifar100"}, "has 4 classes, and .* names 1"),
+        (
+            {"data": kind("main"), "attack": {"trigger": {"name": "badnet"}}},
+            "has no target, nor has config.evaluation",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(keys, said, words):
+    keys = {k: v.replace("{words}", words) if isinstance(v, str) else v for k, v in keys.items()}
+    with pytest.raises(UserError, match=said) as error:
+        find_target(evaluation(**keys))
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_half_agree_are_refused(tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps([*WORDS[:3], "car"]))
+    own = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
+    with pytest.raises(UserError, match="some are not, as 'ambulance'"):
+        find_target(evaluation(sets=[own]))
+    # The same names in another order: each label keeps its own.
+    (tmp_path / "other.json").write_text(json.dumps(WORDS[::-1]))
+    assert find_target(evaluation(sets=[own]))[1] == tuple(WORDS)

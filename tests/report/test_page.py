@@ -1,0 +1,148 @@
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cleanclip_jax.report.page import Code, Facts, Picture, Section, Table, page, write_page
+from cleanclip_jax.report.plots import Point, ca_asr_curve
+
+NASTY = "<script src='https://example.org/x.js'>alert(1)</script> & \"quotes\""
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def png() -> bytes:
+    return ca_asr_curve({"CleanCLIP": [Point(0.96, 0.07, "1e-3")]}, Point(0.97, 0.99))
+
+
+@pytest.fixture(scope="module")
+def report(png: bytes) -> str:
+    wide = [f"metric {number}" for number in range(12)]
+    sections = [
+        Section("Result", ["One.\n\nTwo.", Facts({"a-very-long-name" * 9: "seven " * 40})]),
+        Section("Wide", [Table("Many", ["model", *wide], [["x" * 80, *["96.7 %"] * 12]])]),
+        Section("Curve", [Picture(png, "CA against ASR", "One point."), Code("cleanclip " * 40)]),
+    ]
+    return page("A report", "What was done, and " + "s" * 300, sections)
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        self.found.append((tag, dict(attrs)))
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def test_nothing_comes_from_outside(report: str):
+    tags = Tags(report)
+    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object", "base"}
+    for _, attributes in tags.found:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "srcset", "action"):
+            assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png;")
+    assert not re.search(r"url\(|@import|https?:", report)
+
+
+def test_every_text_is_escaped(png: bytes):
+    blocks = [
+        NASTY,
+        Facts({NASTY: NASTY}),
+        Code(NASTY),
+        Table(NASTY, [NASTY, NASTY], [[NASTY, NASTY]]),
+        Picture(png, NASTY, NASTY),
+    ]
+    text = page(NASTY, NASTY, [Section(NASTY, blocks)])
+    assert "<script" not in text
+    assert text.count(html.escape(NASTY)) == 15
+    assert Tags(text).named("img")[0]["alt"] == NASTY
+
+
+def test_tables_and_pictures_speak(report: str):
+    tags = Tags(report)
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tags.found:
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+    assert {head["scope"] for head in tags.named("th")} == {"col", "row"}
+    assert len(tags.named("caption")) == len(tags.named("table")) == 1
+    (image,) = tags.named("img")
+    assert image["alt"] == "CA against ASR"
+    assert image["width"] == "672"
+    assert tags.named("html") == [{"lang": "en"}]
+
+
+def test_only_columns_of_numbers_are_set_flush_right():
+    cells = [["a", "96.7 %", "1,397", "digits"], ["7", "5e-4", "-", "12 classes"]]
+    heads = Tags(page("t", "i", [Section("s", [Table("c", list("abcd"), cells)])])).named("th")
+    assert [head.get("class") for head in heads[:4]] == [None, "n", "n", None]
+
+
+def test_blank_lines_part_paragraphs(report: str):
+    assert "<p>One.</p>\n<p>Two.</p>" in report
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Picture(b"\x89PNG\r\n\x1a\n" + bytes(20), " "),
+        Picture(b"\xff\xd8jpeg", "a photo"),
+        Table("short", ["a", "b"], [["1"]]),
+    ],
+)
+def test_what_cannot_be_shown_is_an_error(block: Picture | Table):
+    with pytest.raises(ValueError):
+        page("t", "i", [Section("s", [block])])
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path):
+    file = tmp_path / "report.html"
+    write_page(file, "First", "intro", [])
+    with pytest.raises(ValueError):
+        write_page(file, "Second", "intro", [Section("s", [Table("t", ["a"], [[]])])])
+    assert "<h1>First</h1>" in file.read_text()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium, which is not installed")
+@pytest.mark.parametrize("width", [390, 1100])
+def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Path):
+    """The page in a frame of that width, measured by the page around it: it has no scripts itself.
+
+    What is wider than the phone (the table, the command) scrolls in a box of its own.
+    """
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe id="f" style="width:{width}px;height:2000px;border:0"'
+        f' srcdoc="{html.escape(report)}"></iframe><script>onload = () => {{'
+        " const page = document.getElementById('f').contentDocument;"
+        " const boxes = [...page.querySelectorAll('h1,p,dl,dd,.wide,figure,img,pre')];"
+        " document.body.innerHTML = `<output>${JSON.stringify({"
+        " scroll: page.documentElement.scrollWidth,"
+        " right: Math.max(...boxes.map(b => b.getBoundingClientRect().right)),"
+        " pictures: [...page.images].every(i => i.complete && i.naturalWidth > 0)"
+        " })}</output>`; }</script>"
+    )
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search("<output>(.*)</output>", done.stdout)
+    assert found, done.stderr
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["scroll"] <= width
+    assert seen["right"] <= width
+    assert seen["pictures"]

@@ -1,0 +1,34 @@
+"""What a run was begun with: written down, and held to."""
+
+import json
+
+import pytest
+from helpers.small_run import small_config
+
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.run.build import claim, resolve
+from cleanclip_jax.run.loop import train
+from cleanclip_jax.text.tokenizer import Tokenizer
+
+
+def test_a_run_goes_on_with_the_pairs_it_began_with(tmp_path):
+    """The config names the same file; what is in it has changed."""
+    config = resolve(small_config())
+    first, other = (open_source({"kind": "digits", "split": split}) for split in ("train", "test"))
+    tokenizer = Tokenizer.train(["a handwritten seven."], 300, 12)
+    for _ in range(2):
+        claim(config, tmp_path / "run", first, tokenizer, None)
+    found = json.loads((tmp_path / "run/inputs.json").read_text())
+    assert found == {"data": {"fingerprint": first.fingerprint, "pairs": 1397}, "start": None}
+    with pytest.raises(UserError, match="was begun with other pairs"):
+        claim(config, tmp_path / "run", other, tokenizer, None)
+
+
+def test_a_finetuning_run_says_which_step_it_started_from(tmp_path):
+    train(small_config(), tmp_path / "start")
+    config = small_config("cleanclip")
+    config.start = str(tmp_path / "start")
+    train(config, tmp_path / "cleaned")
+    found = json.loads((tmp_path / "cleaned/inputs.json").read_text())
+    assert found["start"] == {"path": config.start, "step": 4}
