@@ -29,3 +29,17 @@ def near(word: str, options: Iterable[str]) -> str:
     """Returns ' Did you mean "a" or "b"?' for the options close to `word`, else ''."""
     found = difflib.get_close_matches(word, list(options), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+
+
+def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
+    """Returns the error for a word that is none of `options`: the near ones are named, or all.
+
+    Args:
+      where: what has the value: "config.model.variant", "cleanclip".
+    """
+    known = list(options)
+    return UserError(f"{where}: unknown {word!r}." + (near(str(word), known) or _listed(known)))
+
+
+def _listed(known: list[str]) -> str:
+    return f" Known: {', '.join(known)}." if known else " There is none."
