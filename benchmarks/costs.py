@@ -30,7 +30,8 @@ from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.run.clock import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.step import Objective, fresh_state, make_step
+from cleanclip_jax.run.state import Fixed, Objective, fresh_state
+from cleanclip_jax.run.step import make_step
 
 ASKED = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 FLOPS, MEMORY = 989e12, 4.8e12  # H200's data sheet: dense bfloat16 FLOP/s, bytes/s
@@ -77,7 +78,7 @@ def compiled(model: CLIP, pairs: int) -> tuple[float, float, float]:
         "images": jax.ShapeDtypeStruct((pairs, 2, v.image_size, v.image_size, 3), jnp.uint8),
         "tokens": jax.ShapeDtypeStruct((pairs, 2, v.context_length), jnp.int32),
     }
-    program = step.lower(state, batch).compile()
+    program = step.lower(state, Fixed(), batch).compile()
     counted, memory = program.cost_analysis(), program.memory_analysis()
     return counted["flops"], counted["bytes accessed"], memory.temp_size_in_bytes
 

@@ -22,7 +22,8 @@ from cleanclip_jax.models.clip import CLIP, build, encode_image_train, encode_te
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.run.clock import flops_per_pair, memory_in_use, peak_of
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.step import Objective, fresh_state, make_step, objective
+from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state
+from cleanclip_jax.run.step import compute_loss, make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
 from cleanclip_jax.start.torch.tensors import weights
 from cleanclip_jax.start.torch.tree import flattened
@@ -76,7 +77,7 @@ def look(
     model: CLIP, asked: Objective, params: Any, stats: Any, images: jax.Array, tokens: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and unit embeddings [b, 2 views, d]: pictures, then texts."""
-    loss, _ = objective(model, asked, params, stats, images, tokens)
+    loss, _ = compute_loss(model, asked, State(jnp.int32(0), params, stats, None), images, tokens)
     variables = {"params": params, "batch_stats": stats}
     pictures = normalise(images).reshape(-1, *images.shape[2:])
     image, _ = encode_image_train(model, variables, pictures)
@@ -115,7 +116,7 @@ class Ours:
     def step(self) -> jax.Array:
         """One update; its loss, not waited for."""
         batch = self.data[self.done % len(self.data)]
-        self.state, metrics = self.update(self.state, batch)
+        self.state, metrics = self.update(self.state, Fixed(), batch)
         self.done += 1
         return metrics["loss"]
 

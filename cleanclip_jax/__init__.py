@@ -25,6 +25,6 @@ def load(path: str | PathLike[str], activation: str | None = None) -> tuple[Any,
     """
     from pathlib import Path
 
-    from cleanclip_jax.run.build import load_weights
+    from cleanclip_jax.start.start import load_weights
 
     return load_weights(Path(path), activation)

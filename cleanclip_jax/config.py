@@ -79,6 +79,7 @@ def defaults() -> ConfigDict:
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay_mask = "role"  # original: also decays downsampling norms' scales
     config.optimizer.schedule = "cosine"  # original: counts from epoch 1
+    config.optimizer.moments = "fresh"  # start: goes on with those of the start, as the original
 
     config.train = ConfigDict()
     config.train.batch_size = 128  # pairs, over all devices

@@ -18,6 +18,7 @@ STARTS, METRICS, BAD_ROWS = "starts.jsonl", "metrics.jsonl", "bad_rows.jsonl"
 NOT_FINITE = "not_finite.json"
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from helpers.openai_layout import relative
 from helpers.small_run import small_config
 from helpers.torch_files import KINDS, cleanclip_file, random_values
+from helpers.train import train
 
 import cleanclip_jax
 from cleanclip_jax import cli
@@ -17,15 +18,16 @@ from cleanclip_jax.config import to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.build import load_weights, resolve
-from cleanclip_jax.run.head import Head
-from cleanclip_jax.run.loop import train
+from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.start.head import Head
+from cleanclip_jax.start.start import TorchStart, load_weights
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.start.torch.safetensors_file import write_safetensors
 from cleanclip_jax.start.torch.tensors import load_origin, to_tensors, to_variables
 from cleanclip_jax.start.torch.tree import flattened
 from cleanclip_jax.start.torch.write import contract, write_foreign
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.workdir import Workdir
 
 VIT = VARIANTS["ViT-test"]
 
@@ -72,7 +74,7 @@ def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, 
     wanted = init(build("ViT-test", image_size=16, context_length=12), jax.random.key(1))
     with Store(workdir / "checkpoints") as store:
         # A run may have trained a classifier on top, which no format of PyTorch's has a place for.
-        Head(("a", "b", "c"), normalised=False).save(workdir)
+        Head(("a", "b", "c"), normalised=False).save(Workdir(workdir))
         params = {**wanted["params"], "head": {"kernel": jnp.ones((48, 3)), "bias": jnp.ones(3)}}
         store.save(3, {"params": params, "batch_stats": {}}, {"step": jnp.asarray(3)})
     model, variables = cleanclip_jax.load(workdir)
@@ -105,9 +107,7 @@ def checkpoint(tmp_path):
 
 
 def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, tokenizer):
-    import cleanclip_jax.run.build as run
-
-    monkeypatch.setattr(run, "load_tokenizer", lambda _path, _config: tokenizer)
+    monkeypatch.setattr(TorchStart, "tokenizer", tokenizer)
     before = dict(flattened(load_weights(tmp_path / "hf")[1]))
     checkpoint.optimizer.learning_rate = 1e-30
     config = train(checkpoint, tmp_path / "cleaned")
@@ -133,8 +133,6 @@ def test_a_run_and_its_checkpoint_may_not_contradict(checkpoint, tmp_path):
 
 
 def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch, capsys, tokenizer):
-    import cleanclip_jax.run.build as run
-
     data = small_config().evaluation.data.to_dict()
     command = ["evaluate", f"--workdir={tmp_path}/hf", f"--config.evaluation.data={data!r}"]
     output = f"--output={tmp_path}/found.json"
@@ -143,7 +141,7 @@ def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch,
     assert cli.main([*command, output]) == 2
     assert "convert the checkpoint with --tokenizer" in capsys.readouterr().err
     assert cli.main([*command, output, "--config.optimizer.beta1=1"]) == 2
-    monkeypatch.setattr(run, "load_tokenizer", lambda _path, _config: tokenizer)
+    monkeypatch.setattr(TorchStart, "tokenizer", tokenizer)
     assert cli.main([*command, output, "--config.model.activation=quick_gelu"]) == 0
     figures = json.loads((tmp_path / "found.json").read_text())["figures"]
     assert figures["ca"]["of"] == 400

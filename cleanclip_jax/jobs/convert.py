@@ -20,14 +20,13 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.run.build import load_weights
 from cleanclip_jax.start.start import (
     CLIP_VOCABULARY,
-    TOKENIZER,
-    foreign_config,
+    RunStart,
+    clip_tokenizer,
+    config_of,
     forwards,
-    load_tokenizer,
-    vocabulary,
+    load_weights,
 )
 from cleanclip_jax.start.torch import verify
 from cleanclip_jax.start.torch import write as export
@@ -46,6 +45,7 @@ from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.safetensors_file import file_order
 from cleanclip_jax.start.torch.tensors import derived, load_origin, to_tensors, weights
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
+from cleanclip_jax.workdir import TOKENIZER
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
 OF_FOREIGN = ("activation", "image_size", "tokenizer", "allow_torchscript")
@@ -120,7 +120,7 @@ def bring_in(asked: Any) -> Path:
     if asked.verify:
         check_runnable(foreign.origin.layout)
     print("\n".join(foreign.describe()))
-    config, origin = foreign_config(foreign), foreign.origin
+    config, origin = config_of(foreign), foreign.origin
     tokenizer = find_tokenizer(asked.tokenizer, foreign, config)
     variables = foreign.variables()
     if asked.image_size not in (None, foreign.numbers.image_size):
@@ -169,7 +169,7 @@ def find_tokenizer(given: Path | None, foreign: Foreign, config: Any) -> Tokeniz
         print("tokenizer: CLIP's; its merges file is fetched when the workdir is used")
         return None
     try:
-        return load_tokenizer(foreign.path, config)
+        return clip_tokenizer(foreign.path, config)
     except UserError as error:
         print(f"without a tokenizer, so it can't be trained or measured yet: {error}")
         return None
@@ -184,7 +184,7 @@ def hand_out(asked: Any) -> Path:
         find_variant(config.model.variant),
         image_size=config.model.image_size,
         context_length=config.text.context_length,
-        vocab_size=vocabulary(workdir, config),
+        vocab_size=RunStart(workdir).vocab_size,
     )
     if asked.verify:
         check_runnable(layout)

@@ -20,8 +20,10 @@ from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.jobs.report import write_report
 from cleanclip_jax.report.runs import gather
-from cleanclip_jax.run.build import MANIFEST
+from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
+from cleanclip_jax.start.start import open_start
+from cleanclip_jax.workdir import MANIFEST
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
@@ -74,8 +76,12 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
         own = {k: v for k, v in overrides.items() if stage == "poisoned" or k[:6] != "attack"}
         config = apply(load(f"configs/demo.py:{stage}"), own)
         config.start = None if stage == "poisoned" else str(folder / "poisoned")
-        configs[stage] = train(config, folder / stage)
-        found = measure(folder / stage, configs[stage], folder / stage / "evaluation.json")
+        with build(config, folder / stage) as run:
+            train(run)
+            configs[stage] = run.config
+        found = measure(
+            open_start(folder / stage), configs[stage], folder / stage / "evaluation.json"
+        )
         figures = found["figures"]
         stages.append({"name": stage, **{name: figures[name]["value"] for name in FIGURES}})
         print("  " + ", ".join(f"{name} {100 * stages[-1][name]:.1f} %" for name in FIGURES))

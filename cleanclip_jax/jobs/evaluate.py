@@ -19,12 +19,13 @@ from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.measure.encoder import Subject, subject
 from cleanclip_jax.measure.measure import evaluate, project_first
+from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.process import add_flags, is_first
 from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.report.pictures import draw
-from cleanclip_jax.run.build import check, load_run
+from cleanclip_jax.run.settings import check
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import start_config
+from cleanclip_jax.start.start import Start, load_start, open_start
 from cleanclip_jax.start.torch.checkpoint import is_foreign
 
 # The keys of a run that measuring it may change.
@@ -56,32 +57,33 @@ def main(argv: Sequence[str]) -> int:
     if asked.floor:
         overrides["evaluation.floor"] = asked.floor
     said = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    config = apply(start_config(asked.workdir, said), overrides)
+    start = open_start(asked.workdir, said)
+    config = apply(start.config, overrides)
     check(config)
     if foreign and asked.output is None:
         raise UserError(
             f"{asked.workdir} is no workdir: name the file to write with --output=FILE.json"
         )
     path = asked.output or asked.workdir / "evaluation.json"
-    found = measure(asked.workdir, config, path)
+    found = measure(start, config, path)
     if is_first():
         print(table(found))
         print(f"written: {path}")
     return 0
 
 
-def measure(workdir: Path, config: ConfigDict, path: Path) -> dict[str, Any]:
+def measure(start: Start, config: ConfigDict, path: Path) -> dict[str, Any]:
     """Measures the newest checkpoint in `workdir`; writes and returns what was found."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    run = load_run(workdir, mesh, config)
+    run = load_start(start, mesh, config)
     measured = subject(run.model, run.variables, run.tokenizer, mesh)
     floor, below = floor_of(config, mesh)
     found = {
-        "workdir": str(workdir),
+        "workdir": str(start.path),
         "step": run.step,
         "seed": config.seed,
         "floor": floor,
-        **evaluate(config, measured, head=run.head, floor=below),
+        **evaluate(config, measured, head=run.head and head_classifier(run.head), floor=below),
     }
     projection = None
     if config.evaluation.projection:
@@ -111,6 +113,6 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] |
                 "config.evaluation.floor is start, but this run began with fresh weights: name a "
                 "run that was never poisoned"
             )
-    run = load_run(Path(folder), mesh, start_config(Path(folder), config))
+    run = load_start(open_start(Path(folder), config), mesh)
     facts = {"workdir": str(folder), "step": run.step}
     return facts, subject(run.model, run.variables, run.tokenizer, mesh)

@@ -16,7 +16,8 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report.pictures import poison_sheet
-from cleanclip_jax.run.build import MANIFEST, resolve
+from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.workdir import MANIFEST
 
 SHEET = "contact_sheet.png"
 

@@ -23,8 +23,6 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.subset import Labelled
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.devices import begin, heartbeat_of
@@ -32,6 +30,7 @@ from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.measure.encoder import subject
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.sets import find_target
+from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.process import add_flags, is_first
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 from cleanclip_jax.report.sweeps import (
@@ -50,10 +49,16 @@ from cleanclip_jax.report.sweeps import (
     shares,
     short_names,
 )
-from cleanclip_jax.run.build import check_workdir, load_run, resolve
+from cleanclip_jax.run.build import build
+from cleanclip_jax.run.checked import open_pairs
+from cleanclip_jax.run.claim import check_workdir
 from cleanclip_jax.run.loop import train
+from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.run.state import make_objective
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import open_store
+from cleanclip_jax.workdir import Workdir
 
 LONGEST_NAME = 120  # characters of a run's folder
 COURSE = "course.json"
@@ -172,15 +177,18 @@ def run_point(
     try:
         if every is not None:
             keep_all(config, every)
-        resolved = resolve(config)
+        resolved = resolve(config, Workdir(workdir))
         find_target(resolved.evaluation)
         found = json.loads(path.read_text()) if path.is_file() else {}
         if found:
-            check_workdir(resolved, workdir)
+            source = open_pairs(resolved, make_objective(resolved))
+            check_workdir(resolved, Workdir(workdir), source)
         # What lies there may have been measured otherwise, by hand or before a change.
         if found.get("evaluation") != json.loads(json.dumps(resolved.evaluation.to_dict())):
-            resolved = train(config, workdir)
-            found = measure(workdir, resolved, path)
+            with build(config, workdir) as run:
+                train(run)
+                resolved = run.config
+            found = measure(open_start(workdir), resolved, path)
         row |= shares(found["figures"])
         if every is not None:
             row["course"] = course(workdir, resolved, found)
@@ -202,9 +210,7 @@ def run_point(
 
 def keep_all(config: ConfigDict, every: str) -> None:
     """Has a run keep a checkpoint each epoch, or so many steps; no weight changes by it."""
-    source = open_source(config.data.train.to_dict())
-    if config.objective.classification:
-        source = Labelled(source)
+    source = open_pairs(config, make_objective(config))
     epoch = max(1, len(source) // config.train.batch_size)
     steps = epoch if every == "epoch" else int(every)
     total = config.train.epochs * epoch if config.train.steps is None else config.train.steps
@@ -233,9 +239,10 @@ def course(workdir: Path, config: ConfigDict, final: Mapping[str, Any]) -> list[
     config.evaluation.retrieval = None
     for step in steps:
         if step not in done:
-            run = load_run(workdir, mesh, config, step)
+            run = load_start(open_start(workdir), mesh, config, step)
             measured = subject(run.model, run.variables, run.tokenizer, mesh)
-            found = evaluate(config, measured, head=run.head)
+            head = run.head and head_classifier(run.head)
+            found = evaluate(config, measured, head=head)
             done[step] = {"step": step, **shares(found["figures"])}
         rows = [done[known] for known in sorted(done)]
         if is_first():

@@ -7,6 +7,7 @@ import numpy as np
 from cleanclip_jax.measure.encoder import Subject
 from cleanclip_jax.measure.features import texts_of
 from cleanclip_jax.measure.ranks import Classifier
+from cleanclip_jax.start.head import Head
 from cleanclip_jax.text.prompts import fill
 
 # Class names embedded at once, so that 1,000 classes of 80 prompts need no array of all of them.
@@ -35,3 +36,15 @@ def text_classifier(subject: Subject, names: Sequence[str], templates: Sequence[
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows scaled to unit length, in their own type."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def head_classifier(head: Head) -> Classifier:
+    """A trained linear head as what classes are scored with."""
+    assert head.params is not None
+    return Classifier(
+        names=head.classes,
+        weights=np.asarray(head.params["kernel"]).T,
+        bias=np.asarray(head.params["bias"]),
+        normalised=head.normalised,
+        what=f"linear head on {'unit-length' if head.normalised else 'un-normalised'} features",
+    )

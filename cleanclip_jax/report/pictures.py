@@ -16,16 +16,18 @@ from cleanclip_jax.measure.measure import project_first
 from cleanclip_jax.measure.projection import Projection
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.measure.trigger_shift import Changed, most_changed
+from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.report.page import Block, Picture, Table
 from cleanclip_jax.report.plots import contact_sheet, difference
 from cleanclip_jax.report.projection_plot import Scatter, projection_figure
 from cleanclip_jax.report.results import Pictures
 from cleanclip_jax.report.runs import Gathered, Run, measured_on
 from cleanclip_jax.report.sweeps import LIMITS
-from cleanclip_jax.run.build import MANIFEST, load_run
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.torch.checkpoint import is_foreign
 from cleanclip_jax.views.geometry import GEOMETRY
+from cleanclip_jax.workdir import MANIFEST
 
 POISONS = 6  # on the contact sheet
 PROJECTED = 300  # pictures, where no projection lies in a workdir
@@ -77,9 +79,9 @@ def load_models(runs: Mapping[str, Run]) -> dict[str, Loaded]:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         step = run.found["step"]
         kept = (run.folder / "checkpoints" / str(step)).is_dir()
-        trained = load_run(run.folder, mesh, config, step if kept else None)
+        trained = load_start(open_start(run.folder), mesh, config, step if kept else None)
         measured = subject(trained.model, trained.variables, trained.tokenizer, mesh)
-        found[name] = Loaded(run, config, measured, trained.head)
+        found[name] = Loaded(run, config, measured, trained.head and head_classifier(trained.head))
     return found
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cleanclip_jax.losses.compare import NEEDS_VIEWS
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
-from cleanclip_jax.run.step import TRAINABLE, Objective
+from cleanclip_jax.run.state import Objective
 
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets; a TPU v4 or v5p chip is one
 # device to JAX. What is computed in float32 is set against the same peak.
@@ -35,7 +34,7 @@ def peak_of(kind: str) -> float | None:
     return PEAKS[max(found, key=len)] if found else None
 
 
-def flops_per_pair(model: CLIP, asked: Objective, length: int | None = None) -> float:
+def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None) -> float:
     """Multiplications and additions that training on a pair takes, as the model is written.
 
     Forward and backward are three forwards; towers that stand still are one. What is computed
@@ -49,13 +48,17 @@ def flops_per_pair(model: CLIP, asked: Objective, length: int | None = None) -> 
     shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, v.image_size, v.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, length or v.context_length), jnp.int32)
-    views = 2 if NEEDS_VIEWS & asked.contrastive.keys() else 1
-    moving = TRAINABLE[asked.trainable]
+    needs = objective.needs
+    views = 2 if "view" in needs else 1
     pictures = _flops(lambda variables, x: encode_image(model, variables, x), shapes, image)
-    total = views * pictures * (3 if "visual" in moving else 1)
-    if asked.contrastive:
+    total = views * pictures * (3 if objective.moves("visual") else 1)
+    if "start" in needs:
+        total += pictures
+    if "text" in needs:
         texts = _flops(lambda variables, x: encode_text(model, variables, x), shapes, tokens)
-        total += views * texts * (3 if "text" in moving else 1)
+        total += views * texts * (3 if objective.moves("text") else 1)
+        if "start" in needs:
+            total += texts
     return total
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,9 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cleanclip_jax.data.stream.pipeline import Batches
+from cleanclip_jax.data.record import Source
+from cleanclip_jax.data.stream.pipeline import Batches, every_picture
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.sharding import split_over
@@ -70,6 +73,15 @@ def load_pictures(
     assert parts is not None
     unreadable = fill(parts, list(firsts.values()), count, open_pictures)
     return jax.make_array_from_single_device_arrays(shape, sharding, parts), unreadable
+
+
+def resident_pictures(
+    config: ConfigDict, mesh: Mesh, source: Source, reading: Mapping[str, Any]
+) -> tuple[UInt8[Array, "n s s 3"] | None, frozenset[int] | None]:
+    """The pictures of a run in device memory and its unreadable records; None where it is short."""
+    pictures = partial(every_picture, source, batch_size=BATCH, **reading)
+    size, share = config.model.image_size, config.data.resident_share
+    return load_pictures(mesh, len(source), size, share, pictures) or (None, None)
 
 
 def free_memory(device: Any) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,16 @@ class DeviceViews:
     second: bool
 
     def __call__(
-        self, step: Int[Array, ""], batch: Mapping[str, jax.Array], mesh: Mesh | None
+        self,
+        params: Mapping[str, Any],
+        step: Int[Array, ""],
+        batch: Mapping[str, jax.Array],
+        table: UInt8[Array, "n s s 3"] | None,
+        mesh: Mesh | None,
     ) -> UInt8[Array, "b views s s 3"]:
-        """Inside jit: [b, views, s, s, 3] of a batch as `training.step.make_step` has it."""
+        """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
         index = batch["index"]
-        images = batch["images"][:, 0] if "images" in batch else batch["table"][index]
+        images = batch["images"][:, 0] if table is None else table[index]
         if mesh is not None:
             images = jax.lax.with_sharding_constraint(images, split_over(mesh))
         if self.trigger is not None:

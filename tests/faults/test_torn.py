@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from helpers.fault_runs import figures, state
 from helpers.small_run import small_config
+from helpers.train import train
 
 from cleanclip_jax import cli
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.loop import train
 from cleanclip_jax.start.digests import FILE
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from helpers.small_run import FLAGS, SMALL, small_config
+from helpers.train import train
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
-from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")

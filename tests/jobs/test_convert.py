@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from helpers.small_run import small_config
 from helpers.torch_files import KINDS, cleanclip_file, random_values, same_tensors, tensors_of
+from helpers.train import train
 
 from cleanclip_jax import cli
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.loop import train
-from cleanclip_jax.start.start import origin_of
+from cleanclip_jax.start.start import RunStart
 from cleanclip_jax.start.torch.names import rules
 from cleanclip_jax.start.torch.safetensors_file import read_safetensors, write_safetensors
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -201,7 +201,7 @@ def test_a_whole_way_round(golden, tmp_path):
     assert not torch.equal(out["state_dict"][name], state[name])
     # A finetuning after this one goes on counting, and a type can be asked for.
     name = "visual.bn1.num_batches_tracked"
-    origin = origin_of(tmp_path / "cleaned")
+    origin = RunStart(tmp_path / "cleaned").origin()
     assert origin is not None and origin.counters[name] == state[f"module.{name}"] + 2
     convert(tmp_path / "cleaned", tmp_path / "single.pt", "--dtype=float32")
     single = torch.load(tmp_path / "single.pt", weights_only=True)["state_dict"]

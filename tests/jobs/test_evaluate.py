@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.train import train
 from PIL import Image
 
 from cleanclip_jax import cli
@@ -14,9 +15,8 @@ from cleanclip_jax.measure.encoder import Subject, subject
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.projection import Projection
 from cleanclip_jax.measure.ranks import Classifier
-from cleanclip_jax.run.build import load_run
-from cleanclip_jax.run.loop import train
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
 
 DIGITS = {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
 
@@ -154,7 +154,7 @@ def test_retrieval_beside_or_alone(workdir, tmp_path, capsys):
 def test_a_head_takes_the_place_of_the_prompts(workdir, encoded):
     config = from_json(workdir / "config.json")
     mesh = make_mesh(1)
-    run = load_run(workdir, mesh, config)
+    run = load_start(open_start(workdir), mesh, config)
     subjected = subject(run.model, run.variables, run.tokenizer, mesh)
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     width = run.model.variant.features

@@ -17,9 +17,12 @@ from cleanclip_jax.config import load
 from cleanclip_jax.data.digits import NAMES, Digits
 from cleanclip_jax.data.stream.pipeline import evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.build import check_workdir, claim, poison_plan, resolve
+from cleanclip_jax.run.checked import poison_plan
+from cleanclip_jax.run.claim import check_workdir, claim
+from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import resize_crop
+from cleanclip_jax.workdir import Workdir
 
 POISON = ("poison", "--config=configs/demo.py")
 SMALL = ("--config.attack.count=5", "--config.attack.trigger.noise=fresh")
@@ -127,12 +130,13 @@ def test_training_replays_a_manifest(output: Path, tmp_path: Path):
     config.model.image_size = SIDE
     config.attack = ConfigDict({"manifest": manifest})
     tokenizer = Tokenizer.train(["a handwritten seven."], 300, 12)
+    workdir = Workdir(tmp_path / "run")
     for _ in range(2):
-        resolved = resolve(config)
-        check_workdir(resolved, tmp_path / "run")
-        plan = poison_plan(resolved, tmp_path / "run", source)
+        resolved = resolve(config, workdir)
+        check_workdir(resolved, workdir, source)
+        plan = poison_plan(resolved, workdir, source)
         assert plan == Plan.load(manifest)
-        claim(resolved, tmp_path / "run", source, tokenizer, plan)
+        claim(resolved, workdir, source, tokenizer, plan, None)
     written = json.loads((tmp_path / "run/config.json").read_text())
     for attack in (written["attack"], written["evaluation"]["attack"]):
         assert attack["trigger"]["noise"] == "fresh" and attack["target"] == "seven"

@@ -9,12 +9,12 @@ import subprocess
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.train import train
 from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.jobs.sweep import write_results
-from cleanclip_jax.run.loop import train
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PNG = b"\x89PNG"

@@ -5,11 +5,11 @@ import json
 
 import pytest
 from helpers.small_run import FLAGS, small_config
+from helpers.train import train
 
 from cleanclip_jax import cli
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
-from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")

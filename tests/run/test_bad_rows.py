@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.train import train
 from PIL import Image
 
 from cleanclip_jax import cli
-from cleanclip_jax.run.loop import train
 from cleanclip_jax.run.record import BadRows
 
 COUNT = 40

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.train import train
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
@@ -19,15 +20,16 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import loop
+from cleanclip_jax.run import build
 from cleanclip_jax.run import trace as profile
-from cleanclip_jax.run.build import load_run, make_model
-from cleanclip_jax.run.loop import train
-from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.checked import check_run
+from cleanclip_jax.run.first_state import first_state
 from cleanclip_jax.run.record import TIMED, Recorder
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.workdir import Workdir
 
 
 class Killed(Exception):
@@ -55,10 +57,9 @@ def trained(trained_once, tmp_path):
 def tensors(workdir):
     """Step and state of a run's newest checkpoint, every array as bytes by its path."""
     config = from_json(workdir / "config.json")
-    model = make_model(config, Tokenizer.load(workdir / "tokenizer.json").vocab_size)
-    optimizer, _ = make_optimizer(config.optimizer.to_dict(), 4, 87)
+    checked = check_run(config, Workdir(workdir))
     with Store(workdir / "checkpoints") as store:
-        state = loop.first_state(store, config, model, optimizer, make_mesh(1))
+        state = first_state(store, checked)
         leaves = jax.tree_util.tree_leaves_with_path(state)
         return store.latest, {keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
@@ -98,7 +99,7 @@ def test_a_workdir_holds_the_whole_run(trained):
     written = json.loads((trained / "config.json").read_text())
     assert written["attack"]["seed"] == written["seed"] == 0
     assert written["evaluation"]["attack"]["target"] == "seven"
-    run = load_run(trained, make_mesh(1))
+    run = load_start(open_start(trained), make_mesh(1))
     assert run.step == 4 and run.model.variant.vocab_size == run.tokenizer.vocab_size
     assert list(trained.glob("tensorboard/events*"))
 
@@ -117,7 +118,9 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
     finetune.optimizer.learning_rate = 1e-30
     finetune.optimizer.warmup_steps = 0
     train(finetune, tmp_path / "clean")
-    run, start = (load_run(path, make_mesh(1)) for path in (tmp_path / "clean", trained))
+    run, start = (
+        load_start(open_start(path), make_mesh(1)) for path in (tmp_path / "clean", trained)
+    )
     for a, b in zip(*map(jax.tree.leaves, (run.variables, start.variables)), strict=True):
         np.testing.assert_array_equal(a, b)
     step, found = tensors(tmp_path / "clean")
@@ -129,19 +132,19 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
-    make = loop.make_step
+    make = build.make_step
 
     def poisoned_step(*args, **options):
         step = make(*args, **options)
 
-        def broken(state, batch):
+        def broken(state, fixed, batch):
             bad = int(state.step) == 2
-            state, metrics = step(state, batch)
+            state, metrics = step(state, fixed, batch)
             return state, {**metrics, "loss": metrics["loss"] * (np.nan if bad else 1.0)}
 
         return broken
 
-    monkeypatch.setattr(loop, "make_step", poisoned_step)
+    monkeypatch.setattr(build, "make_step", poisoned_step)
     with pytest.raises(UserError, match=r"not finite at step 3.*last good checkpoint") as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
@@ -166,7 +169,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
 def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
     config, trained, tmp_path, monkeypatch
 ):
-    place = loop.place_batch
+    place = build.place_batch
 
     steps = []
 
@@ -178,7 +181,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(StartAgain, match="saved step 3 of 4"):
-        patch.setattr(loop, "place_batch", told)
+        patch.setattr(build, "place_batch", told)
         train(config, tmp_path / "again")
     assert signal.getsignal(signal.SIGTERM) == before and tensors(tmp_path / "again")[0] == 3
     train(config, tmp_path / "again")

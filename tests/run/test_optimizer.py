@@ -9,7 +9,8 @@ import pytest
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.optimizer import make_optimizer, warmup_cosine
-from cleanclip_jax.run.step import apply_gradients, fresh_state
+from cleanclip_jax.run.state import fresh_state
+from cleanclip_jax.run.step import apply_gradients
 
 
 def test_schedule_equals_the_original_and_stays_at_zero(golden):

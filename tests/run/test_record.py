@@ -15,7 +15,7 @@ from cleanclip_jax.run import boards
 from cleanclip_jax.run import record as metrics
 from cleanclip_jax.run.clock import flops_per_pair, peak_of
 from cleanclip_jax.run.record import Done, Recorder, productive_seconds
-from cleanclip_jax.run.step import Objective
+from cleanclip_jax.run.state import Objective
 
 SECONDS = 2.0  # of a step, on the clock below
 

@@ -14,7 +14,8 @@ from helpers.torch_files import KINDS, cleanclip_file
 
 from cleanclip_jax.models.clip import build, encode_image, encode_text
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.step import Objective, objective
+from cleanclip_jax.run.state import Objective, State
+from cleanclip_jax.run.step import compute_loss
 from cleanclip_jax.start.torch import verify
 from cleanclip_jax.start.torch.checkpoint import Foreign, open_foreign
 from cleanclip_jax.start.torch.tensors import Origin, to_variables
@@ -88,8 +89,9 @@ def test_features_logits_and_gradients_of_a_step(pair):
         logits = jnp.exp(params["logit_scale"]) * w @ u.T
 
         def loss(params):
-            asked = Objective({"cross_modal": 1.0})
-            return objective(model, asked, params, {}, images[:, None], tokens[:, None])[0]
+            objective = Objective({"cross_modal": 1.0})
+            state = State(jnp.int32(0), params, {}, None)
+            return compute_loss(model, objective, state, images[:, None], tokens[:, None])[0]
 
         return u, w, logits, *jax.value_and_grad(loss)(params)
 
