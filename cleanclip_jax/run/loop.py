@@ -27,8 +27,7 @@ from cleanclip_jax.losses.classification import init_head
 from cleanclip_jax.losses.compare import NEEDS_VIEWS, TERMS
 from cleanclip_jax.measure.sets import open_sets
 from cleanclip_jax.models.clip import CLIP, init
-from cleanclip_jax.process import agreed, is_first, runtime_errors
-from cleanclip_jax.run.boards import Boards
+from cleanclip_jax.process import Preemption, agreed, is_first, runtime_errors
 from cleanclip_jax.run.build import (
     check_workdir,
     claim,
@@ -38,17 +37,14 @@ from cleanclip_jax.run.build import (
     resolve,
     start_variables,
 )
-from cleanclip_jax.run.clock import flops_per_pair, peak_of
+from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of
 from cleanclip_jax.run.head import Head
-from cleanclip_jax.run.launches import note_start
 from cleanclip_jax.run.lengths import Cut
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.preemption import Preemption
-from cleanclip_jax.run.record import BadRows, Done, Recorder
+from cleanclip_jax.run.record import BadRows, Boards, Done, Recorder
 from cleanclip_jax.run.resident import BATCH as RESIDENT_BATCH
 from cleanclip_jax.run.resident import load_pictures
 from cleanclip_jax.run.step import TRAINABLE, Objective, State, fresh_state, make_step
-from cleanclip_jax.run.trace import Trace
 from cleanclip_jax.run.views import DeviceViews
 from cleanclip_jax.sharding import (
     check_batch,
@@ -59,6 +55,7 @@ from cleanclip_jax.sharding import (
 )
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.views.eda import load_synonyms
+from cleanclip_jax.workdir import Workdir
 
 # What of a batch goes to the device.
 IN_STEP = ("images", "tokens", "stamps")
@@ -124,8 +121,8 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
     ):
         state = first_state(store, config, model, optimizer, mesh, head)
         first = int(state.step)
-        if is_first():
-            note_start(workdir, first, began)
+        folder = Workdir(workdir)
+        note_start(folder, first, began)
         reading: dict[str, Any] = {
             "plan": plan,
             "image_size": config.model.image_size,
@@ -134,7 +131,7 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
             "max_bad_share": config.data.max_bad_share,
             "decode": config.data.decode,
             "captions": bool(asked.contrastive),
-            "on_bad": BadRows(workdir, jax.process_index()),
+            "on_bad": BadRows(folder, jax.process_index()),
         }
         table = unreadable = None
         if config.data.resident:
@@ -157,16 +154,16 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         flops = cache(partial(flops_per_pair, model, asked))
         peak = peak_of(mesh.devices.flat[0].device_kind)
         recorder = Recorder(
-            workdir,
+            folder,
             first,
             total,
             log_every=config.train.log_every,
             batch_size=batch_size,
-            boards=partial(Boards, workdir, first, config.train.wandb, config.to_dict()),
+            boards=partial(Boards, folder, first, config.train.wandb, config.to_dict()),
             peak=peak and peak * mesh.devices.size,
             began=began,
         )
-        trace = Trace(workdir / "profile", first + 1, profile)
+        trace = Trace(folder, first + 1, profile)
         with stream, recorder, trace, Preemption() as preemption:
             late: Done | None = None
             for done in range(first + 1, total + 1):
@@ -176,11 +173,11 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
                     arrays["index"] = batch["index"].astype(np.int32)
                 if asked.supervised:
                     arrays["labels"] = labels[batch["index"]]
-                trace.before(done)
-                placed = place_batch(mesh, arrays)
-                if table is not None:
-                    placed["table"] = table
-                state, metrics = step(state, placed)
+                with trace.step(done):
+                    placed = place_batch(mesh, arrays)
+                    if table is not None:
+                        placed["table"] = table
+                    state, metrics = step(state, placed)
                 if late is not None:
                     recorder.record(late)
                 waited = stream.wait_seconds

@@ -19,12 +19,12 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import loop
-from cleanclip_jax.run import trace as profile
+from cleanclip_jax.run import clock, loop
 from cleanclip_jax.run.build import load_run, make_model
+from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.record import TIMED, Recorder
+from cleanclip_jax.run.record import Recorder
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def test_a_finished_run_is_left_as_it_is(config, trained):
 
 
 def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
-    """Fidelity row 5. The schedule begins anew too."""
+    """Fresh optimizer: the schedule begins anew too."""
     finetune = small_config("cleanclip")
     finetune.start = str(trained)
     finetune.train.steps = 1
@@ -188,7 +188,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
 
 
 def test_a_profile_is_traced_after_the_warm_up(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(profile, "WARM_UP", 1)
+    monkeypatch.setattr(clock, "WARM_UP", 1)
     train(config, tmp_path / "run", profile=2)
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
 
