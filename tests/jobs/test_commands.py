@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.small_run import FLAGS, SMALL, small_config
+from helpers.small_run import FLAGS, SMALL, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
-from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "poisoned"
-    train(small_config(), folder)
-    return folder
+    return trained(folder)
 
 
 def fails(capsys, *argv):

@@ -4,19 +4,17 @@ import csv
 import json
 
 import pytest
-from helpers.small_run import FLAGS, small_config
+from helpers.small_run import FLAGS, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
-from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "poisoned"
-    train(small_config(), folder)
-    return folder
+    return trained(folder)
 
 
 def sweep(folder, start, *flags):

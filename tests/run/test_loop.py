@@ -3,14 +3,13 @@
 import json
 import logging
 import os
-import shutil
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.small_run import trained as trained_in
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
@@ -29,6 +28,8 @@ from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("strict_transfers")
+
 
 class Killed(Exception):
     """Stands for a kill: nothing of the program runs after it."""
@@ -39,17 +40,10 @@ def config():
     return small_config()
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train(small_config(), workdir)
-    return workdir
-
-
 @pytest.fixture
-def trained(trained_once, tmp_path):
-    """The workdir of a finished run, the test's own copy."""
-    return Path(shutil.copytree(trained_once, tmp_path / "run"))
+def trained(tmp_path):
+    """The workdir of a finished run."""
+    return trained_in(tmp_path / "run")
 
 
 def tensors(workdir):

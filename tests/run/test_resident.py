@@ -20,6 +20,8 @@ from cleanclip_jax.run.resident import load_pictures
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import open_store
 
+pytestmark = pytest.mark.usefixtures("strict_transfers")
+
 
 def config(**data):
     """Poisoned, with views: triggers and AutoAugment are made in the step, of rows it gathers."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small_run import small_config
+from helpers.small_run import small_config, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import supervise
@@ -111,9 +111,7 @@ def test_a_head_sees_features_as_it_is_asked_to():
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("start") / "run"
-    train(small_config(), workdir)
-    return str(workdir)
+    return str(trained(tmp_path_factory.mktemp("start") / "run"))
 
 
 @pytest.mark.parametrize("stage", ["supervised", "probe"])
