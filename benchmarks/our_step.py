@@ -16,10 +16,10 @@ import numpy as np
 from turns import HELD, Job, batches
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.losses.compare import normalise_rows
 from cleanclip_jax.models.clip import CLIP, build, encode_image_train, encode_text, init
 from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.process import keep_memory
 from cleanclip_jax.run.clock import flops_per_pair, memory_in_use, peak_of
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state

@@ -23,8 +23,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWit
 from transformers import __version__ as transformers_version
 from turns import Job
 
-from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.process import keep_memory
 from cleanclip_jax.start.torch.write import huggingface_config
 
 # OpenAI's, as in device/normalise.py.

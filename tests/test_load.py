@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.openai_layout import relative
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
 from helpers.torch_files import KINDS, cleanclip_file, random_values
-from helpers.train import train
 
 import cleanclip_jax
 from cleanclip_jax import cli

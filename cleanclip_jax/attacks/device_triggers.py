@@ -46,10 +46,10 @@ def put(
 def _paste(images: jax.Array, patch: jax.Array, stamps: jax.Array) -> jax.Array:
     """`patch` [b, side, side, 3], or one for all [1, side, side, 3], at each stamp's place."""
     size, side = images.shape[1], patch.shape[1]
-    y = jnp.arange(size, dtype=jnp.int32)
+    y = jnp.arange(size, dtype=jnp.int32)[None, None]
     # Of corners that meet, the lower and the right one lie on top.
     corner = jnp.where(y < size - side, 0, size - side)
-    everywhere = (stamps[:, 1:3] == jnp.asarray(CORNERS, jnp.int32)).all(1)[:, None, None]
+    everywhere = (stamps[:, 1:3] == jnp.asarray(CORNERS, jnp.int32)[None]).all(1)[:, None, None]
     offset = y - jnp.where(everywhere, corner, stamps[:, 1:3, None])
     inside = (offset >= 0) & (offset < side)
     covered = inside[:, 0, :, None] & inside[:, 1, None, :]
@@ -122,6 +122,7 @@ def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
         else:
             add = share * add
     products = jnp.asarray((keep[:, None] * _UNIT).reshape(-1))
+    which, add = (jnp.broadcast_to(x, images.shape) for x in (which, add))
     at = 256 * which + images.astype(jnp.int32)
     return _to_uint8(products.at[at].get(mode="promise_in_bounds") + add, trigger.overflow)
 
@@ -139,7 +140,7 @@ def _warp(trigger: Trigger, images: jax.Array) -> jax.Array:
     flat, mixed = images.reshape(len(images), -1, 3), jnp.zeros((), jnp.float32)
     for at, share in zip(index.astype(np.int32), weight.astype(np.float32), strict=True):
         source = flat.at[:, at].get(mode="promise_in_bounds")
-        mixed = share * jnp.asarray(_UNIT).at[source].get(mode="promise_in_bounds") + mixed
+        mixed = share[None] * jnp.asarray(_UNIT).at[source].get(mode="promise_in_bounds") + mixed
     return _to_uint8(mixed.reshape(images.shape), trigger.overflow)
 
 

@@ -4,6 +4,7 @@ A plan is a table with one row a poisoned pair and a header. The pipeline applie
 evaluation replays its trigger, and a detector's scores are joined to it by the index.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,13 @@ class Plan:
     def trigger(self) -> Trigger:
         """The trigger that every row applies."""
         return make_trigger(self.header["attack"]["trigger"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell the plan from others."""
+        whole = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        whole.update(json.dumps(self.table.to_pylist()).encode())
+        return whole.hexdigest()[:16]
 
     @property
     def target(self) -> str:

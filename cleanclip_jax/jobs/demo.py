@@ -12,13 +12,12 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.compile_cache import keep_compiled
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.jobs.report import write_report
+from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.runs import gather
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train

@@ -16,11 +16,10 @@ from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.measure.encoder import Subject, subject
 from cleanclip_jax.measure.measure import evaluate, project_first
 from cleanclip_jax.measure.zeroshot import head_classifier
-from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.process import add_flags, begin, heartbeat_of, is_first
 from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.report.pictures import draw
 from cleanclip_jax.run.settings import check

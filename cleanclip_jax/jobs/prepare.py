@@ -60,11 +60,17 @@ def main(argv: Sequence[str]) -> int:
     else:
         from cleanclip_jax.data.shards.runners import in_processes
 
-        run = in_processes(source, asked.workers or len(os.sched_getaffinity(0)))
+        run = in_processes(source, asked.workers or cores())
     start = time.perf_counter()
     made = prepare(plan, source.class_names, output, asked.max_bad_share, run)
     print(summary(made, asked.output, time.perf_counter() - start))
     return 0
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def read_source(

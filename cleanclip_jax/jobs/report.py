@@ -14,14 +14,14 @@ from pathlib import Path
 import jax
 
 from cleanclip_jax.args import Parser, parse
-from cleanclip_jax.compile_cache import keep_compiled
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines, write_whole
+from cleanclip_jax.process import keep_compiled
 from cleanclip_jax.report import pictures as shown
 from cleanclip_jax.report.page import Block, Code, Facts, Section, Table, write_page
 from cleanclip_jax.report.results import Pictures, every_figure, results, training
 from cleanclip_jax.report.runs import Entry, Gathered, Run, gather
-from cleanclip_jax.run.launches import FILE as STARTS
+from cleanclip_jax.workdir import STARTS
 
 PAGE = "report.html"
 LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")

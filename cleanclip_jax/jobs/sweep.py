@@ -25,13 +25,12 @@ from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.jobs.evaluate import measure
 from cleanclip_jax.measure.encoder import subject
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.sets import find_target
 from cleanclip_jax.measure.zeroshot import head_classifier
-from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.process import add_flags, begin, heartbeat_of, is_first
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 from cleanclip_jax.report.sweeps import (
     FIGURES,

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.jobs.devices import begin
-from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
 

@@ -110,8 +110,8 @@ def _ranks(
         features = normalise_rows(features)
     table = classifier["table"]
     scores = jnp.matmul(features, table[:, :-1].T, precision=jax.lax.Precision.HIGHEST)
-    scores = (scores + table[:, -1])[:, classifier["twin"]]
-    order = jnp.arange(scores.shape[1])
+    scores = (scores + table[None, :, -1])[:, classifier["twin"]]
+    order = jnp.arange(scores.shape[1])[None]
 
     def before(asked: Int[Array, " b"]) -> Int[Array, " b"]:
         own = jnp.take_along_axis(scores, asked[:, None], 1)

@@ -90,11 +90,10 @@ def count_before(
     that only fill up.
     """
     scores = jnp.matmul(images["rows"], texts["rows"].T, precision=jax.lax.Precision.HIGHEST)
-    other = (images["number"][:, None] != texts["number"]) & (
-        (images["number"] >= 0)[:, None] & (texts["number"] >= 0)
-    )
-    before_image = other & (scores >= texts["best"] - TIE)
-    before_text = other & (scores >= (images["best"] - TIE)[:, None])
+    picture, text = images["number"][:, None], texts["number"][None]
+    other = (picture != text) & (picture >= 0) & (text >= 0)
+    before_image = other & (scores >= texts["best"][None] - TIE)
+    before_text = other & (scores >= images["best"][:, None] - TIE)
     return before_image.sum(0, dtype=jnp.int32), before_text.sum(1, dtype=jnp.int32)
 
 

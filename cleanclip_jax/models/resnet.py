@@ -63,6 +63,9 @@ class BatchNorm(nn.Module):
                 running_var.value = 0.9 * running_var.value + 0.1 * unbiased
         else:
             mean, var = running_mean.value, running_var.value
+        mean, var, scale, bias = (
+            x.reshape(-1, 1, 1, 1, channels) for x in (mean, var, scale, bias)
+        )
         return normed(x, mean, jax.lax.rsqrt(var + 1e-5) * scale, bias)
 
 
@@ -80,7 +83,7 @@ class AttentionPool(nn.Module):
         init = nn.initializers.normal(c**-0.5)
         positions = self.param("positions", init, (h * w + 1, c), self.param_dtype)
         x = x.reshape(b, h * w, c)
-        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions.astype(x.dtype)
+        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions[None].astype(x.dtype)
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=init)
         q = dense(c, name="query")(x[:, :1]).reshape(b, 1, self.heads, -1)
         k = dense(c, name="key")(x).reshape(b, h * w + 1, self.heads, -1)

@@ -36,7 +36,7 @@ class TextTransformer(nn.Module):
         projection_shape = (w, self.features)
         projection = self.param("projection", normal(w**-0.5), projection_shape, self.param_dtype)
 
-        x = (table[tokens] + positions[: tokens.shape[1]]).astype(self.dtype)
+        x = (table[tokens] + positions[None, : tokens.shape[1]]).astype(self.dtype)
         x = Transformer(
             layers=self.layers,
             width=w,

@@ -41,7 +41,7 @@ class VisionTransformer(nn.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b * grid * grid, p * p * 3)
         x = (x @ kernel.reshape(-1, w).astype(self.dtype)).reshape(b, grid * grid, w)
         first = jnp.broadcast_to(class_token.astype(self.dtype), (b, 1, w))
-        x = jnp.concatenate([first, x], 1) + positions.astype(self.dtype)
+        x = jnp.concatenate([first, x], 1) + positions[None].astype(self.dtype)
         x = LayerNorm(self.dtype, self.param_dtype, name="ln_pre")(x)
         x = Transformer(
             layers=self.layers,

@@ -17,24 +17,20 @@ from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.data.stream.pipeline import Views, train_batches
 from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP
-from cleanclip_jax.process import agreed, is_first, runtime_errors
-from cleanclip_jax.run.boards import Boards
+from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
 from cleanclip_jax.run.checked import check_run
-from cleanclip_jax.run.claim import claim
-from cleanclip_jax.run.clock import flops_per_pair, peak_of
+from cleanclip_jax.run.claim import claim, facts_of
+from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of
 from cleanclip_jax.run.first_state import anchor, first_state, parts
-from cleanclip_jax.run.launches import note_start
 from cleanclip_jax.run.lengths import Cut
-from cleanclip_jax.run.preemption import Preemption
-from cleanclip_jax.run.record import BadRows, Recorder
+from cleanclip_jax.run.record import BadRows, Boards, Recorder
 from cleanclip_jax.run.state import Fixed, Objective, State
 from cleanclip_jax.run.step import make_step
-from cleanclip_jax.run.trace import Trace
 from cleanclip_jax.sharding import (
     place_batch,
 )
 from cleanclip_jax.start.store import Store
-from cleanclip_jax.workdir import CHECKPOINTS, PROFILE, Workdir
+from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 
 # What of a batch goes to the device as it is.
 IN_STEP = ("images", "tokens", "stamps")
@@ -105,6 +101,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
         )
         needs = run.objective.needs
         labels = run.source.labels().astype(np.int32) if "label" in needs else None
+    agree_on(facts_of(config, run.source, run.plan, run.start))
     # Only now, when nothing of the config is left to be refused, is anything written.
     with agreed(), writing(path):
         if is_first():
@@ -118,8 +115,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
     ):
         state = first_state(store, run)
         first = int(state.step)
-        if is_first():
-            note_start(path, first, began)
+        note_start(workdir, first, began)
         reading: dict[str, Any] = {
             "plan": run.plan,
             "image_size": config.model.image_size,
@@ -128,7 +124,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             "max_bad_share": config.data.max_bad_share,
             "decode": config.data.decode,
             "captions": "text" in needs,
-            "on_bad": BadRows(path, jax.process_index()),
+            "on_bad": BadRows(workdir, jax.process_index()),
         }
         table = unreadable = None
         if config.data.resident:
@@ -149,16 +145,16 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
         )
         peak = peak_of(run.mesh.devices.flat[0].device_kind)
         recorder = Recorder(
-            path,
+            workdir,
             first,
             run.total,
             log_every=config.train.log_every,
             batch_size=config.train.batch_size,
-            boards=partial(Boards, path, first, config.train.wandb, config.to_dict()),
+            boards=partial(Boards, workdir, first, config.train.wandb, config.to_dict()),
             peak=peak and peak * run.mesh.devices.size,
             began=began,
         )
-        trace = Trace(workdir / PROFILE, first + 1, profile)
+        trace = Trace(workdir, first + 1, profile)
 
         def place(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in IN_STEP if name in batch}

@@ -45,6 +45,26 @@ FREE = (
 COPIED = ("attack.manifest",)
 
 
+def facts_of(
+    config: ConfigDict, source: Source, plan: Plan | None, start: Start | None
+) -> dict[str, str]:
+    """What all processes of a run have to have the same, as text by name.
+
+    Paths may differ, as of data on each machine's disk: what lies there may not.
+    """
+    identity = {} if start is None else start.identity
+    return {
+        **{
+            f"config.{key}": repr(value)
+            for key, value in flatten(config).items()
+            if key != "start" and not key.startswith(("data.train.", *COPIED, *FREE))
+        },
+        "the fingerprint of the data": source.fingerprint,
+        "the poison plan": "none" if plan is None else plan.digest,
+        "the start": str(identity.get("digest", "none")),
+    }
+
+
 def inputs_of(source: Source) -> dict[str, Any]:
     """What inputs.json says of the data."""
     return {"fingerprint": source.fingerprint, "pairs": len(source)}
@@ -97,7 +117,7 @@ def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | Non
     if os.path.realpath(old) == os.path.realpath(new):
         return True
     digest = (recorded or {}).get("digest")
-    return digest is not None and open_start(Path(new)).identity().get("digest") == digest
+    return digest is not None and open_start(Path(new)).identity.get("digest") == digest
 
 
 def _is_whole(path: Path) -> bool:
@@ -121,7 +141,7 @@ def claim(
     # First: it is what says whose folder this is.
     workdir.write(CONFIG, to_json(config))
     if not has_begun(workdir):
-        identity = None if start is None else start.identity()
+        identity = None if start is None else start.identity
         workdir.write_json(INPUTS, {"data": inputs_of(source), "start": identity})
     if not workdir.has(TOKENIZER):
         tokenizer.save(workdir / TOKENIZER)

@@ -5,8 +5,6 @@ written only when the loss of the step that made it is known to be finite; metri
 after the next step is dispatched, so that the device never waits for them.
 """
 
-import jax
-
 from cleanclip_jax.errors import StartAgain
 from cleanclip_jax.run.build import Run
 from cleanclip_jax.run.record import Done
@@ -22,8 +20,7 @@ def train(run: Run) -> State:
     state, late = run.state, None
     for done in range(run.first + 1, run.total + 1):
         length, batch = next(run.batches)
-        run.trace.before(done)
-        with jax.profiler.StepTraceAnnotation("train", step_num=done):
+        with run.trace.step(done):
             state, metrics = run.step(state, run.fixed, run.place(batch))
         if late is not None:
             run.recorder.record(late)

@@ -1,14 +1,13 @@
-"""What a run writes down of itself: metrics.jsonl, bad_rows.jsonl, not_finite.json, progress."""
+"""What a run writes down: metrics.jsonl, boards, bad_rows.jsonl, not_finite.json, and progress."""
 
+import hashlib
 import json
-import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -17,49 +16,38 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_lines, write_whole
-from cleanclip_jax.process import largest
-from cleanclip_jax.run.boards import Boards
-from cleanclip_jax.run.clock import memory_in_use
-from cleanclip_jax.run.launches import first_start
-
-log = logging.getLogger(__name__)
-
-NOT_FINITE = "not_finite.json"
-# What two runs of the same config differ in.
-TIMED = (
-    "time",
-    "pairs_per_second",
-    "step_seconds",
-    "startup_seconds",
-    "data_wait_share",
-    "model_flops_utilisation",
-    "device_memory_bytes",
-    "goodput",
-)
+from cleanclip_jax.process import agreed, is_first
+from cleanclip_jax.run.clock import Clock
+from cleanclip_jax.workdir import BAD_ROWS, METRICS, NOT_FINITE, TENSORBOARD, Workdir
 
 
 class BadRows:
     """Writes bad_rows.jsonl: each record that a run could not read, named once.
 
     {"index", "where", "reason"}, in the order in which they were met, over all resumptions. Other
-    processes than the first have files of their own, bad_rows.1.jsonl and so on.
+    processes than the first have their files: bad_rows.1.jsonl and so on. All are to make theirs
+    together.
     """
 
-    def __init__(self, workdir: Path, process: int):
-        self._path = workdir / (f"bad_rows.{process}.jsonl" if process else "bad_rows.jsonl")
-        rows = read_lines(self._path)
-        self._known = {row["index"] for row in rows}
-        if rows:  # without a torn last line, which the next would be appended to
-            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+    def __init__(self, workdir: Workdir, process: int):
+        self._workdir, self._name = workdir, _of_process(BAD_ROWS, process)
+        with agreed():
+            rows = workdir.lines(self._name)
+            self._known = {row["index"] for row in rows}
+            if rows:  # without a torn last line, which the next would be appended to
+                workdir.write_lines(self._name, rows)
 
     def __call__(self, index: int, where: str, reason: str) -> None:
         """Notes record `index`, unless it is noted."""
-        if index in self._known:
-            return
-        self._known.add(index)
-        with self._path.open("a") as file:
-            file.write(json.dumps({"index": index, "where": where, "reason": reason}) + "\n")
+        if index not in self._known:
+            self._known.add(index)
+            row = {"index": index, "where": where, "reason": reason}
+            self._workdir.append(self._name, row)
+
+
+def _of_process(name: str, process: int) -> str:
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}.{process}.{ending}" if process else name
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,8 @@ class Recorder:
     """Writes metrics, a line every `log_every` steps, and refuses a loss that is not finite.
 
     A run that resumes at `first_step` first cuts off what it had written beyond, so that no
-    step stands there twice. Other processes than the first write nothing but not_finite.json.
+    step stands there twice. Other processes than the first write nothing but not_finite.json; all
+    are to make theirs together.
 
     Args:
       boards: opened where metrics are written; None: metrics.jsonl alone.
@@ -93,27 +82,26 @@ class Recorder:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: Workdir,
         first_step: int,
         total_steps: int,
         *,
         log_every: int,
         batch_size: int,
-        boards: Callable[[], Boards] | None = None,
+        boards: Callable[[], "Boards"] | None = None,
         peak: float | None = None,
         began: float | None = None,
     ):
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
-        self._batch_size, self._peak = batch_size, peak
-        self._began = time.time() if began is None else began
-        self._bar = self._file = self._boards = None
-        if jax.process_index() == 0:
-            path = workdir / "metrics.jsonl"
-            kept = [row for row in read_lines(path) if row["step"] <= first_step]
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
-            (workdir / NOT_FINITE).unlink(missing_ok=True)
-            self._boards = None if boards is None else boards()
-            self._file = path.open("a", buffering=1)
+        self._bar = self._boards = None
+        rows = []
+        with agreed():
+            if is_first():
+                rows = [row for row in workdir.lines(METRICS) if row["step"] <= first_step]
+                workdir.write_lines(METRICS, rows)
+                (workdir / NOT_FINITE).unlink(missing_ok=True)
+                self._boards = None if boards is None else boards()
+        if is_first():
             # A file instead of a terminal gets a line every half minute.
             interval = 0.2 if sys.stderr.isatty() else 30
             self._bar = tqdm(
@@ -124,98 +112,50 @@ class Recorder:
                 mininterval=interval,
                 maxinterval=interval,
             )
-            self._origin = first_start(workdir, self._began)
-            self._productive = productive_seconds(kept)
-            self._last = max((row["step"] for row in kept), default=0)
-        self._startup: float | None = None
-        self._begin()
+        began = time.time() if began is None else began
+        self._clock = Clock(workdir, rows, batch_size, peak, began)
+        self.paused = self._clock.paused
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for part in (self._bar, self._file, self._boards):
+        for part in (self._bar, self._boards):
             if part is not None:
                 part.close()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A part whose time is no step's, as writing a checkpoint."""
-        began = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - began
-
     def record(self, done: Done) -> None:
-        """Takes a step that is done, or waits until it is.
-
-        Raises:
-          UserError: the loss or the gradient is not finite.
-        """
+        """Takes a step that is done, or waits until it is. UserError: it is not finite."""
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
         if self._bar is not None:
             self._bar.update()
-        self._steps += 1
-        self._waited += done.waited
-        self._flops += done.flops * self._batch_size
+        self._clock.count(done.waited, done.flops)
         if not finite or done.step % self._log_every == 0 or done.step == self._total:
-            self._write(done.step, values)
-        elif self._startup is None:
-            # The first step compiles: it says nothing of the others.
-            self._startup = time.time() - self._began
-            self._begin()
+            self._write(done.step, values | self._clock.line(done.step))
+        else:
+            self._clock.skip()
         if not finite:
             self._refuse(done, values)
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        passed = time.perf_counter() - self._since
-        seconds = passed / self._steps
-        values["pairs_per_second"] = self._batch_size / seconds
-        values["step_seconds"] = seconds
-        # The slowest process holds up the others, and the fullest device ends them all.
-        share, memory = largest(min(self._waited / passed, 1.0), memory_in_use() or 0.0)
-        values["data_wait_share"] = share
-        if self._peak:
-            values["model_flops_utilisation"] = self._flops / passed / self._peak
-        if memory:
-            values["device_memory_bytes"] = memory
-        if self._file is not None and self._bar is not None:
-            now = time.time()
-            values["time"] = now
-            if self._startup is None:
-                self._startup = now - self._began
-            if self._startup:
-                values["startup_seconds"] = self._startup
-                log.info("first step %.1f s after the start", self._startup)
-                self._startup = 0.0
-            self._productive += seconds * (step - self._last)
-            self._last = step
-            values["goodput"] = min(self._productive / max(now - self._origin, 1e-9), 1.0)
-            # JSON has no NaN: a line that can't be read back would hide the step that matters.
-            safe = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
-            self._file.write(json.dumps({"step": step, **safe}) + "\n")
-            if self._boards is not None:
-                self._boards.add(step, values)
-            self._bar.set_postfix_str(_said(values), refresh=False)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Counts anew, for the next line."""
-        self._since, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._bar is None:
+            return
+        self._workdir.append(METRICS, {"step": step, **_safe(values)})
+        if self._boards is not None:
+            self._boards.add(step, values)
+        parts = [f"loss {values['loss']:.3f}", f"{values['pairs_per_second']:,.0f} pairs/s"]
+        if "model_flops_utilisation" in values:
+            parts.append(f"{values['model_flops_utilisation']:.0%} of the chip")
+        parts.append(f"{values['data_wait_share']:.0%} waiting for data")
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
 
     def _refuse(self, done: Done, values: Mapping[str, float]) -> None:
         """Writes down which pairs the step had, and ends the run."""
-        process = jax.process_index()
-        name = NOT_FINITE.replace(".json", f".{process}.json") if process else NOT_FINITE
-        facts = {
-            "step": done.step,
-            **{
-                key: values[key] if math.isfinite(values[key]) else str(values[key])
-                for key in ("loss", "gradient_norm")
-            },
-            "index": done.index.tolist(),
-        }
-        write_whole(self._workdir / name, json.dumps(facts) + "\n")
+        name = _of_process(NOT_FINITE, jax.process_index())
+        figures = _safe({key: values[key] for key in ("loss", "gradient_norm")})
+        facts = {"step": done.step, **figures, "index": done.index.tolist()}
+        self._workdir.write(name, json.dumps(facts) + "\n")
         raise UserError(
             f"the loss ({values['loss']}) or its gradient ({values['gradient_norm']}) is not "
             f"finite at step {done.step}; the last good checkpoint is kept, the batch's indices "
@@ -224,17 +164,73 @@ class Recorder:
         )
 
 
-def _said(values: Mapping[str, float]) -> str:
-    parts = [f"loss {values['loss']:.3f}", f"{values['pairs_per_second']:,.0f} pairs/s"]
-    if "model_flops_utilisation" in values:
-        parts.append(f"{values['model_flops_utilisation']:.0%} of the chip")
-    return ", ".join([*parts, f"{values['data_wait_share']:.0%} waiting for data"])
+def _safe(values: Mapping[str, float]) -> dict[str, float | str]:
+    """JSON has no NaN: a line that can't be read back would hide the step that matters."""
+    return {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
 
 
-def productive_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of all steps up to the last row's; rows written before this was kept count 0."""
-    total, last = 0.0, 0
-    for row in rows:
-        total += row.get("step_seconds", 0.0) * (row["step"] - last)
-        last = row["step"]
-    return total
+class Boards:
+    """Shows scalars by step in TensorBoard and, with a `project`, in Weights & Biases.
+
+    A run that resumes writes on from its step.
+    """
+
+    def __init__(
+        self, workdir: Workdir, first_step: int, project: str | None, config: Mapping[str, Any]
+    ):
+        self._run = None if project is None else _wandb_run(workdir, project, config)
+        folder = str(workdir / TENSORBOARD)
+        self._board = _tensorboardx().SummaryWriter(folder, purge_step=first_step + 1)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of a step."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._run is not None:
+            self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Writes out what is left."""
+        self._board.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def _tensorboardx() -> Any:
+    """tensorboardX without PyTorch, which it imports where there is one and needs for no scalar.
+
+    That import takes longer than JAX's.
+    """
+    if "torch" in sys.modules:
+        return import_module("tensorboardX")
+    modules: dict[str, Any] = sys.modules
+    modules["torch"] = None
+    try:
+        return import_module("tensorboardX")
+    finally:
+        del modules["torch"]
+
+
+def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
+    try:
+        wandb: Any = import_module("wandb")
+    except ImportError:
+        raise UserError(
+            "config.train.wandb is set, but Weights & Biases is not installed: "
+            "pip install 'cleanclip-jax[wandb]'"
+        ) from None
+    path = workdir.path.absolute()
+    try:
+        return wandb.init(
+            project=project,
+            name=path.name,
+            # The same workdir is the same run, however often it was stopped.
+            id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(path),
+            config=dict(config),
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config.train.wandb: Weights & Biases refuses: {reason}") from None

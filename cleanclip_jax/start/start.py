@@ -80,6 +80,7 @@ class RunStart:
             )
         return step
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What a run's inputs.json says of its start: where it was, and what tells it again."""
         digests = self._workdir / CHECKPOINTS / str(self.step) / DIGESTS
@@ -148,6 +149,7 @@ class TorchStart:
     def vocab_size(self) -> int:
         return self.config.text.vocab_size
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]

@@ -137,7 +137,8 @@ def _fixed_point(inverse: tuple[float, ...]) -> list[int]:
 def _move(images: jax.Array, inverse: jax.Array) -> jax.Array:
     """The nearest source of each pixel, black where that is outside; `inverse` [b, 6]."""
     height, width = images.shape[1:3]
-    x, y = jnp.arange(width, dtype=jnp.int32), jnp.arange(height, dtype=jnp.int32)[:, None]
+    x = jnp.arange(width, dtype=jnp.int32)[None, None]
+    y = jnp.arange(height, dtype=jnp.int32)[None, :, None]
     a = inverse[:, :, None, None]
     column = (a[:, 0] * x + a[:, 1] * y + a[:, 2]) >> 16
     row = (a[:, 3] * x + a[:, 4] * y + a[:, 5]) >> 16

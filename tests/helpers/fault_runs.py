@@ -13,13 +13,8 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
+from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.start.store import Store
-
-# Of a line of metrics.jsonl, what no two runs share.
-TIMED = (
-    *("pairs_per_second", "step_seconds", "data_wait_share", "time", "startup_seconds"),
-    *("goodput", "device_memory_bytes", "model_flops_utilisation"),
-)
 
 
 def words(workdir: Path, steps: int, every: int, **keys: Any) -> list[str]:

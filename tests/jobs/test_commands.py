@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.small_run import FLAGS, SMALL, small_config
-from helpers.train import train
+from helpers.small_run import FLAGS, SMALL, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
@@ -16,8 +15,7 @@ from cleanclip_jax.jobs.demo import demo, free_folder
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "poisoned"
-    train(small_config(), folder)
-    return folder
+    return trained(folder)
 
 
 def fails(capsys, *argv):

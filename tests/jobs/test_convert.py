@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
 from helpers.torch_files import KINDS, cleanclip_file, random_values, same_tensors, tensors_of
-from helpers.train import train
 
 from cleanclip_jax import cli
 from cleanclip_jax.models.variants import VARIANTS

@@ -8,8 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train
 from PIL import Image
 
 from cleanclip_jax import cli

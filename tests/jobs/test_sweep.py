@@ -4,8 +4,7 @@ import csv
 import json
 
 import pytest
-from helpers.small_run import FLAGS, small_config
-from helpers.train import train
+from helpers.small_run import FLAGS, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.files import read_lines
@@ -15,8 +14,7 @@ from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "poisoned"
-    train(small_config(), folder)
-    return folder
+    return trained(folder)
 
 
 def sweep(folder, start, *flags):

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train, trained
 
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
@@ -28,9 +27,8 @@ def test_a_run_goes_on_with_the_pairs_it_began_with(tmp_path):
 
 
 def test_a_finetuning_run_says_which_step_it_started_from(tmp_path):
-    train(small_config(), tmp_path / "start")
     config = small_config("cleanclip")
-    config.start = str(tmp_path / "start")
+    config.start = str(trained(tmp_path / "start"))
     train(config, tmp_path / "cleaned")
     found = json.loads((tmp_path / "cleaned/inputs.json").read_text())
     assert found["start"] == {"path": config.start, "step": 4}

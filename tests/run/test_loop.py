@@ -3,15 +3,13 @@
 import json
 import logging
 import os
-import shutil
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train
+from helpers.small_run import trained as trained_in
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
@@ -20,16 +18,18 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import build
-from cleanclip_jax.run import trace as profile
+from cleanclip_jax.run import build, clock
 from cleanclip_jax.run.checked import check_run
+from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.run.first_state import first_state
-from cleanclip_jax.run.record import TIMED, Recorder
+from cleanclip_jax.run.record import Recorder
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("strict_transfers")
 
 
 class Killed(Exception):
@@ -41,17 +41,10 @@ def config():
     return small_config()
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train(small_config(), workdir)
-    return workdir
-
-
 @pytest.fixture
-def trained(trained_once, tmp_path):
-    """The workdir of a finished run, the test's own copy."""
-    return Path(shutil.copytree(trained_once, tmp_path / "run"))
+def trained(tmp_path):
+    """The workdir of a finished run."""
+    return trained_in(tmp_path / "run")
 
 
 def tensors(workdir):
@@ -111,7 +104,7 @@ def test_a_finished_run_is_left_as_it_is(config, trained):
 
 
 def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
-    """Fidelity row 5. The schedule begins anew too."""
+    """Fresh optimizer: the schedule begins anew too."""
     finetune = small_config("cleanclip")
     finetune.start = str(trained)
     finetune.train.steps = 1
@@ -191,7 +184,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
 
 
 def test_a_profile_is_traced_after_the_warm_up(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(profile, "WARM_UP", 1)
+    monkeypatch.setattr(clock, "WARM_UP", 1)
     train(config, tmp_path / "run", profile=2)
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
 

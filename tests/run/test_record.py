@@ -1,113 +1,143 @@
-"""What a run says of itself: rates, goodput over restarts, utilisation of the chip."""
+"""What a run writes down: rows that can't be read, losses that aren't finite, boards."""
 
+import csv
+import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.small_run import small_config, train
+from PIL import Image
 
+from cleanclip_jax import cli
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.models.clip import build
-from cleanclip_jax.run import boards
-from cleanclip_jax.run import record as metrics
-from cleanclip_jax.run.clock import flops_per_pair, peak_of
-from cleanclip_jax.run.record import Done, Recorder, productive_seconds
-from cleanclip_jax.run.state import Objective
+from cleanclip_jax.run import record
+from cleanclip_jax.run.record import BadRows, Boards, Done, Recorder
+from cleanclip_jax.workdir import Workdir
 
-SECONDS = 2.0  # of a step, on the clock below
+COUNT = 40
+BAD = {3: "No such file", 11: "unreadable image", 17: "empty", 29: "no image format", 38: "empty"}
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """Time that passes only where the test lets it."""
-    now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(metrics.time, "time", lambda: now.seconds)
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now.seconds)
-    return now
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CSV of forty pairs: pictures of every mode, odd captions, and the five rows of `BAD`."""
+    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    captions = {
+        17: "",
+        38: "   ",
+        5: "!?! 7 ... 8",
+        6: "word " * 2000,
+        7: "z" * 10_000,
+        8: "naïve café — ﬁ",
+    }
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image", "caption"))
+        for i in range(COUNT):
+            picture = Image.fromarray(rng.integers(256, size=(24, 30, 3), dtype=np.uint8))
+            mode = ("RGB", "L", "CMYK", "P", "1")[i % 5]
+            ending = "tiff" if mode == "CMYK" else "png"
+            data = io.BytesIO()
+            picture.convert(mode).save(data, ending)
+            content = data.getvalue()
+            content = {11: content[: len(content) // 2], 29: b"<html>not found</html>"}.get(
+                i, content
+            )
+            if i != 3:
+                (folder / f"{i}.{ending}").write_bytes(content)
+            writer.writerow((f"{i}.{ending}", captions.get(i, f"one{i} two{i} three")))
+    return folder / "pairs.csv"
 
 
-def done(step: int, waited: float = 0.5, loss: float = 1.0) -> Done:
-    values = {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(1.0)}
-    return Done(step, values, waited, np.arange(3), flops=3.0)
+def config(pairs: Path, share: float):
+    made = small_config()
+    made.attack = None
+    made.evaluation.data = None
+    made.data.train = {"kind": "csv", "path": str(pairs)}
+    made.data.max_bad_share = share
+    made.objective.in_modal = 1.0
+    made.train.batch_size = 8
+    made.train.steps = 5  # of eight: each row is met once
+    return made
 
 
-def record(recorder: Recorder, clock: SimpleNamespace, step: int, seconds: float = SECONDS) -> None:
-    clock.seconds += seconds
-    recorder.record(done(step))
+def test_a_run_goes_through_and_names_each_bad_row_once(pairs: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    train(config(pairs, 0.2), workdir)
+    rows = [json.loads(line) for line in (workdir / "bad_rows.jsonl").read_text().splitlines()]
+    assert sorted(row["index"] for row in rows) == sorted(BAD)
+    for row in rows:
+        assert row["where"] == f"pairs.csv row {row['index'] + 1}"
+        assert BAD[row["index"]] in row["reason"], row
+    # A resumed run meets them again.
+    again = BadRows(Workdir(workdir), 0)
+    again(3, "pairs.csv row 4", "met again")
+    again(4, "pairs.csv row 5", "new")
+    added = (workdir / "bad_rows.jsonl").read_text().splitlines()[len(rows) :]
+    assert [json.loads(line)["index"] for line in added] == [4]
 
 
-def recorder(folder, first, began, **more) -> Recorder:
-    return Recorder(folder, first, 100, log_every=5, batch_size=8, began=began, **more)
+def test_a_line_torn_by_a_kill_is_not_appended_to(tmp_path: Path):
+    (tmp_path / "bad_rows.jsonl").write_text('{"index": 1, "where": "a", "reason": "b"}\n{"ind')
+    BadRows(Workdir(tmp_path), 0)(2, "c", "d")
+    rows = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [1, 2]
 
 
-def test_rates_are_those_of_the_steps_without_the_start_and_without_saving(tmp_path, clock):
-    with recorder(tmp_path, 0, 990.0, peak=100.0) as found:
-        record(found, clock, 1, seconds=20.0)  # it compiles
-        for step in (2, 3, 4):
-            record(found, clock, step)
-        with found.paused():
-            clock.seconds += 50.0
-        record(found, clock, 5)
-    (row,) = read_lines(tmp_path / "metrics.jsonl")
-    assert row["step_seconds"] == SECONDS and row["pairs_per_second"] == 8 / SECONDS
-    assert row["data_wait_share"] == 0.5 / SECONDS
-    assert row["startup_seconds"] == 30.0
-    assert row["model_flops_utilisation"] == pytest.approx(3.0 * 8 / SECONDS / 100.0)
-    # Five steps' time, of all since the start: 10 s before it, 20, 3 x 2, 50 and 2.
-    assert row["goodput"] == pytest.approx(5 * SECONDS / 88.0)
+def test_too_many_are_one_line_and_exit_code_2(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    argv = [
+        *("train", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}"),
+        f"--config.data.train={{'kind': 'csv', 'path': '{pairs}'}}",
+        *("--config.attack=None", "--config.evaluation.data=None", "--config.mesh.data=1"),
+        *("--config.data.max_bad_share=0.05", "--config.train.batch_size=8"),
+        *("--config.model.variant=ViT-test", "--config.train.steps=5"),
+    ]
+    assert cli.main(argv) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cleanclip:")]
+    assert len(said) == 1 and "more than max_bad_share allows" in said[0]
 
 
-def test_goodput_counts_what_a_kill_undid_and_the_time_between_starts(tmp_path, clock):
-    (tmp_path / "starts.jsonl").write_text(json.dumps({"time": 1000.0}) + "\n")
-    with recorder(tmp_path, 0, 1000.0) as found:
-        for step in range(1, 16):
-            record(found, clock, step)
-    clock.seconds += 100.0  # killed at 15; the checkpoint is of 10
-    with recorder(tmp_path, 10, clock.seconds) as found:
-        for step in range(11, 16):
-            record(found, clock, step)
-    rows = read_lines(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [5, 10, 15]
-    assert rows[-1]["goodput"] == pytest.approx(15 * SECONDS / (clock.seconds - 1000.0))
-    assert productive_seconds(rows) == pytest.approx(15 * SECONDS)
-
-
-def test_a_step_that_is_not_finite_is_written_down_and_ends_the_run(tmp_path, clock):
-    found = recorder(tmp_path, 0, 1000.0)
-    clock.seconds += SECONDS
-    with found, pytest.raises(UserError, match=r"not finite at step 2.*not_finite\.json"):
-        found.record(done(2, loss=float("inf")))
+def test_a_step_that_is_not_finite_is_written_down_and_ends_the_run(tmp_path: Path):
+    lines = Recorder(Workdir(tmp_path), 0, 100, log_every=5, batch_size=8)
+    figures = {"loss": jnp.float32(np.inf), "gradient_norm": jnp.float32(1.0)}
+    with lines, pytest.raises(UserError, match=r"not finite at step 2.*not_finite\.json"):
+        lines.record(Done(2, figures, 0.0, np.arange(3)))
     facts = json.loads((tmp_path / "not_finite.json").read_text())
     assert facts == {"step": 2, "loss": "inf", "gradient_norm": 1.0, "index": [0, 1, 2]}
-
-
-@pytest.mark.parametrize(
-    ("variant", "giga"),
-    [("RN50", 17.5), ("ViT-B/32", 14.8), pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults)],
-)
-def test_flops_of_a_pair(variant, giga):
-    """Three forwards; the published counts are of all queries in RN50's attention pool."""
-    model = build(variant)
-    plain = flops_per_pair(model, Objective({"cross_modal": 1.0}))
-    assert plain / 3e9 == pytest.approx(giga, rel=0.01)
-    both = flops_per_pair(model, Objective({"cross_modal": 1.0, "in_modal": 1.0}))
-    assert both == 2 * plain
-    looped = build(variant, scan=True, remat=True)
-    assert flops_per_pair(looped, Objective({"cross_modal": 1.0})) == plain
-    probe = flops_per_pair(model, Objective({"classification": 1.0}, trainable="head"))
-    assert probe < plain / 3
-
-
-def test_a_chip_is_known_by_its_longest_name():
-    assert peak_of("NVIDIA H100 80GB HBM3") == 989e12 and peak_of("NVIDIA H100 PCIe") == 756e12
-    assert peak_of("TPU v5 lite") == 197e12 and peak_of("TPU v5") == 459e12
-    assert peak_of("cpu") is None
+    assert read_lines(tmp_path / "metrics.jsonl")[0]["loss"] == "inf"
+    with Recorder(Workdir(tmp_path), 0, 100, log_every=5, batch_size=8):
+        assert not (tmp_path / "not_finite.json").exists()
 
 
 def test_weights_and_biases_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'cleanclip-jax\[wandb\]'"):
-        boards.Boards(tmp_path, 0, "backdoors", {})
+        Boards(Workdir(tmp_path), 0, "backdoors", {})
+
+
+def test_a_refusal_of_weights_and_biases_is_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise ValueError("no key\nlog in")
+
+    wandb = SimpleNamespace(init=init, Settings=dict, Error=ValueError)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with pytest.raises(UserError, match="Weights & Biases refuses: no key log in"):
+        Boards(Workdir(tmp_path), 0, "backdoors", {})
+
+
+def test_boards_load_no_pytorch(monkeypatch):
+    """Which tensorboardX imports if it can, for longer than JAX takes."""
+    for name in [n for n in sys.modules if n.split(".")[0] in ("torch", "tensorboardX")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert record._tensorboardx().SummaryWriter and "torch" not in sys.modules

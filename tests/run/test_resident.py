@@ -7,17 +7,19 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_pictures import Pictures
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train
 
 from cleanclip_jax.data.stream.pipeline import every_picture
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.run import resident
-from cleanclip_jax.run.record import TIMED, Recorder
+from cleanclip_jax.run.clock import TIMED
+from cleanclip_jax.run.record import Recorder
 from cleanclip_jax.run.resident import load_pictures
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import open_store
+
+pytestmark = pytest.mark.usefixtures("strict_transfers")
 
 
 def config(**data):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError

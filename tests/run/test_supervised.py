@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small_run import small_config
-from helpers.train import train
+from helpers.small_run import small_config, train, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import supervise
@@ -130,9 +129,7 @@ def test_classification_is_the_mean_cross_entropy_of_the_labels():
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("start") / "run"
-    train(small_config(), workdir)
-    return str(workdir)
+    return str(trained(tmp_path_factory.mktemp("start") / "run"))
 
 
 @pytest.mark.parametrize("stage", ["supervised", "probe"])

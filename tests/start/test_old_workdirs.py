@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers.train import train
+from helpers.small_run import train
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
