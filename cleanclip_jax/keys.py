@@ -120,7 +120,7 @@ def number(
     """A finite number, `least` <= v <= `most`; `open_ends` "<" or ">" leaves that end out."""
     low = "" if least is None else f" {'above' if '<' in open_ends else 'from'} {least:g}"
     high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < float("inf") else ""
-    takes = f"a number{low}{high or (' on' if least is not None else '')}"
+    takes = f"a number{low}{high or (' on' if low.startswith(' from') else '')}"
 
     def accepts(value: Any) -> bool:
         if not is_number(value) or ("<" in open_ends and value == least):

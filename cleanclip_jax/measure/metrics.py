@@ -62,11 +62,8 @@ def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> Measured:
     figures: Measured = {}
     for name, function in metrics.items():
         given = function(seen)
-        parts = (
-            {f"{name}_{part}": one for part, one in given.items()}
-            if isinstance(given, Mapping)
-            else {name: given}
-        )
+        named = given if isinstance(given, Mapping) else {"": given}
+        parts = {f"{name}_{part}".removesuffix("_"): one for part, one in named.items()}
         for key, figure in parts.items():
             if not isinstance(figure, Figure | MedianRank):
                 raise UserError(
