@@ -85,11 +85,7 @@ def load(spec: str) -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} has no get_config(arg)")
-    try:
-        return module.get_config(arg or None)
-    except AttributeError as error:  # ConfigDict's for a key that isn't there
-        what = str(error).strip('"').partition("\n")[0]
-        raise UserError(f"{path}: {what} A key of your own comes with --import=FILE.py") from error
+    return module.get_config(arg or None)
 
 
 def choose(arg: str | None, choices: Iterable[str], file: str) -> str:
@@ -107,8 +103,8 @@ def override(config: ConfigDict, name: str, given: str) -> None:
         key = keys_of(table).get(name.removeprefix(f"{table}."))
         if table.endswith("attack") and key is None and ".trigger." not in name:
             raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
-    elif key is None:
-        raise unknown("config", name, KEYS)
+    else:
+        key = KEYS.find(name)
     value = literal(given) if key is None else key.parse(f"config.{name}", given)
     node: Any = config
     *parents, last = name.split(".")
@@ -122,23 +118,15 @@ def override(config: ConfigDict, name: str, given: str) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a value that no run can have, and brings the others to their keys' types.
+    """Refuses a key that there isn't and a value that no run can have.
 
-    Keys that aren't known (an older program's, say) are left alone.
+    Brings values to their keys' types.
     """
-    for name, key in KEYS.items():
-        if _table_of(name) is not None:
-            continue
-        section, _, last = name.rpartition(".")
-        node = config.get(section) if section else config
-        if not isinstance(node, ConfigDict) or last not in node:
-            raise UserError(f"config.{name} is missing: begin a config with defaults()")
-        value = key.read(f"config.{name}", node[last])
-        if value is not node[last]:
-            with node.ignore_type():
-                node[last] = value
-    for table in ("attack", "evaluation.attack"):
-        _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+    for section, node in config.items():
+        below = () if section in KEYS or not isinstance(node, ConfigDict) else node
+        for name in [f"{section}.{last}" for last in below] or [section]:
+            KEYS.find(name)
+    _check_values(config)
     if config.train.batch_size % config.model.bn_groups:
         raise UserError(
             f"config.train.batch_size {config.train.batch_size} does not divide into "
@@ -154,6 +142,23 @@ def check(config: ConfigDict) -> None:
             f"config.model.attention=cudnn computes in bfloat16, not {config.model.dtype}: set "
             "config.model.dtype=bfloat16, or config.model.attention=xla"
         )
+
+
+def _check_values(config: ConfigDict) -> None:
+    for name, key in KEYS.items():
+        if _table_of(name) is not None:
+            continue
+        section, _, last = name.rpartition(".")
+        node = config.get(section) if section else config
+        if not isinstance(node, ConfigDict) or last not in node:
+            raise UserError(f"config.{name} is missing: begin a config with defaults()")
+        value = key.read(f"config.{name}", node[last])
+        if value is not node[last]:
+            with node.ignore_type():
+                node[last] = None  # else an int is made a float again
+                node[last] = value
+    for table in ("attack", "evaluation.attack"):
+        _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:
@@ -185,7 +190,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads a config that `to_json` wrote, over today's defaults, and checks it."""
+    """Reads a config that `to_json` wrote, over today's defaults, and checks its values.
+
+    Keys that aren't known are left alone: an older program's, or those of extensions.
+    """
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
@@ -204,7 +212,7 @@ def from_json(path: Path) -> ConfigDict:
             else:
                 config[key] = ConfigDict(value) if isinstance(value, dict) else value
     try:
-        check(config)
+        _check_values(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config

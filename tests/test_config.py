@@ -85,7 +85,7 @@ def test_overrides_keep_types_and_reach_into_open_parts():
         ("seed", "True", "config.seed is True"),
         ("seed", "None", "config.seed is None"),
         ("train", "3", "config: unknown 'train'"),
-        ("model.dtype", "float16", "model.dtype: unknown 'float16'. Did you mean 'float"),
+        ("model.dtype", "float16", "model.dtype: unknown 'float16'. Did you mean 'bfloat16'"),
         ("data.max_bad_share", "1.5", "a number from 0 to 1"),
         ("mesh.data", "0", "a whole number, 1 or more, or -1"),
         ("train.text_lengths", "(16, 0)", "it takes whole numbers, as"),
@@ -105,15 +105,6 @@ def test_unknown_files_and_arguments_name_what_is_near(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="no get_config"):
         load(str(tmp_path / "empty.py"))
-    (tmp_path / "wrong.py").write_text(
-        "from cleanclip_jax.config import defaults\n"
-        "def get_config(arg):\n"
-        "    config = defaults()\n"
-        "    config.objective.par = 1.0\n"
-    )
-    with pytest.raises(UserError, match=r"wrong.py: .*par.*--import=FILE.py") as error:
-        load(str(tmp_path / "wrong.py"))
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("spec", [*CONFIGS, "pretrain.py:wanet", "cleanclip.py:mmcl"])
@@ -143,6 +134,10 @@ def test_what_comes_along_passes_the_check(spec):
         ("attack.geometry", "crops", "attack.geometry: unknown 'crops'.*'crop'"),
         ("evaluation.attack", {"targt": "x"}, "evaluation.attack: unknown 'targt'"),
         ("evaluation.data", "val.csv", "it takes a dictionary"),
+        ("train.bach_size", 3, "unknown 'train.bach_size'. Did you mean 'train.batch_size'"),
+        ("objective.par", 1.0, r"unknown 'objective.par'.*--import=FILE\.py"),
+        ("optimiser", {"beta1": 0}, "unknown 'optimiser.beta1'.*'optimizer.beta1'"),
+        ("sed", 1, "unknown 'sed'.*'seed'"),
     ],
 )
 def test_a_value_that_no_run_can_have_is_one_line(key, value, message):

@@ -60,9 +60,9 @@ def test_a_value_against_its_rule_is_one_line(key, value, message):
 def test_take_fills_defaults_and_refuses_the_unknown():
     declared = {"size": keys.size(16), "name": keys.text(keys.REQUIRED)}
     assert keys.take("x", {"name": "a", "size": None}, declared) == {"name": "a", "size": 16}
-    with pytest.raises(UserError, match="x: unknown 'sise'. Did you mean 'size'"):
+    with pytest.raises(UserError, match=r"x: unknown 'sise'\. Did you mean 'size'"):
         keys.take("x", {"sise": 4}, declared)
-    with pytest.raises(UserError, match="x.name is missing: it takes a text"):
+    with pytest.raises(UserError, match=r"x\.name is missing: it takes a text"):
         keys.take("x", {}, declared)
 
 

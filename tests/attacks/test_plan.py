@@ -193,7 +193,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
             {"count": SIZE + 1},
             "attack.count 1001 makes 1001 poisons of 1000 pairs: give one that makes 1 to 1000",
         ),
-        ({"count": 0}, "attack.count is 0: .* for clean data leave config.attack out"),
+        ({"count": 0}, r"attack\.count is 0: .*\(for clean data leave config.attack out"),
         ({"count": None, "rate": 1e-5}, "rate 1e-05 makes 0 poisons of 1000 pairs"),
         ({"count": None, "rate": 1.5}, r"attack\.rate is 1\.5: it takes a number above 0 to 1"),
         ({"captions": "template"}, r"attack\.captions: .*Did you mean 'templates'"),

@@ -203,7 +203,7 @@ def test_overflow_is_the_triggers_own():
         ({"name": "badnet", "sise": 4}, r"trigger: unknown 'sise'.*Did you mean 'size'"),
         (
             {"name": "blended", "size": 4},
-            "trigger: unknown 'size'. Known: strength, noise, seed, overflow",
+            "trigger: unknown 'size'. Did you mean 'seed'",
         ),
         ({"name": "badnet", "size": 0}, r"trigger\.size is 0: it takes a number of pixels"),
         ({"name": "badnet", "size": 4.5}, r"trigger\.size is 4\.5"),
