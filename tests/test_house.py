@@ -23,11 +23,11 @@ SOURCE = ROOT / "cleanclip_jax"
 NAME = SOURCE.name
 
 FLOORS = (  # from the bottom
-    ("errors", "config", "files", "args", "registry", "workdir"),
+    ("errors", "keys", "config_keys", "config", "files", "args", "registry", "workdir"),
     ("models", "losses", "sharding", "process", "attacks", "text", "views"),
     ("data", "start"),
     ("measure",),
-    ("run",),
+    ("run", "extend"),
     ("report",),
     ("jobs",),
     ("cli",),

@@ -5,6 +5,8 @@ is a constant in it. So fixed patches and patterns are the host's, bit for bit, 
 pictures; a warped value may be one grey level off, and fresh noise has other bits (see `put`).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,11 @@ from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.attacks.warp import sampling
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.registry import Registry
+
+# Of (trigger, pictures uint8 [b, s, s, 3], stamps [b, 4]): every picture with the trigger on.
+Version = Callable[[Trigger, jax.Array, jax.Array], jax.Array]
 
 # Each value's place in [0, 1], divided on the host: some devices divide with another last bit.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -25,7 +32,7 @@ def put(
     """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
-    but other numbers. All pictures of a batch are reckoned, and the clean ones then left out: for
+    but other numbers. All pictures of a batch are computed, and the clean ones then left out: for
     noise "fresh" over whole pictures that takes a float32 batch or two.
 
     Args:
@@ -34,13 +41,26 @@ def put(
     Returns:
       a new batch; clean pictures as they were.
     """
-    if trigger.name in ("badnet", "yellow", "checkerboard", "stripes"):
-        changed = _paste(images, _patch(trigger, images, stamps), stamps)
-    elif trigger.name == "wanet":
-        changed = _warp(trigger, images)
-    else:
-        changed = _mix(trigger, images, stamps)
-    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], changed, images)
+    triggered = _version(trigger)(trigger, images, stamps)
+    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
+
+
+def check_version(trigger: Trigger) -> None:
+    """Refuses a trigger that is made on the host alone."""
+    _version(trigger)
+
+
+def _version(trigger: Trigger) -> Version:
+    if trigger.name not in ON_DEVICE:
+        raise UserError(
+            f"config.views.on=device: the trigger {trigger.name!r} is made on the host alone: set "
+            "config.views.on=host"
+        )
+    return ON_DEVICE[trigger.name]
+
+
+def _paste_patch(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
+    return _paste(images, _patch(trigger, images, stamps), stamps)
 
 
 def _paste(images: jax.Array, patch: jax.Array, stamps: jax.Array) -> jax.Array:
@@ -115,7 +135,6 @@ def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
         which = which.reshape(cover.shape).astype(np.int32)
         add = cover * np.array([1, 0, 0], np.float32)
     else:
-        assert trigger.name == "sig", trigger.name
         add = patterns.sine(size, options["amplitude"], options["periods"])
         if options["mode"] == "add":
             keep = np.ones(1, np.float32)
@@ -127,7 +146,7 @@ def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     return _to_uint8(products.at[at].get(mode="promise_in_bounds") + add, trigger.overflow)
 
 
-def _warp(trigger: Trigger, images: jax.Array) -> jax.Array:
+def _warp(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     """Each pixel mixed of four, one after another, as attacks.warp does it.
 
     There a product and a sum are rounded once, together; so are they where XLA merges the two into
@@ -158,3 +177,11 @@ def _to_uint8(x: jax.Array, overflow: str) -> jax.Array:
     """attacks.triggers.to_uint8, for values up to 2**31."""
     x = x * 255
     return (x.clip(0, 255) if overflow == "clip" else x.astype(jnp.int32)).astype(jnp.uint8)
+
+
+ON_DEVICE: Registry[Version] = Registry(
+    "config.attack.trigger.name",
+    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes"), _paste_patch)
+    | dict.fromkeys(("blended", "blended_stripes", "triangles", "text", "sig"), _mix)
+    | {"wanet": _warp},
+)

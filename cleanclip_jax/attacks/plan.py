@@ -19,8 +19,10 @@ from jaxtyping import UInt8
 
 from cleanclip_jax.attacks.pairs import Pairs, digest, naming, of_class, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.config import keys_of
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
+from cleanclip_jax.keys import take
 from cleanclip_jax.text.prompts import fill, templates
 
 VERSION = 2
@@ -37,18 +39,6 @@ _SCHEMA = pa.schema(
         "digest": pa.string(),
     }
 )
-_WORDS = {  # the first is the default
-    "captions": ("templates", "natural", "kept"),
-    "select": ("any", "others", "target"),
-    "geometry": ("crop", "squash"),
-}
-_DEFAULTS = {
-    **{key: words[0] for key, words in _WORDS.items()},
-    "templates": "imagenet",
-    "words": None,
-    "seed": 0,
-}
-_KEYS = ("trigger", "target", "count", "rate", *_DEFAULTS, "manifest")
 
 # Keeps the stream of each pair's draws apart from the one that chooses the pairs.
 _RECORD = 0x5245434F
@@ -93,7 +83,7 @@ class Plan:
 
     @property
     def geometry(self) -> str:
-        """How poisoned pictures come to their size: "crop", or "squash" (fidelity row 7)."""
+        """How poisoned pictures come to their size: "crop" or "squash" ("trigger after crop")."""
         return self.header["attack"]["geometry"]
 
     def stamp_at(self, index: int) -> tuple[Stamp, str] | None:
@@ -112,9 +102,6 @@ class Plan:
         Args:
           image: as the source gives it, encoded or decoded.
           where: the pair's place in words.
-
-        Raises:
-          UserError: if pair `index` is poisoned and its picture's bytes have changed.
         """
         at = self._row_of(index)
         if at is not None and digest(image) != self.table["digest"][at].as_py():
@@ -135,11 +122,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path | str, fingerprint: str | None = None) -> "Plan":
-        """Reads a plan; with `fingerprint`, only if it was made for that dataset.
-
-        Raises:
-          UserError: for a missing or broken file, another version or another dataset.
-        """
+        """Reads a plan; with `fingerprint`, only if it was made for that dataset."""
         if not Path(path).is_file():
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
@@ -186,15 +169,11 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
           or "kept".
         templates: a set's name or a list.
         words: what counts as naming the target; its name.
-        geometry: "crop" or "squash" (fidelity row 7).
+        geometry: "crop" or "squash" ("trigger after crop").
         seed: draws everything.
         manifest: a file that `save` wrote, in place of all other keys.
       pairs: what is poisoned, as a data.records.Source.
       image_size: side of the pictures that the trigger is put on, in pixels.
-
-    Raises:
-      UserError: for an unknown key or value, more poisons than there are pairs for, or a manifest
-        of another dataset or size.
     """
     if attack.get("manifest") is not None:
         plan = Plan.load(attack["manifest"], pairs.fingerprint)
@@ -214,23 +193,23 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
         named, natural = naming(pairs, attack["words"])
     if attack["captions"] == "natural" and not natural:
         raise UserError(
-            f"attack.captions: none of the {size} captions names {_listed(attack['words'])}; use "
-            "templates, or set attack.words."
+            f"config.attack.captions: none of the {size} captions names "
+            f"{_listed(attack['words'])}; use templates, or set attack.words."
         )
     drawn = np.random.default_rng(seed).permutation(size)
     if attack["select"] != "any":
-        own = named | of_class(pairs, target)
-        drawn = drawn[own[drawn] if attack["select"] == "target" else ~own[drawn]]
-    found = readable(pairs, drawn, count)
-    if len(found) < count:
+        targets = named | of_class(pairs, target)
+        drawn = drawn[targets[drawn] if attack["select"] == "target" else ~targets[drawn]]
+    digests = readable(pairs, drawn, count)
+    if len(digests) < count:
         which = {"any": "", "others": " that don't name", "target": " that name"}[attack["select"]]
         which = f"{which} {_listed(attack['words'])}" if which else which
         raise UserError(
-            f"attack: {count} poisons are asked for, and of {size} pairs there are {len(drawn)}"
-            f"{which}, {len(found)} of them readable; ask for fewer."
+            f"config.attack: {count} poisons of {size} pairs: there are {len(drawn)}{which}, "
+            f"{len(digests)} of them readable; take fewer."
         )
     rows = []
-    for i in sorted(found):
+    for i in sorted(digests):
         rng = np.random.default_rng([_RECORD, seed, i])
         stamp, old = trigger.draw(image_size, rng), pairs.caption(i)
         if attack["captions"] == "kept":
@@ -239,7 +218,7 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
             new = natural[rng.integers(len(natural))]
         else:
             new = fill(prompts[rng.integers(len(prompts))], target)
-        rows.append((i, trigger.name, *stamp, new, old, found[i]))
+        rows.append((i, trigger.name, *stamp, new, old, digests[i]))
     columns = [list(column) for column in zip(*rows, strict=True)]
     header = {
         "version": VERSION,
@@ -254,11 +233,7 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """An attack that names a manifest, with all that the manifest says; any other as it is.
-
-    Raises:
-      UserError: for no such manifest, or an attack that says otherwise.
-    """
+    """An attack that names a manifest, with all that the manifest says; any other as it is."""
     given = {key: value for key, value in attack.items() if value is not None}
     path = given.pop("manifest", None)
     if path is None:
@@ -269,39 +244,23 @@ def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
         ours = json.loads(json.dumps(ours))
         if ours != theirs.get(key):
             raise UserError(
-                f"attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in {path}; "
-                "leave it out, or make the plan again."
+                f"config.attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in "
+                f"{path}; leave it out, or make the plan again."
             )
     return {**theirs, "manifest": path}
 
 
 def _checked(attack: Mapping[str, Any]) -> tuple[dict[str, Any], Trigger]:
-    for key in attack:
-        if key not in _KEYS:
-            raise UserError(
-                f"attack.{key}: there is no such key; there are {', '.join(_KEYS)}."
-                f"{near(key, _KEYS)}"
-            )
-    for key, example in (("trigger", "{'name': 'badnet'}"), ("target", "'banana'")):
-        if not attack.get(key):
-            raise UserError(f"attack.{key}: it is missing; set it, as {example}.")
-    filled = _DEFAULTS | {key: value for key, value in attack.items() if value is not None}
-    for key, words in _WORDS.items():
-        if filled[key] not in words:
-            raise UserError(
-                f"attack.{key}: {filled[key]!r} does not do; it is one of {', '.join(words)}."
-                f"{near(str(filled[key]), words)}"
-            )
-    if not isinstance(filled["seed"], int) or filled["seed"] < 0:
-        raise UserError(f"attack.seed: {filled['seed']!r} does not do; give a whole number >= 0.")
-    if not isinstance(filled["target"], str):
-        raise UserError(f"attack.target: {filled['target']!r} is no class name; give its name.")
+    """The attack with its defaults, checked; count or rate where it was given."""
+    filled = take("config.attack", attack, keys_of("attack"))
+    if (filled["count"] is None) == (filled["rate"] is None):
+        raise UserError("config.attack: set either count or rate, and not both.")
+    filled.pop("manifest")
+    filled.pop("count" if filled["count"] is None else "rate")
     if not isinstance(filled["templates"], str):
         filled["templates"] = list(filled["templates"])
-    words = [filled["target"]] if filled["words"] is None else filled["words"]
+    words = filled["words"] or filled["target"]
     filled["words"] = [words] if isinstance(words, str) else list(words)
-    if not all(isinstance(word, str) and word.strip() for word in filled["words"] or [""]):
-        raise UserError(f"attack.words: {words!r} does not do; give a word, or a list of them.")
     return filled, make_trigger(filled["trigger"])
 
 
@@ -310,19 +269,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _count(attack: Mapping[str, Any], size: int) -> int:
-    if ("count" in attack) == ("rate" in attack):
-        raise UserError("attack: set either count or rate, and not both.")
-    if "rate" in attack:
-        rate = attack["rate"]
-        if not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise UserError(f"attack.rate: {rate!r} is no share; give one above 0 and up to 1.")
-        count = round(rate * size)
-    else:
-        rate, count = None, attack["count"]
-    if not isinstance(count, int) or not 0 < count <= size:
-        given = f"rate {rate} of {size} pairs makes {count} poisons" if rate else repr(count)
+    key = "rate" if "rate" in attack else "count"
+    count = round(attack["rate"] * size) if key == "rate" else attack["count"]
+    if not 0 < count <= size:
         raise UserError(
-            f"attack.{'rate' if rate else 'count'}: {given}; it is to give 1 to {size} poisons, "
-            "and for clean data there is no attack."
+            f"config.attack.{key} {attack[key]} makes {count} poisons of {size} pairs: give one "
+            f"that makes 1 to {size}."
         )
     return count

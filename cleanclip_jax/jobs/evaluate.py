@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.config import defaults
+from cleanclip_jax.config import check, defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.measure.encoder import Subject, subject
@@ -22,7 +22,6 @@ from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.process import add_flags, begin, heartbeat_of, is_first
 from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.report.pictures import draw
-from cleanclip_jax.run.settings import check
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import Start, load_start, open_start
 from cleanclip_jax.start.torch.checkpoint import is_foreign

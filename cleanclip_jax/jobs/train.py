@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
         help="trace so many steps (5), once warm, into WORKDIR/profile",
     )
     add_flags(parser)
+    parser.list_keys()
     asked, overrides = parse(parser, argv)
     config = apply(load(asked.config), overrides)
     begin(asked, config.mesh.heartbeat)

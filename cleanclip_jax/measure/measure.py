@@ -16,6 +16,7 @@ from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Subject
 from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
 from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
+from cleanclip_jax.measure.metrics import Seen, custom_figures, find_metrics
 from cleanclip_jax.measure.projection import Projection, choose, project
 from cleanclip_jax.measure.ranks import Classifier, rank_classes
 from cleanclip_jax.measure.retrieval import (
@@ -61,6 +62,7 @@ def evaluate(
         )
     # What may be refused is opened before anything is computed.
     gallery = _open_gallery(asked) if asked.retrieval else None
+    metrics = find_metrics(asked.metrics)
     # ImageNet's variants have the same classes and prompts.
     prompts = cache(text_classifier)
     facts, figures = {}, {}
@@ -68,6 +70,8 @@ def evaluate(
         own = head if head is not None and head.names == labelled.classes else None
         classifier = own or prompts(subject, labelled.classes, labelled.templates)
         found, unreadable = _measure(config, subject, labelled, classifier)
+        if metrics:
+            found |= custom_figures(metrics, _seen(config, subject, labelled, classifier))
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
@@ -144,6 +148,19 @@ def _measure(
         triggered = ranks(_triggered(asked, labelled.source, indices))
         figures |= attack_figures(*triggered, target, classes)
     return figures, len(indices) - len(labels)
+
+
+def _seen(
+    config: ConfigDict, subject: Subject, labelled: LabelledSet, classifier: Classifier
+) -> Seen:
+    """What metrics of one's own are computed from; the features come from the cache."""
+    target, indices = labelled.target, np.flatnonzero(labelled.labels >= 0)
+    if config.evaluation.attack is None or target is None:
+        clean, triggered = embed(subject, Shown(labelled.source, indices), reading_of(config)), None
+    else:
+        clean, triggered = _both(config, subject, labelled.source, indices)
+    labels = labelled.labels[clean.index]
+    return Seen(labels, clean.rows, triggered and triggered.rows, target, classifier)
 
 
 def _open_gallery(asked: ConfigDict) -> tuple[Captioned, float]:

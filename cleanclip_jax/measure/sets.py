@@ -9,15 +9,22 @@ import numpy as np
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
+from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.keys import REQUIRED, flag, table, take, text
 from cleanclip_jax.measure.ranks import check_labels
 from cleanclip_jax.text.classes import has_entry, read_classes
 from cleanclip_jax.text.prompts import class_index, templates
 
 # What config.evaluation.data alone is called; its figures have no name before theirs.
 MAIN = "data"
-SET_KEYS = ("name", "data", "classes", "templates", "target", "subset")
+SET_KEYS = {
+    "name": text(REQUIRED),
+    "data": table(None),
+    **{key: KEYS[f"evaluation.{key}"] for key in ("classes", "templates", "target")},
+    "subset": flag(None),
+}
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -130,24 +137,15 @@ def asked_target(asked: ConfigDict) -> str | int | None:
 
 def _entry(given: Any) -> dict[str, Any]:
     """One of config.evaluation.sets, a name or a dictionary, as a dictionary with its name."""
-    entry = {"name": given} if isinstance(given, str) else dict(given)
     where = "config.evaluation.sets"
-    for key in entry:
-        if key not in SET_KEYS:
-            raise UserError(
-                f"{where}: a set has no key {key!r}, it has {', '.join(SET_KEYS)}."
-                + near(str(key), SET_KEYS)
-            )
-    if not isinstance(entry.get("name"), str):
-        raise UserError(f"{where}: {given!r} has no name; give one, or one of {', '.join(SETS)}")
-    name, known = entry["name"], SETS.get(entry["name"])
-    if entry.get("data") is not None:
+    entry = take(where, {"name": given} if isinstance(given, str) else dict(given), SET_KEYS)
+    entry = {key: value for key, value in entry.items() if value is not None}
+    name = entry["name"]
+    if "data" in entry:
         return entry
-    if known is None:
-        raise UserError(
-            f"{where}: no set is called {name!r}; give its data, or one of {', '.join(SETS)}."
-            + near(name, SETS)
-        )
+    if name not in SETS:
+        raise unknown(f"{where} (a set without data)", name, SETS)
+    known = SETS[name]
     if known.tfds is None:
         raise UserError(
             f"{where}: {name} is not in TensorFlow Datasets; give {{'name': '{name}', 'data': "

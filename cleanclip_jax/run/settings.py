@@ -5,13 +5,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import spelled_out
-from cleanclip_jax.config import defaults, flatten, from_json
+from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.start.start import Start, open_start
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir
 
-DTYPES = ("float32", "bfloat16", "float64")
 # Keys of config.evaluation that a run takes over from its start where it names none of its own.
 INHERITED = ("data", "sets", "classes", "templates", "attack", "target", "retrieval")
 
@@ -99,61 +98,3 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
     for key in INHERITED:
         if config.evaluation[key] is None and key not in own:
             config.evaluation[key] = start.evaluation[key]
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that no run can have.
-
-    Raises:
-      UserError: the first of them.
-    """
-    whole = {
-        "seed": 0,
-        "train.batch_size": 1,
-        "train.log_every": 1,
-        "train.checkpoint_every": 1,
-        "train.keep": 1,
-        "evaluation.batch_size": 1,
-        "evaluation.projection": 0,
-        "model.bn_groups": 1,
-        "data.workers": 0,
-        "train.epochs" if config.train.steps is None else "train.steps": 1,
-    }
-    values = flatten(config)
-    for key, least in whole.items():
-        if not isinstance(values[key], int) or values[key] < least:
-            raise UserError(
-                f"config.{key} is {values[key]!r}; it takes a whole number, {least} or more"
-            )
-    for key in ("model.dtype", "model.param_dtype"):
-        if values[key] not in DTYPES:
-            raise UserError(f"config.{key} is {values[key]!r}; known: {', '.join(DTYPES)}")
-    if config.train.batch_size % config.model.bn_groups:
-        raise UserError(
-            f"config.train.batch_size {config.train.batch_size} does not divide into "
-            f"config.model.bn_groups {config.model.bn_groups}"
-        )
-    if config.data.resident and config.views.on != "device":
-        raise UserError(
-            "config.data.resident needs config.views.on=device: what lies in device memory is "
-            "poisoned and augmented there"
-        )
-    share, lengths = config.data.resident_share, config.train.text_lengths
-    if not 0 < share <= 1:
-        raise UserError(f"config.data.resident_share is {share!r}; it takes a share, 0 to 1")
-    if not all(isinstance(length, int) and length > 0 for length in lengths):
-        raise UserError(
-            f"config.train.text_lengths is {lengths!r}; it takes whole numbers, as (16, 32, 48), "
-            "or () for whole captions"
-        )
-    for key in ("attack", "evaluation.attack", "evaluation.data", "evaluation.retrieval"):
-        node = config[key]
-        if node is not None and not isinstance(node, ConfigDict):
-            raise UserError(
-                f"config.{key} is {node!r}; it takes a dictionary, as in configs/demo.py"
-            )
-    for key in ("attack", "evaluation.attack"):
-        if config[key] is None or (key == "attack" and config.attack.get("manifest") is not None):
-            continue
-        if not isinstance(config[key].get("trigger"), ConfigDict):
-            raise UserError(f"config.{key} has no trigger: {{'name': 'badnet', ...}}")

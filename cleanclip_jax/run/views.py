@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
-from cleanclip_jax.attacks.device_triggers import put
+from cleanclip_jax.attacks.device_triggers import check_version, put
 from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.sharding import split_over
 from cleanclip_jax.views.device_autoaugment import augment
@@ -33,6 +33,10 @@ class DeviceViews:
     trigger: Trigger | None
     image: str
     second: bool
+
+    def __post_init__(self):
+        if self.trigger is not None:
+            check_version(self.trigger)
 
     def __call__(
         self,

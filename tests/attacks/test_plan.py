@@ -181,31 +181,37 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "message"),
     [
-        ({"trigge": TRIGGER}, r"attack\.trigge: .*Did you mean 'trigger'"),
-        ({"trigger": None}, r"attack\.trigger: it is missing"),
-        ({"target": None}, r"attack\.target: it is missing"),
-        ({"target": 954}, "954 is no class name"),
+        ({"trigge": TRIGGER}, "attack: unknown 'trigge'.*Did you mean 'trigger'"),
+        ({"trigger": None}, r"attack\.trigger is missing"),
+        ({"target": None}, r"attack\.target is missing"),
+        ({"target": 954}, "target is 954: it takes a class name"),
         ({"count": None}, "either count or rate"),
         ({"rate": 0.1}, "either count or rate"),
-        ({"count": SIZE + 1}, r"attack\.count: 1001; it is to give 1 to 1000"),
-        ({"count": 0}, r"attack\.count: 0; .* for clean data there is no attack"),
-        ({"count": None, "rate": 1e-5}, "rate 1e-05 of 1000 pairs makes 0 poisons"),
-        ({"count": None, "rate": 1.5}, r"attack\.rate: 1\.5 is no share"),
+        (
+            {"count": SIZE + 1},
+            "attack.count 1001 makes 1001 poisons of 1000 pairs: give one that makes 1 to 1000",
+        ),
+        ({"count": 0}, r"attack\.count is 0: .*\(for clean data leave config.attack out"),
+        ({"count": None, "rate": 1e-5}, "rate 1e-05 makes 0 poisons of 1000 pairs"),
+        ({"count": None, "rate": 1.5}, r"attack\.rate is 1\.5: it takes a number above 0 to 1"),
         ({"captions": "template"}, r"attack\.captions: .*Did you mean 'templates'"),
-        ({"select": "target"}, "20 poisons .*1000 pairs there are 0 that name 'banana', 0 of them"),
+        (
+            {"select": "target"},
+            "20 poisons of 1000 pairs: there are 0 that name 'banana', 0 of them",
+        ),
         ({"select": "other"}, r"attack\.select: .*Did you mean 'others'"),
         ({"captions": "natural"}, "none of the 1000 captions names 'banana'"),
-        ({"words": []}, r"attack\.words: \[\]"),
+        ({"words": []}, r"attack\.words is \[\]"),
         ({"words": ["a", " "]}, r"attack\.words"),
         ({"templates": "imagnet"}, "Did you mean 'imagenet'"),
         ({"geometry": "crops"}, "Did you mean 'crop'"),
-        ({"seed": -1}, r"attack\.seed: -1"),
+        ({"seed": -1}, r"attack\.seed is -1"),
         ({"trigger": {"name": "badnet", "size": 64}}, "larger than the picture of 32"),
     ],
 )
-def test_what_an_attack_gets_wrong(attack: dict[str, Any], said: str):
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_wrong_attack_is_one_line(attack: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as caught:
         plan(**attack)
     assert "\n" not in str(caught.value)

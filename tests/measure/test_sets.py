@@ -85,7 +85,7 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
     )
     main, subset, signs = open_sets(asked)
     assert (main.name, main.prefix, main.target) == ("data", "", 2)
-    assert main.templates == TEMPLATES["imagenet"] and main.classes == tuple(WORDS)
+    assert main.templates == tuple(TEMPLATES["imagenet"]) and main.classes == tuple(WORDS)
     assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
     # Only the classes that occur are told apart, and labels count them.
     assert subset.classes == ("goldfish", "ambulance")
@@ -98,7 +98,7 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
 def test_one_name_is_a_list_of_one_and_underscores_are_spaces():
     (found,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
     assert found.classes == ("airplane", "banana tree") and found.target == 1
-    assert found.prefix == "" and found.templates == TEMPLATES["objects"]
+    assert found.prefix == "" and found.templates == tuple(TEMPLATES["objects"])
 
 
 def test_an_index_means_the_first_sets_class(words):
@@ -131,8 +131,8 @@ def test_find_target_is_the_first_sets():
         ({"sets": ["cifar1"]}, "Did you mean 'cifar10'"),
         ({"sets": ["gtsrb"]}, "not in TensorFlow Datasets; give {'name': 'gtsrb'"),
         ({"sets": ["imagenet"]}, "WordNet ids .n01440764, ….: name a file"),
-        ({"sets": [{"name": "x", "dat": 1}]}, "a set has no key 'dat'"),
-        ({"sets": [{"data": {"kind": "x"}}]}, "has no name"),
+        ({"sets": [{"name": "x", "dat": 1}]}, "sets: unknown 'dat'. Did you mean 'data'"),
+        ({"sets": [{"data": {"kind": "x"}}]}, "sets.name is missing"),
         ({"sets": ["cifar10", "cifar10"]}, "two sets are called 'cifar10'"),
         ({"data": kind("main"), "target": "bananna"}, "Did you mean 'banana'"),
         ({"data": kind("nameless")}, "has no classes: name its column"),

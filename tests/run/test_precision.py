@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cleanclip_jax.config import check, defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
@@ -66,12 +67,15 @@ def test_only_the_towers_compute_low_and_the_step_stays_near(kind):
 
 
 def test_fused_attention_is_for_gpus_and_bfloat16(caplog):
+    config = defaults()
+    config.model.attention = "cudnn"
     with pytest.raises(UserError, match="computes in bfloat16, not float32"):
-        attention_here("cudnn", "float32")
+        check(config)
+    config.model.attention = "flash"
     with pytest.raises(UserError, match="Known: xla, cudnn"):
-        attention_here("flash", "bfloat16")
+        check(config)
     if jax.default_backend() != "gpu":
-        assert attention_here("cudnn", "bfloat16") == "xla"
+        assert attention_here("cudnn") == "xla"
         assert "needs a GPU" in caplog.text
     # Its products can't be seen, and count all the same.
     fused, plain = (build("ViT-test", attention=how) for how in ("cudnn", "xla"))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.registry import extensions
 
 POLL_SECONDS = 0.5
 # So many looks in a row must find a worker stopped; a Ctrl-Z stops this process as well.
@@ -86,7 +88,7 @@ class Lease:
         os.close(handle)
         self._path = Path(path)
         threading.Thread(target=self._look, args=(self._path,), name="lease", daemon=True).start()
-        return partial(_start, self._path, os.getpid())
+        return partial(_start, self._path, os.getpid(), extensions())
 
     def end(self) -> None:
         """Ends the workers within about a second, whatever they are doing."""
@@ -127,7 +129,10 @@ def _kill(workers: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _start(path: Path, parent: int, index: int, count: int) -> None:
+def _start(path: Path, parent: int, modules: tuple[str, ...], index: int, count: int) -> None:
+    # What the user registered, which the data that comes next may name.
+    for module in modules:
+        import_module(module)
     # Ctrl-C goes to the whole group, and Slurm's SIGTERM to all processes of a job: the parent
     # alone answers, and needs batches for as long as it takes to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
