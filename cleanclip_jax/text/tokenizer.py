@@ -38,7 +38,7 @@ class Tokenizer:
       context_length: ids in a row, start and end of text among them.
       start: id of the start of text.
       end: id of the end of text, always the highest, so that a model can pool at the argmax.
-      keep_end: whether a caption that is cut still ends in `end` (fidelity row 10).
+      keep_end: whether a caption that is cut still ends in `end` (end of text, docs/fidelity.md).
     """
 
     def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, keep_end: bool = True):
