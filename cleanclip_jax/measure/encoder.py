@@ -90,7 +90,7 @@ def fill_up(rows: np.ndarray, size: int) -> np.ndarray:
 def _image_features(
     model: CLIP, variables: Mapping[str, Any], images: UInt8[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
-    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.dtype))))
+    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.compute.dtype))))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -336,7 +336,7 @@ def restore_variables(
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     if (head := load_head(path)) is not None:
-        numbers, dtype = model.variant.features, str(model.param_dtype)
+        numbers, dtype = model.variant.features, str(model.compute.param_dtype)
         wanted["params"] = {**wanted["params"], "head": head.shapes(numbers, dtype)}
     return load_model(path, abstract(wanted, copied_over(mesh)), step)
 

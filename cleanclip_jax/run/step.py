@@ -130,7 +130,7 @@ def objective(
     part = model_of_a_part(model, asked.chunks, devices, asked.frozen_images)
     encode = partial(_features, part, asked, params, batch_stats)
     (image, text), new_stats = encode_in_chunks(encode, (images, tokens), asked.chunks, mesh)
-    if not (model.bn_frozen or asked.frozen_images):
+    if not (model.compute.bn_frozen or asked.frozen_images):
         batch_stats = new_stats
     metrics: Metrics = {}
     if text is not None:
@@ -156,7 +156,7 @@ def _features(
     """Features [b, views, d] of images and, where a term compares, of texts; new statistics."""
     images, tokens = rows
     if images.dtype == jnp.uint8:
-        images = normalise(images, str(jnp.dtype(model.dtype)))
+        images = normalise(images, str(jnp.dtype(model.compute.dtype)))
     image, new_stats = _image_features(model, asked, params, batch_stats, images)
     if not asked.contrastive:
         return (image, None), new_stats

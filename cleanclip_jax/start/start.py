@@ -92,7 +92,7 @@ def vocabulary(path: Path, config: ConfigDict) -> int:
 
 def foreign_variables(path: Path, model: CLIP) -> dict[str, Any]:
     """Returns a PyTorch checkpoint's weights in the types that the model trains in."""
-    variables = open_foreign(path, activation=model.activation).variables()
+    variables = open_foreign(path, activation=model.compute.activation).variables()
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     return jax.tree.map(lambda like, x: jnp.asarray(np.asarray(x, like.dtype)), wanted, variables)
