@@ -133,14 +133,16 @@ def supervise(config: ConfigDict, probe: bool) -> None:
 def load(spec: str) -> ConfigDict:
     """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
 
-    A file that isn't there is looked for among the repository's configs, so `configs/demo.py`
-    works from any folder.
+    A file that isn't there is looked for among the configs that come along, in the wheel or the
+    checkout, so `configs/demo.py` works from any folder.
 
     Raises:
       UserError: no such file, no `get_config` in it, or an argument that it refuses.
     """
     name, _, arg = spec.partition(":")
-    shipped = Path(__file__).parent.parent / "configs" / Path(name).name
+    package = Path(__file__).parent
+    folder = package if (package / "configs").is_dir() else package.parent
+    shipped = folder / "configs" / Path(name).name
     places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
     path = next((path for path in places if path.is_file()), None)
     if path is None:
