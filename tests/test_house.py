@@ -102,7 +102,7 @@ def on_host(module: str) -> bool:
     return room(module) in HOST_ROOMS and not last.startswith("device_") and last != "normalise"
 
 
-@pytest.mark.parametrize("module", filter(on_host, FILES))
+@pytest.mark.parametrize("module", list(filter(on_host, FILES)))
 def test_host_rooms_use_numpy_alone(module: str):
     allowed = HOST_ROOMS | set(FLOORS[0])
     for name, line in imports(FILES[module]):
