@@ -46,7 +46,7 @@ class Compute:
     remat: bool = False
 
     @property
-    def types(self) -> dict[str, Dtype]:
+    def types(self) -> dict[str, Any]:
         """The two types, as Flax's layers take them."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 

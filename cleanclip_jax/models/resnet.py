@@ -1,6 +1,7 @@
 """CLIP's modified ResNet: three-convolution stem, anti-aliased strides, attention pool."""
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ class ResNet(nn.Module):
             x = nn.relu(BatchNorm(compute, name=f"bn{i}")(x, train))
         x = nn.avg_pool(x, (2, 2), (2, 2))
         block = nn.remat(Bottleneck, static_argnums=(2,)) if compute.remat else Bottleneck
-        for stage, depth in enumerate(self.variant.vision_layers):
+        for stage, depth in enumerate(cast(tuple, self.variant.vision_layers)):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"

@@ -1,5 +1,7 @@
 """CLIP's vision transformer."""
 
+from typing import cast
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -37,7 +39,7 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([first, x], 1) + positions.astype(dtype)
         x = LayerNorm(self.compute, name="ln_pre")(x)
         blocks = Transformer(
-            v.vision_layers, w, v.vision_heads, False, self.compute, name="transformer"
+            cast(int, v.vision_layers), w, v.vision_heads, False, self.compute, name="transformer"
         )
         x = LayerNorm(self.compute, name="ln_post")(blocks(x)[:, 0])
         return at_least_float32(x @ projection.astype(dtype))
