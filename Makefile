@@ -3,6 +3,7 @@
 # make test-faults the tests that kill a run many times, that take four processes, and other slow ones
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
+# make test-wheel  the wheel in a fresh environment outside the checkout, and its demo (10 minutes)
 # make clean   remove what set-up and the checks made; runs/ stays
 # Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
 
@@ -20,7 +21,7 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-faults test-slurm test-beam demo setup clean constraints
+.PHONY: test test-faults test-slurm test-beam test-wheel demo setup clean constraints
 
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
@@ -38,6 +39,21 @@ test-beam:
 	$(or $(PYTHON),python3) -m venv --clear build/beam
 	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,beam]'
 	build/beam/bin/pytest tests/data/test_beam.py
+
+# Built from the source distribution, so that this is tested too.
+WHEEL := build/wheel
+test-wheel: setup
+	@set -e; rm -rf $(WHEEL); mkdir -p $(WHEEL); \
+	pins=$(CURDIR)/constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
+	if [ -f $$pins ]; then use="-c $$pins"; else use=""; fi; \
+	$(BIN)/python -W ignore -c 'from setuptools import build_meta as b; b.build_sdist("$(WHEEL)")' > $(WHEEL)/log; \
+	cd $(WHEEL); \
+	$(abspath $(BIN))/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w . cleanclip_jax-*.tar.gz; \
+	$(abspath $(BIN))/python -m venv venv; \
+	venv/bin/python -m pip install --quiet --disable-pip-version-check $$use cleanclip_jax-*.whl; \
+	dir=$$(mktemp -d); home=$$PWD; cd $$dir; \
+	$$home/venv/bin/cleanclip demo --workdir=$$dir/demo; \
+	test -s $$dir/demo/report.html; rm -rf $$dir; echo "The wheel stands alone."
 
 demo: setup
 	$(BIN)/cleanclip demo

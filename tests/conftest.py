@@ -51,6 +51,8 @@ install_import_hook(
     "cleanclip_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+import helpers.variants  # noqa: E402, F401  (after the hook: adds "RN-test" and "ViT-test")
+
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
 

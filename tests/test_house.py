@@ -23,7 +23,10 @@ SOURCE = ROOT / "cleanclip_jax"
 NAME = SOURCE.name
 
 FLOORS = (  # from the bottom
-    ("errors", "keys", "config_keys", "config", "files", "args", "registry", "workdir"),
+    (
+        *("errors", "keys", "config_keys", "config", "recipes"),
+        *("files", "args", "registry", "workdir"),
+    ),
     ("models", "losses", "sharding", "process", "attacks", "text", "views"),
     ("data", "start"),
     ("measure",),

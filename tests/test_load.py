@@ -58,7 +58,7 @@ def test_every_layout_is_one_model(golden, tmp_path, layout):
     tensors = to_tensors(layout, VIT, [flat], dtype="float16")
     write_safetensors(tmp_path / "a.safetensors", tensors, {})
     model, variables = cleanclip_jax.load(str(tmp_path / "a.safetensors"), activation="gelu")
-    assert model.activation == "gelu" and model.variant == VIT
+    assert model.compute.activation == "gelu" and model.variant == VIT
     found = flattened(variables)
     assert found.keys() == flat.keys() and {str(x.dtype) for x in found.values()} == {"float32"}
     for path, x in flat.items():
@@ -78,7 +78,7 @@ def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, 
         store.save(3, {"params": params, "batch_stats": {}}, {"step": jnp.asarray(3)})
     model, variables = cleanclip_jax.load(workdir)
     assert (model.variant.image_size, model.variant.vocab_size) == (16, 300)
-    assert model.activation == "quick_gelu"
+    assert model.compute.activation == "quick_gelu"
     jax.tree.map(np.testing.assert_array_equal, variables["params"], wanted["params"])
     with pytest.raises(UserError, match="was trained with quick_gelu, not gelu"):
         cleanclip_jax.load(workdir, activation="gelu")
@@ -114,7 +114,7 @@ def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, to
     assert config.model.image_size == 32 and config.text.context_length == 16
     model, variables = cleanclip_jax.load(tmp_path / "cleaned")
     after = flattened(variables)
-    assert model.activation == "gelu"
+    assert model.compute.activation == "gelu"
     assert all(np.allclose(before[path], after[path], atol=1e-6) for path in before)
     # The way back is known without the checkpoint.
     origin = load_origin(tmp_path / "cleaned")

@@ -38,7 +38,12 @@ class Subject:
     def digest(self) -> str:
         """A sha256 over all that decides image features: weights, architecture, precision."""
         m = self.model
-        architecture = (m.variant, m.activation, str(m.dtype), jax.default_backend())
+        architecture = (
+            m.variant,
+            m.compute.activation,
+            str(m.compute.dtype),
+            jax.default_backend(),
+        )
         found = hashlib.sha256(repr(architecture).encode())
         tower = {part: tree["visual"] for part, tree in self.variables.items() if "visual" in tree}
         for path, leaf in jax.tree.leaves_with_path(tower):
@@ -90,7 +95,7 @@ def fill_up(rows: np.ndarray, size: int) -> np.ndarray:
 def _image_features(
     model: CLIP, variables: Mapping[str, Any], images: UInt8[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
-    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.dtype))))
+    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.compute.dtype))))
 
 
 @partial(jax.jit, static_argnums=0)

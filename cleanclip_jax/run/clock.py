@@ -61,7 +61,7 @@ def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None)
       length: tokens of a caption; None: the whole context.
     """
     v = model.variant
-    model = model.clone(attention="xla")  # the products of a fused kernel can't be seen
+    model = model.computed(attention="xla")  # the products of a fused kernel can't be seen
     shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, v.image_size, v.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, length or v.context_length), jnp.int32)

@@ -45,7 +45,7 @@ def first_state(store: Store, run: Checked) -> State:
 def _moments_of_start(run: Checked, fresh: Any) -> Any:
     """The optimizer's state with Adam's moments and count as the start's run left them.
 
-    The schedule begins anew ("fresh moments" in docs/fidelity.md).
+    The schedule begins anew ("fresh optimizer" in docs/fidelity.md).
     """
     if not isinstance(run.start, RunStart):
         raise UserError(

@@ -58,7 +58,7 @@ def compute_loss(
     encode = partial(_encode, part, objective, params, state.batch_stats, frozen)
     outputs, new_stats = encode_in_chunks(encode, (images, tokens), objective.chunks, mesh)
     batch_stats = state.batch_stats
-    if objective.moves("visual") and not model.bn_frozen:
+    if objective.moves("visual") and not model.compute.bn_frozen:
         batch_stats = new_stats
     features = _by_name(outputs)
     units = _by_name({name: normalise_rows(rows) for name, rows in outputs.items()})
@@ -102,7 +102,7 @@ def _encode(
     """Features of all views, and new batch statistics."""
     images, tokens = rows
     if images.dtype == jnp.uint8:
-        images = normalise(images, str(jnp.dtype(model.dtype)))
+        images = normalise(images, str(jnp.dtype(model.compute.dtype)))
     image, new_stats = _encode_images(model, objective, params, batch_stats, images)
     outputs = {"image": image}
     if "text" in objective.needs:

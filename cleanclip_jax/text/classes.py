@@ -105,7 +105,7 @@ def _from_python(path: Path, text: str) -> dict[str, Any]:
                 | ast.AnnAssign(value=ast.Dict(keys=keys, values=values))
             ):
                 pairs = zip(keys, values, strict=True)
-                nodes |= {k.value: node for k, node in pairs if isinstance(k, ast.Constant)}
+                nodes |= {str(k.value): node for k, node in pairs if isinstance(k, ast.Constant)}
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 nodes[name] = value
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):

@@ -18,9 +18,8 @@ from cleanclip_jax.start.store import Store
 
 
 def words(workdir: Path, steps: int, every: int, **keys: Any) -> list[str]:
-    """The command that trains the demo's ViT-test at 16 pixels on one device."""
+    """The command that trains the demo's small model at 16 pixels on one device."""
     overrides = {
-        "model.variant": "ViT-test",
         "model.image_size": 16,
         "attack.trigger.size": 4,
         "train.batch_size": 16,

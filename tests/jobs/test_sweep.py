@@ -97,7 +97,7 @@ def test_a_failed_run_is_said_and_the_sweep_goes_on(capsys, tmp_path):
     assert cli.main([*argv, "--over=model.variant=ViT-tset,ViT-test", *FLAGS]) == 1
     shown = capsys.readouterr().out
     assert "| ViT-tset | 0 of 1 |" in shown and "| ViT-test | 1 |" in shown
-    assert "failed:" in shown and "unknown model variant" in shown
+    assert "failed:" in shown and "config.model.variant: unknown" in shown
 
 
 @pytest.mark.parametrize(

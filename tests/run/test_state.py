@@ -210,7 +210,7 @@ def test_an_option_that_a_term_has_not_is_refused(terms: None):
 
 
 def test_the_moments_of_the_start_are_taken_over(tmp_path: Path):
-    """ "fresh moments" in docs/fidelity.md: the original loads its start's optimizer."""
+    """ "fresh optimizer" in docs/fidelity.md: the original loads its start's optimizer."""
     train(small_config(), tmp_path / "start")
     taken: dict[str, Any] = {}
     for moments in ("fresh", "start"):

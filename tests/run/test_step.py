@@ -31,7 +31,7 @@ def some_batch(size=8, views=2, seed=0):
 
 
 def loss_and_gradients(model, variables, batch):
-    images = jnp.asarray(batch["images"]).astype(model.dtype) / 255
+    images = jnp.asarray(batch["images"]).astype(model.compute.dtype) / 255
 
     @jax.jit
     def compute(params, stats, images, tokens):
