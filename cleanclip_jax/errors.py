@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 50  # words that an error lists
+
 
 class UserError(Exception):
     """A mistake of the user's or of their data: one line saying what, where and what to do.
@@ -42,4 +44,11 @@ def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
 
 
 def _listed(known: list[str]) -> str:
-    return f" Known: {', '.join(known)}." if known else " There is none."
+    more = ", …" if len(known) > SHOWN else ""
+    return f" Known: {', '.join(known[:SHOWN])}{more}." if known else " There is none."
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without the path."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

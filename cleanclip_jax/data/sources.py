@@ -2,18 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from cleanclip_jax.data.digits import Digits
 from cleanclip_jax.data.mixture import Mixture
 from cleanclip_jax.data.record import Record, Source
-from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.table.folders import open_folder
-from cleanclip_jax.data.table.table import open_labels, open_table
-from cleanclip_jax.data.table.tfds import open_tfds
-from cleanclip_jax.data.table.webdataset import open_webdataset
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.registry import Registry
 
 __all__ = ["KINDS", "Record", "Source", "open_source"]
 
@@ -35,18 +29,21 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Mixture:
     return Mixture(opened)
 
 
-KINDS: dict[str, Callable[..., Source]] = {
-    "csv": partial(open_table, "csv"),
-    "tsv": partial(open_table, "tsv"),
-    "parquet": partial(open_table, "parquet"),
-    "webdataset": open_webdataset,
-    "arrayrecord": open_arrayrecord,
-    "tfds": open_tfds,
-    "folder": open_folder,
-    "labels": open_labels,
-    "digits": Digits,
-    "mixture": open_mixture,
-}
+KINDS: Registry[Callable[..., Source]] = Registry(
+    "data.kind",
+    {
+        "csv": "cleanclip_jax.data.table.table:open_csv",
+        "tsv": "cleanclip_jax.data.table.table:open_tsv",
+        "parquet": "cleanclip_jax.data.table.table:open_parquet",
+        "webdataset": "cleanclip_jax.data.table.webdataset:open_webdataset",
+        "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
+        "tfds": "cleanclip_jax.data.table.tfds:open_tfds",
+        "folder": "cleanclip_jax.data.table.folders:open_folder",
+        "labels": "cleanclip_jax.data.table.labels:open_labels",
+        "digits": "cleanclip_jax.data.digits:Digits",
+        "mixture": open_mixture,
+    },
+)
 
 
 def open_source(config: Mapping) -> Source:
@@ -59,7 +56,7 @@ def open_source(config: Mapping) -> Source:
     """
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in KINDS:
+    if kind not in list(KINDS):
         raise UserError(
             f"data: unknown kind {kind!r}, known are {', '.join(KINDS)}." + near(str(kind), KINDS)
         )

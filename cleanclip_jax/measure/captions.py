@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from cleanclip_jax.data import paths
+from cleanclip_jax.errors import reason
 from cleanclip_jax.data.record import Record, fingerprint_of
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError, near
@@ -77,7 +78,7 @@ class PictureFiles:
         try:
             return Record(paths.read_bytes(path), "", -1, self.where(index))
         except OSError as error:
-            raise BadRecord(f"{self.where(index)}: {path}: {paths.reason(error)}.") from error
+            raise BadRecord(f"{self.where(index)}: {path}: {reason(error)}.") from error
 
     def caption(self, index: int) -> str:
         return ""
@@ -157,7 +158,7 @@ def _listing(options: Mapping[str, Any]) -> Listing:
         with paths.open_binary(path) as stream:
             text = stream.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8" if isinstance(error, ValueError) else paths.reason(error)
+        reason = "it is not UTF-8" if isinstance(error, ValueError) else reason(error)
         raise UserError(f"{path}: can't be read: {reason}") from None
     pairs = (
         _rows(path, text, options) if options["kind"] in DELIMITERS else _json(path, text, options)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.data.paths import is_remote, reason
+from cleanclip_jax.data.paths import is_remote
 from cleanclip_jax.data.shards.format import WORK
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 
 
 class Output:

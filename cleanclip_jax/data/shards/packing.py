@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanclip_jax.data.file_digests import remember_digest, sha256
+from cleanclip_jax.cache import remember_digest, sha256
 from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output

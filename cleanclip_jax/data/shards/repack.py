@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from PIL import Image
 
-from cleanclip_jax.data.file_digests import sha256
+from cleanclip_jax.cache import sha256
 from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.format import ENDING, INDEX_SCHEMA, WORK, Shard, pack, shard_writer

@@ -129,11 +129,11 @@ def test_no_tensorflow_is_imported(prepared: Path, cache: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"caption": "titel"}, "no feature 'titel', it has .*Did you mean 'title'"),
+        ({"caption": "titel"}, "feature: unknown 'titel'.*Did you mean 'title'"),
         ({"split": "trian"}, "split 'trian': Unknown split"),
         ({"name": "minst"}, "tfds: minst: Dataset minst not found"),
         ({"name": "mnist"}, "tfds: mnist is not prepared in .*array_record"),
-        ({"where": {"label": "dgo"}, "class_name": "label"}, "no row where label='dgo'.*'dog'"),
+        ({"where": {"label": "dgo"}, "class_name": "label"}, "where label: unknown 'dgo'.* 'dog'"),
     ],
 )
 def test_a_mistake_is_one_line(prepared: Path, options: dict, message: str, tmp_path: Path):
