@@ -120,13 +120,14 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("image,text\na,b\n", {"kind": "csv"}, "no column 'caption', it has image, text"),
-        ("image,caption\n", {"kind": "csv"}, "no picture in it"),
+        ("image,text\na,b\n", {"kind": "csv"}, "column: unknown 'caption'. Known: image, text"),
+        ("image,caption\n", {"kind": "csv"}, "rows (0, None) of 0: none left"),
+        ('{"images": []}', {"kind": "json"}, "no picture in it"),
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ('{"images": [], "annotations": [{"image_id": 3}]}', {"kind": "json"}, "KeyError: 3"),
-        ("", {"kind": "csv", "colum": "x"}, "has no key 'colum'"),
+        ("", {"kind": "csv", "colum": "x"}, "key of kind 'csv': unknown 'colum'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, content, options, said):
@@ -138,7 +139,9 @@ def test_mistakes_are_one_line(tmp_path, content, options, said):
 
 
 def test_no_file_and_no_path(tmp_path):
-    with pytest.raises(UserError, match="can't be read: No such file"):
+    with pytest.raises(UserError, match=r"none.csv: No such file .*check the data's path"):
         open_captioned({"kind": "csv", "path": str(tmp_path / "none.csv")})
+    with pytest.raises(UserError, match="can't be read: No such file"):
+        open_captioned({"kind": "json", "path": str(tmp_path / "none.json")})
     with pytest.raises(UserError, match="needs the key 'path'"):
         open_captioned({"kind": "json"})

@@ -197,6 +197,10 @@ class Table:
     def labels(self) -> Int64[np.ndarray, " n"]:
         return self._columns["label"].to_numpy().astype(np.int64)
 
+    def values(self, column: str) -> list[Any]:
+        """A column of the copy (arrow_copy.SCHEMA), None where a row has no value."""
+        return self._columns[column].to_pylist()
+
     def _at(self, column: str, index: int) -> Any:
         return self._columns[column][index].as_py()
 
