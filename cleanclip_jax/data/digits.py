@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import unknown
 from cleanclip_jax.text.prompts import templates as find_templates
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -20,9 +20,6 @@ class Digits:
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be
     held in memory and sent to the workers whole.
-
-    Raises:
-      UserError: on an unknown split or template set.
     """
 
     class_names: tuple[str, ...] | None = NAMES
@@ -32,10 +29,7 @@ class Digits:
         from sklearn.datasets import load_digits
 
         if split not in ("train", "test"):
-            raise UserError(
-                f"digits: unknown split {split!r}, use 'train' or 'test'."
-                + near(split, ("train", "test"))
-            )
+            raise unknown("digits: split", split, ("train", "test"))
         images, labels = load_digits(return_X_y=True)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
         rows = np.sort(order[:TEST_ROWS] if split == "test" else order[TEST_ROWS:])

@@ -1,7 +1,7 @@
 """Data files by local path or remote address: gs://, s3://, http:// and whatever fsspec knows.
 
 Everything here raises OSError with the file's name for what cannot be read, also where a store has
-errors of its own.
+other errors.
 """
 
 import glob
@@ -80,7 +80,7 @@ def open_binary(path: str) -> Any:
 
 
 def digests(files: Sequence[str]) -> list[str]:
-    """A digest of each file's content: sha256, or for a remote file its store's own checksum."""
+    """A digest of each file's content: sha256, or for a remote file its store's checksum."""
     here = [file for file in files if not is_remote(file)]
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
     return [known[file] if file in known else _remote().digest(file) for file in files]
@@ -92,8 +92,8 @@ def files_below(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _walk(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry.path, f"{below}{entry.name}/")
@@ -125,7 +125,7 @@ def _expand(path: str, ending: str) -> list[str]:
     elif not path.partition("?")[0].endswith(ending) and (
         _remote().is_folder(path) if remote else os.path.isdir(path)
     ):
-        # Tools keep notes of their own under names that begin so.
+        # Tools keep notes under names that begin so.
         matched = [
             file
             for file in _glob(join(path, f"**/*{ending}"))

@@ -34,7 +34,7 @@ def _on(url: str, action: Callable[[Any, str], Result]) -> Result:
         status = getattr(error.__cause__, "status", 404)
         text = "No such file" if status == 404 else f"the server answers {status}"
         raise FileNotFoundError(errno.ENOENT, text, url) from error
-    except Exception as error:  # also a store's own: of a login, a connection, a missing package
+    except Exception as error:  # also a store's: of a login, a connection, a missing package
         raise OSError(errno.EIO, f"{type(error).__name__}: {reason(error)}", url) from error
 
 
@@ -69,7 +69,7 @@ def files_below(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def digest(url: str) -> str:
-    """The store's own checksum of a file; of one without, a sha256: it is read whole, each time."""
+    """The store's checksum of a file; of one without, a sha256: it is read whole, each time."""
     about = _on(url, lambda store, name: store.info(name))
     for key in CHECKSUMS:
         if about.get(key):
@@ -81,14 +81,14 @@ def digest(url: str) -> str:
 def fetched(url: str) -> Path:
     """The local copy, in the cache, of the files in a folder: fetched unless they are there.
 
-    Not what is in folders below it. Raises UserError in place of OSError.
+    Not what is in folders below it. It raises UserError in place of OSError.
     """
     try:
         store, listed = _on(url, lambda store, name: (store, store.ls(name, detail=True)))
     except OSError as error:
         raise UserError(f"{url}: cannot be read ({reason(error)}); check the address.") from error
     entries = {PurePosixPath(e["name"]).name: e for e in listed if e["type"] == "file"}
-    # The store's own checksums: another content of the same name is another copy.
+    # The store's checksums: another content of the same name is another copy.
     state = [
         (name, entries[name]["size"], store.checksum(entries[name]["name"]))
         for name in sorted(entries)

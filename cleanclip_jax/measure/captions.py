@@ -126,7 +126,7 @@ def open_captioned(config: Mapping[str, Any]) -> Captioned:
 
 
 def _size(path: str) -> int | None:
-    """A local file's size; remote stores are not asked for each."""
+    """A local file's size; a remote one's is not looked up."""
     try:
         return None if paths.is_remote(path) else os.path.getsize(path)
     except OSError:

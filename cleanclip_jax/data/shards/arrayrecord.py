@@ -132,7 +132,9 @@ def _prepared(folder: Path) -> ArrayRecords:
     index, names = dataset["index"], dataset["class_names"]
     _check_files(folder, [*shards, Shard(INDEX, len(shards), **index)])
     if fingerprint(shards, index["sha256"], names) != dataset["fingerprint"]:
-        raise UserError(f"{folder / DATASET}: changed since it was written; prepare the data anew.")
+        raise UserError(
+            f"{folder / DATASET}: modified since it was written; prepare the data anew."
+        )
     names = None if names is None else tuple(names)
     return ArrayRecords(folder, folder / INDEX, shards, names, dataset["fingerprint"])
 

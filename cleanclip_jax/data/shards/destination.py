@@ -77,11 +77,9 @@ class Output:
 
         Raises UserError also when the block ends in an OSError, as on a full disk.
         """
-        with self._store():
-            with tempfile.TemporaryDirectory(
-                prefix="part-", dir=self._work(), ignore_cleanup_errors=True
-            ) as name:
-                yield Path(name)
+        options: dict[str, Any] = {"prefix": "part-", "ignore_cleanup_errors": True}
+        with self._store(), tempfile.TemporaryDirectory(dir=self._work(), **options) as name:
+            yield Path(name)
 
     def scratches(self) -> list[Path]:
         """The scratch folders in use or left behind, where these lie in the folder itself."""
@@ -135,7 +133,7 @@ class Output:
         except UserError:
             raise
         except Exception as error:
-            # A store's errors are of its own kinds; any other that is no OSError is a fault here.
+            # Each store has other errors; one that is no OSError is a fault here.
             if self.folder is not None and not isinstance(error, OSError):
                 raise
             raise UserError(

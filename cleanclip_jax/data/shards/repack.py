@@ -67,12 +67,7 @@ def repack_shard(
     """Makes a shard, unless it is finished already.
 
     Its bytes are a function of the source and the plan. Bad rows are left out and reported.
-
-    Args:
-      count: called for each row, with whether it is bad.
-
-    Raises:
-      UserError: the output cannot be written.
+    `count` is called for each row, with whether it is bad.
     """
     if _is_finished(source, plan, number, output):
         bad = len(output.read(bad_name(number)).splitlines())
@@ -114,11 +109,7 @@ def read_part(output: Output, number: int) -> tuple[pa.Table, Shard]:
 
 
 def repack_row(source: Source, plan: Plan, index: int) -> dict[str, Any]:
-    """What a shard holds of a row: the arguments of data.shards.pack.
-
-    Raises:
-      BadRecord: its picture or its caption cannot be read.
-    """
+    """What a shard holds of a row: the arguments of format.pack; raises BadRecord."""
     record = source[index]
     if plan.captions and not record.caption.strip():
         raise BadRecord(f"{record.where}: the caption is empty.")
@@ -137,14 +128,11 @@ def repack_picture(
     short_side: int | None,
     quality: int | None,
 ) -> bytes:
-    """An encoded picture that is known to be readable.
+    """An encoded picture that is known to be readable; raises BadRecord.
 
     One whose short side is longer than `short_side` is resized to it (Pillow bicubic,
-    antialiased, the long side rounded down, as images.geometry does) and becomes a JPEG. Others
+    antialiased, the long side rounded down, as views.geometry does) and becomes a JPEG. Others
     keep their bytes; one that had none, being decoded already, becomes a PNG.
-
-    Raises:
-      BadRecord: it cannot be decoded.
     """
     pixels = decode(image, where)
     height, width = pixels.shape[:2]

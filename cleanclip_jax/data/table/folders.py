@@ -35,7 +35,7 @@ def open_folder(
     sizes. Files that are no pictures by their ending are left out, and counted in the log.
 
     Args:
-      names: the folders' classes, where their own names are none ("n07753592" → "banana"), or a
+      names: the folders' classes, where the folders' names are none ("n07753592" → "banana"), or a
         JSON file that says so. It may name more folders than there are.
       where: {"class": name or names}: only these classes' pictures.
       rows, templates: as in table.open_table.

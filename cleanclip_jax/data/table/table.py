@@ -56,7 +56,7 @@ def open_table(
         splits of one file agree.
       classes: the class names in order, or the file they are in (text.classes): class_name then
         holds their names or their numbers, from 0.
-      root: folder that relative image paths start from; each file's own if None.
+      root: folder that relative image paths start from; that of each file if None.
       where: column → value or list of values: only rows that hold them.
       rows: of the rows left by `where`, the first so many, or (first, last exclusive).
       templates: names or texts of prompts; captions are then made from them and the class.
@@ -129,7 +129,7 @@ class Table:
     Args:
       copy: the Arrow file.
       files: what it was made of: places in them are read from there, and named.
-      root: folder that relative image paths start from; each file's own if None.
+      root: folder that relative image paths start from; that of each file if None.
     """
 
     def __init__(
@@ -228,13 +228,19 @@ class Table:
             )
 
 
-def _range(place: str, rows: int | Sequence[int | None] | None) -> tuple[int, int | None]:
-    start, stop = (0, rows) if rows is None or isinstance(rows, int) else tuple(rows)
-    if not isinstance(start, int) or start < 0 or (stop is not None and stop <= start):
-        raise UserError(
-            f"{place}: rows={rows!r}: give a number of rows, or the first and the last (exclusive)."
-        )
-    return start, stop
+def _range(place: str, rows: object) -> tuple[int, int | None]:
+    match rows:
+        case None:
+            return 0, None
+        case int(stop) if stop > 0:
+            return 0, stop
+        case [int(start), None] if start >= 0:
+            return start, None
+        case [int(start), int(stop)] if stop > start >= 0:
+            return start, stop
+    raise UserError(
+        f"{place}: rows={rows!r}: give a number of rows, or the first and the last (exclusive)."
+    )
 
 
 def _names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
