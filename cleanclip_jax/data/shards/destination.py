@@ -13,7 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from cleanclip_jax.data.paths import is_remote
-from cleanclip_jax.data.shards.format import WORK
+from cleanclip_jax.data.shards.layout import WORK
 from cleanclip_jax.errors import UserError, reason
 
 

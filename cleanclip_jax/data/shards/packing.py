@@ -11,20 +11,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-
 from cleanclip_jax.cache import remember_digest, sha256
 from cleanclip_jax.data.record import Source
+from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import (
-    DATASET,
-    INDEX,
-    INDEX_SCHEMA,
-    VERSION,
-    WORK,
-    fingerprint,
-)
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.views.decode import BadRecord
@@ -32,7 +23,7 @@ from cleanclip_jax.views.decode import BadRecord
 log = logging.getLogger(__name__)
 
 BAD_ROWS = "bad_rows.jsonl"
-PLAN = f"{WORK}/plan.json"
+PLAN = f"{layout.WORK}/plan.json"
 SHARD_ROWS = 4096
 MOST_SHARDS = 512  # each reader keeps all of them open
 
@@ -87,7 +78,7 @@ def prepare(
                 run(plan, output, allowed)
                 _assemble(plan, class_names, output, allowed)
             output.remove_work()
-    return json.loads(output.read(DATASET))
+    return json.loads(output.read(layout.DATASET))
 
 
 def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
@@ -110,14 +101,14 @@ def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
 def _is_complete(plan: Plan, output: Output) -> bool:
     """Whether the whole dataset is there already; refuses a folder that holds anything else."""
     names = output.names()
-    if DATASET not in names:
+    if layout.DATASET not in names:
         if names and output.size(PLAN) is None:
             raise _foreign(output, names[0])
         return False
     try:
-        present = json.loads(output.read(DATASET))["plan"]
+        present = json.loads(output.read(layout.DATASET))["plan"]
     except (ValueError, KeyError, TypeError):
-        raise _foreign(output, DATASET) from None
+        raise _foreign(output, layout.DATASET) from None
     _check_same(plan, present, output)
     if output.folder is not None:  # a store's would be fetched for it
         open_arrayrecord(output.folder)
@@ -128,10 +119,10 @@ def _is_complete(plan: Plan, output: Output) -> bool:
 def _begin(plan: Plan, output: Output) -> None:
     """Writes the plan down, or checks that the one that was begun is the same."""
     if output.size(PLAN) is None:
-        output.write(PLAN, _json({"version": VERSION, "plan": asdict(plan)}))
+        output.write(PLAN, _json({"version": layout.VERSION, "plan": asdict(plan)}))
         return
     begun = json.loads(output.read(PLAN))
-    if begun["version"] != VERSION:
+    if begun["version"] != layout.VERSION:
         raise UserError(f"{output.place}: begun by another version; name a new output.")
     _check_same(plan, begun["plan"], output)
     output.clear_scratches()
@@ -163,7 +154,7 @@ def _assemble(
     shards, bad_rows = [], []
     with output.scratch() as folder:
         index = folder / "index"
-        with pa.OSFile(str(index), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+        with layout.index_writer(index) as writer:
             for number in range(plan.shards):
                 table, shard = read_part(output, number)
                 writer.write_table(table.replace_schema_metadata())
@@ -174,11 +165,11 @@ def _assemble(
         if len(bad_rows) == plan.rows:
             raise UserError(f"{output.place}: no row of the source could be read.")
         described = {"bytes": index.stat().st_size, "sha256": sha256(index)}
-        output.put(index, INDEX)
+        output.put(index, layout.INDEX)
     output.write(BAD_ROWS, b"".join(bad_rows))
     content = {
-        "version": VERSION,
-        "fingerprint": fingerprint(shards, described["sha256"], class_names),
+        "version": layout.VERSION,
+        "fingerprint": layout.fingerprint(shards, described["sha256"], class_names),
         "class_names": class_names,
         "records": sum(shard.records for shard in shards),
         "bad_rows": len(bad_rows),
@@ -186,7 +177,7 @@ def _assemble(
         "index": described,
         "shards": [asdict(shard) for shard in shards],
     }
-    output.write(DATASET, _json(content))
+    output.write(layout.DATASET, _json(content))
     if output.folder is not None:
         for shard in shards:
             remember_digest(output.folder / shard.name, shard.sha256)

@@ -15,7 +15,15 @@ from PIL import Image
 from cleanclip_jax.cache import sha256
 from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import ENDING, INDEX_SCHEMA, WORK, Shard, pack, shard_writer
+from cleanclip_jax.data.shards.layout import (
+    ENDING,
+    INDEX_SCHEMA,
+    WORK,
+    Shard,
+    index_writer,
+    pack,
+    shard_writer,
+)
 from cleanclip_jax.views.decode import BadRecord, decode
 
 SUBSAMPLING = "4:2:0"  # of colours, as img2dataset and most cameras write
@@ -94,9 +102,8 @@ def repack_shard(
                 rows.append({name: row[name] for name in INDEX_SCHEMA.names})
                 count(False)
         described = Shard(plan.shard(number), len(rows), shard.stat().st_size, sha256(shard))
-        schema = INDEX_SCHEMA.with_metadata({"shard": json.dumps(asdict(described))})
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+        with index_writer(part, {"shard": json.dumps(asdict(described))}) as writer:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
         output.put(shard, described.name)
         output.put(report, bad_name(number))
         output.put(part, part_name(number))
@@ -109,7 +116,7 @@ def read_part(output: Output, number: int) -> tuple[pa.Table, Shard]:
 
 
 def repack_row(source: Source, plan: Plan, index: int) -> dict[str, Any]:
-    """What a shard holds of a row: the arguments of format.pack; raises BadRecord."""
+    """What a shard holds of a row: the arguments of layout.pack; raises BadRecord."""
     record = source[index]
     if plan.captions and not record.caption.strip():
         raise BadRecord(f"{record.where}: the caption is empty.")

@@ -140,7 +140,7 @@ class Table:
         templates: tuple[str, ...] | None,
         fingerprint: str,
     ):
-        self._args = (copy, files, root, templates, fingerprint)
+        self.args: tuple[Any, ...] = (copy, files, root, templates, fingerprint)
         self._files, self._root, self._templates = files, root, templates
         self._names = short_names(files)
         self.fingerprint = fingerprint
@@ -159,7 +159,7 @@ class Table:
             self._check_every_class()
 
     def __reduce__(self):
-        return type(self), self._args
+        return type(self), self.args
 
     def __len__(self) -> int:
         return self._rows

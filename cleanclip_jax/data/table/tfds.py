@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import digests, local
-from cleanclip_jax.data.record import Record, fingerprint_of
+from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, reason, unknown
@@ -31,7 +31,7 @@ def open_tfds(
     where: Mapping[str, Any] | None = None,
     rows: int | Sequence[int | None] | None = None,
     templates: str | Sequence[str] | None = None,
-) -> "TfdsPairs":
+) -> "TfdsTable":
     """A dataset that TFDS has prepared with file_format='array_record'.
 
     Args:
@@ -60,40 +60,30 @@ def open_tfds(
     chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
     reader = TfdsReader(split)
     table = make_table([folder], reader, **columns, classes=classes, **chosen, content=content)
-    return TfdsPairs(table, folder, split, image)
+    return TfdsTable(table, split, image)
 
 
-class TfdsPairs:
+class TfdsTable(Table):
     """A split's pictures, read by TFDS, and all else from a table in the cache."""
 
-    def __init__(self, table: Table, folder: str, split: str, image: str):
-        self._args = (table, folder, split, image)
-        self._table, self._folder, self._split, self._image = self._args
-        self.class_names = table.class_names
+    def __init__(self, table: Table, split: str, image: str):
+        super().__init__(*table.args)
+        self.args = (table, split, image)
+        self._folder, self._split, self._feature = table.args[1][0], split, image
         self.fingerprint = fingerprint_of(table=table.fingerprint, image=image)
-        self.caption, self.labels = table.caption, table.labels
         self._pictures: Any = None
-
-    def __reduce__(self):
-        return TfdsPairs, self._args
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: int) -> Record:
-        if self._pictures is None:
-            self._pictures = _records(self._folder, self._split)
-        if (bad := self._table.bad(index)) is not None:
-            raise BadRecord(f"{self.where(index)}: {bad}.")
-        try:
-            image = _within(self._pictures[self._table.row(index) - 1], self._image)
-        except Exception as error:  # of the shard's reader, or of TFDS's parser
-            raise BadRecord(f"{self.where(index)}: {reason(error)}.") from error
-        return Record(image, self.caption(index), self._table.label(index), self.where(index))
 
     def where(self, index: int) -> str:
         name = "/".join(self._folder.split("/")[-2:])
-        return f"{name} {self._split} row {self._table.row(index)}"
+        return f"{name} {self._split} row {self.row(index)}"
+
+    def _image(self, index: int) -> bytes:
+        if self._pictures is None:
+            self._pictures = _records(self._folder, self._split)
+        try:
+            return _within(self._pictures[self.row(index) - 1], self._feature)
+        except Exception as error:  # of the shard's reader, or of TFDS's parser
+            raise BadRecord(f"{self.where(index)}: {reason(error)}.") from error
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import pack, shard_writer
+from cleanclip_jax.data.shards.layout import pack, shard_writer
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import Source, open_source

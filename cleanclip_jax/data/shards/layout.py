@@ -81,6 +81,14 @@ def shard_writer(path: Path) -> Iterator[Callable[[bytes], None]]:
         raise OSError(reason(error)) from error
 
 
+@contextmanager
+def index_writer(path: Path, metadata: dict[str, str] | None = None) -> Iterator[Any]:
+    """Gives the writer of an index, or of the part of one shard, which its metadata describe."""
+    schema = INDEX_SCHEMA.with_metadata(metadata)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        yield writer
+
+
 def fingerprint(
     shards: Sequence[Shard], index: str | None, class_names: Sequence[str] | None
 ) -> str:
