@@ -84,7 +84,8 @@ def shard_writer(path: Path) -> Iterator[Callable[[bytes], None]]:
 @contextmanager
 def index_writer(path: Path, metadata: dict[str, str] | None = None) -> Iterator[Any]:
     """Gives the writer of an index, or of the part of one shard, which its metadata describe."""
-    schema = INDEX_SCHEMA.with_metadata(metadata)
+    # Without metadata and with none are two files, and the index decides the fingerprint.
+    schema = INDEX_SCHEMA if metadata is None else INDEX_SCHEMA.with_metadata(metadata)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         yield writer
 
