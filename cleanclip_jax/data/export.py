@@ -66,13 +66,15 @@ def export_pairs(
             image, caption = read_pair(source, index)
         except BadRecord as error:
             return error
-        size, poison = plan.header["image_size"], plan.stamp_at(index)
-        if poison is None:
+        size, found = plan.header["image_size"], plan.stamp_at(index)
+        if found is None:
             export.picture(index, lambda: GEOMETRY["crop"](image, size))
             return caption, caption, False
         plan.check(index, source[index].image, source.where(index))
-        geometry, (stamp, new) = GEOMETRY[plan.geometry], poison
-        export.picture(index, lambda: plan.trigger.apply(geometry(image, size), stamp))
+        stamp, new = found
+        export.picture(
+            index, lambda: plan.trigger.apply(GEOMETRY[plan.geometry](image, size), stamp)
+        )
         return new, caption, True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,8 @@ class PictureFiles:
     def __init__(self, options: Mapping[str, Any], fingerprint: str | None = None):
         self._options = dict(options)
         self._file = paths.local(options["path"])
-        self._pictures = list(_listing(self._options))
+        listing = _listing(self._options)
+        self._pictures, self.captions = list(listing), list(listing.values())
         root = options.get("root")
         self._root = paths.local(root) if root else paths.parent(self._file)
         self.fingerprint = fingerprint or self._fingerprint()
@@ -106,7 +107,7 @@ def open_captioned(config: Mapping[str, Any]) -> Captioned:
         if not options.get("path"):
             raise UserError(f"config.evaluation.retrieval: kind {kind!r} needs the key 'path'")
         source: Source = PictureFiles(options)
-        captions = list(_listing(options).values())
+        captions = source.captions
     elif kind == "parquet" and (lists := _caption_lists(options)) is not None:
         source, captions = lists
     else:
@@ -138,6 +139,8 @@ def _listing(options: Mapping[str, Any]) -> dict[str, list[str]]:
     path = paths.local(options["path"])
     pictures: dict[str, list[str]] = {}
     for picture, captions in _json(path, options) if options["kind"] == "json" else _rows(options):
+        if not all(isinstance(text, str) for text in (picture, *captions)):
+            raise UserError(f"{path}: picture {picture!r}: its name and captions are to be text")
         pictures.setdefault(picture, []).extend(captions)
     if not pictures:
         raise UserError(f"{path}: there is no picture in it, or none of the split")
@@ -146,11 +149,10 @@ def _listing(options: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _rows(options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     named = {k: options[k] for k in ("kind", "path", "image", "caption", "where") if options.get(k)}
-    table = open_source(named)
-    if isinstance(table, Table):
-        for index, path in enumerate(table.values("path")):
-            # Without a path it is a picture that can't be read, and counted as such.
-            yield path or "", [table.caption(index)]
+    table = cast(Table, open_source(named))
+    for index, path in enumerate(table.values("path")):
+        # Without a path it is a picture that can't be read, and counted as such.
+        yield path or "", [table.caption(index)]
 
 
 def _json(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

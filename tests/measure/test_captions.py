@@ -127,6 +127,11 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ('{"images": [], "annotations": [{"image_id": 3}]}', {"kind": "json"}, "KeyError: 3"),
+        (
+            '{"images": [{"id": 1, "file_name": 2}], "annotations": []}',
+            {"kind": "json"},
+            "picture 2: its name and captions are to be text",
+        ),
         ("", {"kind": "csv", "colum": "x"}, "key of kind 'csv': unknown 'colum'"),
     ],
 )
