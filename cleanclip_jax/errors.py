@@ -53,3 +53,9 @@ def _listed(known: list[str]) -> str:
         return " There is none."
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return f" Known: {', '.join(known[:LISTED])}{more}."
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without the path."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -24,7 +24,7 @@ NAME = SOURCE.name
 
 FLOORS = (  # from the bottom
     (
-        *("errors", "keys", "config_keys", "config", "recipes"),
+        *("errors", "cache", "keys", "config_keys", "config", "recipes"),
         *("files", "args", "registry", "workdir"),
     ),
     ("models", "losses", "sharding", "process", "attacks", "text", "views"),

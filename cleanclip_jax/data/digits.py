@@ -20,9 +20,6 @@ class Digits:
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be
     held in memory and sent to the workers whole.
-
-    Raises:
-      UserError: on an unknown split or template set.
     """
 
     class_names: tuple[str, ...] | None = NAMES

@@ -46,9 +46,6 @@ def export_pairs(
     Args:
       clean: the clean pairs too, so that the folder is the whole training set.
       max_bad_share: share of the pairs that may be unreadable.
-
-    Raises:
-      UserError: for a folder that holds something else, or a picture that changed since the plan.
     """
     what = {"pairs": "all" if clean else "poisoned", **dict(plan.header)}
     indices = range(len(source)) if clean else plan.index.tolist()
@@ -56,15 +53,13 @@ def export_pairs(
 
     def rows() -> Iterator[tuple]:
         for some in _chunks(indices, BATCH):
-            for index, seen in zip(some, pool.map(picture, some), strict=True):
-                if isinstance(seen, BadRecord):
-                    export.note(index, source.where(index), str(seen))
+            for index, pair in zip(some, pool.map(picture, some), strict=True):
+                where = source.where(index)
+                if isinstance(pair, BadRecord):
+                    export.note(index, where, str(pair))
                     continue
-                caption, old, poisoned = seen
-                yield (
-                    *(export.name(index), caption, int(poisoned), old, index),
-                    source.where(index),
-                )
+                caption, old, poisoned = pair
+                yield export.name(index), caption, int(poisoned), old, index, where
 
     def picture(index: int) -> tuple[str, str, bool] | BadRecord:
         try:
@@ -98,9 +93,6 @@ def export_test(
     """Writes every labelled picture with the trigger on: images/*.png and labels.csv.
 
     The same pictures that `cleanclip evaluate` measures the attack on.
-
-    Raises:
-      UserError: for a folder that holds something else, or a set without a label.
     """
     labelled = np.flatnonzero(source.labels() >= 0)
     if not len(labelled):

@@ -15,12 +15,12 @@ _TABLE = "cleanclip_jax.data.table"
 KINDS: Registry[Callable[..., Source]] = Registry(
     "config.data: kind",
     {
-        **dict.fromkeys(("csv", "tsv", "parquet"), f"{_TABLE}.table:open_table"),
+        **{kind: f"{_TABLE}.table:open_{kind}" for kind in ("csv", "tsv", "parquet")},
         "webdataset": f"{_TABLE}.webdataset:open_webdataset",
         "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
         "tfds": f"{_TABLE}.tfds:open_tfds",
         "folder": f"{_TABLE}.folders:open_folder",
-        "labels": f"{_TABLE}.table:open_labels",
+        "labels": f"{_TABLE}.labels:open_labels",
         "digits": "cleanclip_jax.data.digits:Digits",
         "mixture": f"{__name__}:open_mixture",
     },
@@ -59,7 +59,4 @@ def open_source(config: Mapping) -> Source:
     options = dict(config)
     kind = options.pop("kind", None)
     function = KINDS.find(kind)
-    keys = of_signature(function)
-    if "kind" in keys:  # one function opens several kinds
-        options["kind"] = kind
-    return function(**take(f"config.data ({kind})", options, keys))
+    return function(**take(f"config.data ({kind})", options, of_signature(function)))

@@ -19,7 +19,7 @@ from cleanclip_jax.data.stream.example import read_picture
 from cleanclip_jax.data.stream.pipeline import Batches, EvaluationBatch, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Subject
-from cleanclip_jax.measure.feature_cache import keep, kept_path, open_kept
+from cleanclip_jax.measure.feature_cache import features_path, load_features, save_features
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _kept_or_made(subject: Subject, shown: Shown, reading: Reading) -> Features:
     path = None
     if reading.cache:
         sample = shown.indices[np.linspace(0, len(shown.indices) - 1, SAMPLE).astype(int)]
-        path = kept_path(
+        path = features_path(
             fingerprint_of(
                 program=__version__,
                 model=subject.digest,
@@ -129,7 +129,7 @@ def _kept_or_made(subject: Subject, shown: Shown, reading: Reading) -> Features:
                 sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
             )
         )
-        found = open_kept(path)
+        found = load_features(path)
         if found is not None:
             unreadable = {int(i): text for i, text in found[1]["unreadable"].items()}
             if not any(_readable(shown.source, index) for index in unreadable):
@@ -138,7 +138,7 @@ def _kept_or_made(subject: Subject, shown: Shown, reading: Reading) -> Features:
                 return Features(found[0], index, unreadable)
     features = _made(subject, shown, size, reading)
     if path is not None:
-        keep(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
+        save_features(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
     return features
 
 

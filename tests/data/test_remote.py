@@ -64,11 +64,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(403 if "secret" in self.path else 404)
             return
         data = whole = file.read_bytes()
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            data = data[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None]
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            data = data[int(part[1]) : int(part[2]) + 1 if part[2] else None]
             self.send_response(206)
-            end = int(asked[1]) + len(data) - 1
-            self.send_header("Content-Range", f"bytes {asked[1]}-{end}/{len(whole)}")
+            end = int(part[1]) + len(data) - 1
+            self.send_header("Content-Range", f"bytes {part[1]}-{end}/{len(whole)}")
         else:
             self.send_response(200)
         self.send_header("Accept-Ranges", "bytes")

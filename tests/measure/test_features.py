@@ -11,7 +11,7 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import features as embeddings
 from cleanclip_jax.measure.encoder import Subject
-from cleanclip_jax.measure.feature_cache import keep, open_kept
+from cleanclip_jax.measure.feature_cache import load_features, save_features
 from cleanclip_jax.measure.features import Reading, Shown, embed
 
 KEPT, FRESH = Reading(4, cache=1.0), Reading(4)
@@ -90,19 +90,20 @@ def test_a_damaged_file_is_noticed_and_made_again(make_subject, encoded, cache, 
     first = embed(make_subject(), shown(source), KEPT)
     (path,) = cache.iterdir()
     whole = path.read_bytes()
-    changed = bytes([whole[5] ^ 1])
-    for broken, said in (
-        (whole[:-40], "its end is missing"),
-        (whole[:5] + changed + whole[6:], "its checksum is another"),
-        (whole[:8] + whole[12:], "its size is another"),
-        (b"", "its end is missing"),
+    flipped = bytes([whole[150] ^ 1])
+    for broken, reason in (
+        (whole[:-40], "Failed to read all data"),
+        (whole[:150] + flipped + whole[151:], "its checksum is another"),
+        (whole[:8] + whole[12:], "header"),
+        (b"", "No data left in file"),
     ):
         path.write_bytes(broken)
         caplog.clear()
         again = embed(make_subject(), shown(source), KEPT)
         np.testing.assert_array_equal(first.rows, again.rows)
         (record,) = caplog.records
-        assert said in record.getMessage() and "\n" not in record.getMessage()
+        assert "damaged" in record.getMessage() and reason in record.getMessage()
+        assert "\n" not in record.getMessage()
         assert path.read_bytes() == whole
     assert encoded == [4] * 5
 
@@ -139,18 +140,18 @@ def test_nan_features_are_refused_and_not_kept(make_subject, cache):
 def test_the_folder_is_bounded_and_the_newest_stay(cache, caplog):
     rows = np.ones((1000, 10), np.float32)  # 40 kB and a note
     for age, name in enumerate("abc"):
-        keep(cache / f"{name}.rows", rows, {}, limit=1)
-        os.utime(cache / f"{name}.rows", (1000 + age, 1000 + age))
-    assert open_kept(cache / "a.rows") is not None  # used last
-    keep(cache / "d.rows", rows, {}, limit=90e-6)
-    assert sorted(path.name for path in cache.iterdir()) == ["a.rows", "d.rows"]
-    keep(cache / "e.rows", rows, {}, limit=30e-6)
-    assert not (cache / "e.rows").exists() and "not kept" in caplog.text
-    assert open_kept(cache / "none.rows") is None
+        save_features(cache / f"{name}.npy", rows, {}, limit=1)
+        os.utime(cache / f"{name}.npy", (1000 + age, 1000 + age))
+    assert load_features(cache / "a.npy") is not None  # used last
+    save_features(cache / "d.npy", rows, {}, limit=90e-6)
+    assert sorted(path.name for path in cache.iterdir()) == ["a.npy", "d.npy"]
+    save_features(cache / "e.npy", rows, {}, limit=30e-6)
+    assert not (cache / "e.npy").exists() and "not saved" in caplog.text
+    assert load_features(cache / "none.npy") is None
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(make_subject, cache, caplog):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file, no folder")
     found = embed(make_subject(), shown(Pictures([0, 1])), KEPT)
-    assert len(found.rows) == 2 and "are not kept in" in caplog.text
+    assert len(found.rows) == 2 and "are not saved in" in caplog.text

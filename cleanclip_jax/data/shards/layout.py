@@ -10,9 +10,8 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import reason
 from cleanclip_jax.data.record import fingerprint_of
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 
 VERSION = 1
 ENDING = ".array_record"
@@ -23,12 +22,10 @@ WORK = ".prepare"  # in a folder that prepare has not finished
 # A record a group: one is read without its neighbours. Pictures are compressed already.
 WRITING = "group_size:1,uncompressed"
 INDEX_SCHEMA = pa.schema(
-    {
-        "caption": pa.large_string(),
-        "label": pa.int64(),
-        "where": pa.large_string(),
-        "row": pa.int64(),
-    }
+    [
+        *(("caption", pa.large_string()), ("label", pa.int64())),
+        *(("where", pa.large_string()), ("row", pa.int64())),
+    ]
 )
 
 
@@ -52,28 +49,22 @@ def pack(image: bytes, caption: str, label: int, where: str, row: int) -> bytes:
       row: its index in the source that it came from.
     """
     record = {"image": image, "caption": caption, "label": label, "where": where, "row": row}
-    data = msgpack.packb(record)
-    assert data is not None
-    return data
+    return msgpack.Packer().pack(record)
 
 
 def unpack(data: bytes) -> dict[str, Any]:
     """Reads what `pack` made; raises ValueError on anything else."""
     try:
-        found = msgpack.unpackb(data)
-        return {key: found[key] for key in ("image", *INDEX_SCHEMA.names)}
-    except Exception as error:  # msgpack's own are of many kinds
+        record = msgpack.unpackb(data)
+        return {key: record[key] for key in ("image", *INDEX_SCHEMA.names)}
+    except Exception as error:  # msgpack has errors of many kinds
         raise ValueError("no pair as `cleanclip prepare` writes them") from error
 
 
 @contextmanager
 def shard_writer(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Gives the function that adds a record to a new shard.
-
-    Raises:
-      OSError: the shard cannot be written, as on a full disk.
-    """
-    # Deferred, as in data.arrayrecord: whoever only reads has no use for it.
+    """Gives the function that adds a record to a new shard; it raises OSError on a full disk."""
+    # Deferred: whoever only reads has no use for it.
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), WRITING)
@@ -90,6 +81,15 @@ def shard_writer(path: Path) -> Iterator[Callable[[bytes], None]]:
         raise OSError(reason(error)) from error
 
 
+@contextmanager
+def index_writer(path: Path, metadata: dict[str, str] | None = None) -> Iterator[Any]:
+    """Gives the writer of an index, or of the part of one shard, which its metadata describe."""
+    # Without metadata and with none are two files, and the index decides the fingerprint.
+    schema = INDEX_SCHEMA if metadata is None else INDEX_SCHEMA.with_metadata(metadata)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        yield writer
+
+
 def fingerprint(
     shards: Sequence[Shard], index: str | None, class_names: Sequence[str] | None
 ) -> str:
@@ -99,19 +99,15 @@ def fingerprint(
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """The content of a folder's dataset.json.
-
-    Raises:
-      UserError: it is not one, or of a version that is not known here.
-    """
+    """The content of a folder's dataset.json, which is of the version that is known here."""
     path = folder / DATASET
     try:
-        found = json.loads(path.read_text())
-        version = found["version"]
+        content = json.loads(path.read_text())
+        version = content["version"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not as cleanclip prepare writes it.") from None
     if version != VERSION:
         raise UserError(
             f"{path} is of version {version}, this is for {VERSION}; prepare the data anew."
         )
-    return found
+    return content
