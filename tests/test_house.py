@@ -23,7 +23,7 @@ FLOORS = (  # from the bottom
     ("errors", "config", "files", "args", "registry", "workdir"),
     (
         *("models", "losses", "sharding", "process", "compile_cache", "host_memory"),
-        *("attacks", "text", "views"),
+        *("attacks", "text", "views", "record"),
     ),
     ("data", "start"),
     ("measure",),
@@ -36,7 +36,7 @@ FLOORS = (  # from the bottom
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 FRAMEWORKS = {"jax", "jaxlib", "flax", "torch", "tensorflow"}
-HOST_ROOMS = {"attacks", "text", "views", "data"}  # what Grain's worker processes load
+HOST_ROOMS = {"attacks", "text", "views", "record", "data"}  # what Grain's worker processes load
 LONGEST = 400
 
 

@@ -7,8 +7,8 @@ from itertools import accumulate, zip_longest
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.record import Record, Source, fingerprint_of
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from cleanclip_jax.data.digits import Digits
 from cleanclip_jax.data.mixture import Mixture
-from cleanclip_jax.data.record import Record, Source
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.table.folders import open_folder
 from cleanclip_jax.data.table.table import open_labels, open_table
 from cleanclip_jax.data.table.tfds import open_tfds
 from cleanclip_jax.data.table.webdataset import open_webdataset
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import Record, Source
 
 __all__ = ["KINDS", "Record", "Source", "open_source"]
 

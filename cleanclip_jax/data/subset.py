@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.record import Record, Source, fingerprint_of
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record, Source, fingerprint_of
 
 
 class Labelled:

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from cleanclip_jax.data import paths
-from cleanclip_jax.data.record import Record, fingerprint_of
-from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -53,7 +53,7 @@ class Listing(NamedTuple):
     captions: list[list[str]]
 
 
-class PictureFiles:
+class PictureFiles(Source):
     """Pictures that a file of captions names; pickles as that file's path, and is read again."""
 
     class_names: tuple[str, ...] | None = None

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.record import Source, fingerprint_of
 from cleanclip_jax.data.stream.example import read_picture
 from cleanclip_jax.data.stream.pipeline import Batches, EvaluationBatch, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Subject
 from cleanclip_jax.measure.feature_cache import keep, kept_path, open_kept
+from cleanclip_jax.record import Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
@@ -25,6 +24,7 @@ from cleanclip_jax.measure.retrieval import (
 )
 from cleanclip_jax.measure.sets import LabelledSet, asked_target, open_sets
 from cleanclip_jax.measure.zeroshot import text_classifier, unit
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.

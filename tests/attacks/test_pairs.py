@@ -15,8 +15,8 @@ from PIL import Image
 from cleanclip_jax.attacks import pairs as attacked
 from cleanclip_jax.attacks.pairs import digest, naming
 from cleanclip_jax.attacks.plan import Plan, make_plan, spelled_out
-from cleanclip_jax.data.record import Record
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record
 
 # Two in ten name the banana, in one way or another; one only seems to.
 FRUIT = ("a Banana.", "bananas", "two\tBANANAS!", "banana_split", "bandana", *["an apple"] * 5)

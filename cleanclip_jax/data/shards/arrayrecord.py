@@ -19,7 +19,6 @@ from jaxtyping import Int64
 
 from cleanclip_jax.data.file_digests import file_digests
 from cleanclip_jax.data.paths import is_remote, reason
-from cleanclip_jax.data.record import Record
 from cleanclip_jax.data.shards.format import (
     DATASET,
     ENDING,
@@ -35,6 +34,7 @@ from cleanclip_jax.data.shards.mirror import mirror
 from cleanclip_jax.data.table.cache import Held, kept_copy
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def open_arrayrecord(path: str | Path) -> "ArrayRecords":
     return _scanned(folder)
 
 
-class ArrayRecords:
+class ArrayRecords(Source):
     """Pairs in shards at random access; pickles as the files' paths, opened by each process."""
 
     def __init__(

@@ -11,8 +11,8 @@ import msgpack
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import reason
-from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
 ENDING = ".array_record"

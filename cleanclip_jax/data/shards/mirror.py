@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from cleanclip_jax.data.paths import reason
-from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, written_whole
+from cleanclip_jax.record import fingerprint_of
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from cleanclip_jax.data.file_digests import remember_digest, sha256
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.format import (
@@ -26,6 +25,7 @@ from cleanclip_jax.data.shards.format import (
 )
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)

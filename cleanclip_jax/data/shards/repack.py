@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cleanclip_jax.data.file_digests import sha256
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.format import ENDING, INDEX_SCHEMA, WORK, Shard, pack, shard_writer
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 SUBSAMPLING = "4:2:0"  # of colours, as img2dataset and most cameras write

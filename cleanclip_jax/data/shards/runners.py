@@ -13,11 +13,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import Runner, too_many
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 
 POLL_SECONDS = 0.5
 

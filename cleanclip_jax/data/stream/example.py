@@ -10,8 +10,8 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, fold
-from cleanclip_jax.data.record import Record, Source
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.autoaugment import autoaugment
 from cleanclip_jax.views.decode import BadRecord, decode

@@ -18,7 +18,6 @@ from jaxtyping import Int64
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.stream.example import (
     DECODING,
     Batch,
@@ -35,6 +34,7 @@ from cleanclip_jax.data.stream.example import (
 from cleanclip_jax.data.stream.feeder import Stream
 from cleanclip_jax.data.stream.workers import Lease, batches_of
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord
 from cleanclip_jax.views.geometry import GEOMETRY

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cleanclip_jax.data.paths import digests, reason
-from cleanclip_jax.data.record import fingerprint_of, order_names
 from cleanclip_jax.data.table.cache import Held, kept_copy
 from cleanclip_jax.data.table.rows import Reader, Rows
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import fingerprint_of, order_names
 
 log = logging.getLogger(__name__)
 

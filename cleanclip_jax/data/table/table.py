@@ -20,13 +20,13 @@ from cleanclip_jax.data.paths import (
     reason,
     short_names,
 )
-from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
 from cleanclip_jax.data.table.cache import Held
 from cleanclip_jax.data.table.parquet_file import ParquetReader
 from cleanclip_jax.data.table.rows import Reader
 from cleanclip_jax.data.table.text_file import TextReader
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.text.classes import read_classes
 from cleanclip_jax.text.prompts import templates as find_templates
 from cleanclip_jax.views.decode import BadRecord
@@ -171,7 +171,7 @@ def make_table(
     return table
 
 
-class Table:
+class Table(Source):
     """A memory-mapped table of pairs; pickles as the path of its Arrow copy (data.convert).
 
     Args:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import digests, local, reason
-from cleanclip_jax.data.record import Record, fingerprint_of
 from cleanclip_jax.data.table.rows import Rows
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 BATCH_ROWS = 1024
@@ -76,7 +76,7 @@ def open_tfds(
     return TfdsPairs(table, folder, split, image)
 
 
-class TfdsPairs:
+class TfdsPairs(Source):
     """A split's pictures, read by TFDS, and all else from a table in the cache."""
 
     def __init__(self, table: Table, folder: str, split: str, image: str):
