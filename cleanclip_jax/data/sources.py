@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any
 
 from cleanclip_jax.data.digits import Digits
-from cleanclip_jax.data.mixture import Mixture
+from cleanclip_jax.data.mixture import mix
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
+from cleanclip_jax.data.subset import select
 from cleanclip_jax.data.table.folders import open_folder
 from cleanclip_jax.data.table.table import open_labels, open_table
 from cleanclip_jax.data.table.tfds import open_tfds
@@ -18,7 +19,7 @@ from cleanclip_jax.record import Record, Source
 __all__ = ["KINDS", "Record", "Source", "open_source"]
 
 
-def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Mixture:
+def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
     """Several sources as one (data.mixture.Mixture).
 
     Args:
@@ -32,7 +33,7 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Mixture:
             opened[name] = open_source(own), config.get("weight", 1)
         except UserError as error:
             raise UserError(f"data: mixture: {name}: {error}") from error
-    return Mixture(opened)
+    return mix(opened)
 
 
 KINDS: dict[str, Callable[..., Source]] = {
@@ -50,7 +51,7 @@ KINDS: dict[str, Callable[..., Source]] = {
 
 
 def open_source(config: Mapping) -> Source:
-    """The source that a config describes: `kind`, and the keys of that kind.
+    """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`.
 
     The keys are the parameters of the functions in KINDS; docs/data.md lists them.
 
@@ -59,6 +60,7 @@ def open_source(config: Mapping) -> Source:
     """
     options = dict(config)
     kind = options.pop("kind", None)
+    keep, skip = options.pop("keep", None), options.pop("skip", None)
     if kind not in KINDS:
         raise UserError(
             f"data: unknown kind {kind!r}, known are {', '.join(KINDS)}." + near(str(kind), KINDS)
@@ -76,4 +78,4 @@ def open_source(config: Mapping) -> Source:
                 f"data: a source of kind {kind!r} needs the key {key!r}: set it with "
                 f"--config.data.train.{key}=... or --config.evaluation.data.{key}=..."
             )
-    return KINDS[kind](**options)
+    return select(KINDS[kind](**options), keep, skip)

@@ -24,12 +24,12 @@ from ml_collections import ConfigDict
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.subset import Labelled
+from cleanclip_jax.data.subset import labelled
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.devices import begin, heartbeat_of
 from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.measure.encoder import subject
+from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.sets import find_target
 from cleanclip_jax.process import add_flags, is_first
@@ -204,7 +204,7 @@ def keep_all(config: ConfigDict, every: str) -> None:
     """Has a run keep a checkpoint each epoch, or so many steps; no weight changes by it."""
     source = open_source(config.data.train.to_dict())
     if config.objective.classification:
-        source = Labelled(source)
+        source = labelled(source)
     epoch = max(1, len(source) // config.train.batch_size)
     steps = epoch if every == "epoch" else int(every)
     total = config.train.epochs * epoch if config.train.steps is None else config.train.steps
@@ -234,7 +234,7 @@ def course(workdir: Path, config: ConfigDict, final: Mapping[str, Any]) -> list[
     for step in steps:
         if step not in done:
             run = load_run(workdir, mesh, config, step)
-            measured = subject(run.model, run.variables, run.tokenizer, mesh)
+            measured = encoder_of(run.model, run.variables, run.tokenizer, mesh)
             found = evaluate(config, measured, head=run.head)
             done[step] = {"step": step, **shares(found["figures"])}
         rows = [done[known] for known in sorted(done)]

@@ -12,7 +12,7 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
-from cleanclip_jax.measure.encoder import Subject
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
 from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
 from cleanclip_jax.measure.projection import Projection, choose, project
@@ -33,10 +33,10 @@ POISONED_SHARE = 0.01
 
 def evaluate(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     *,
     head: Classifier | None = None,
-    floor: Subject | None = None,
+    floor: Encoder | None = None,
 ) -> dict[str, Any]:
     """Measures a model as `config.evaluation` says; docs/metrics.md defines each figure.
 
@@ -88,7 +88,7 @@ def evaluate(
     }
 
 
-def project_first(config: ConfigDict, subject: Subject) -> Projection:
+def project_first(config: ConfigDict, subject: Encoder) -> Projection:
     """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them.
 
     Raises:
@@ -114,7 +114,7 @@ def project_first(config: ConfigDict, subject: Subject) -> Projection:
 
 def _measure(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     labelled: LabelledSet,
     classifier: Classifier,
     control: bool = True,
@@ -160,7 +160,7 @@ def _open_gallery(asked: ConfigDict) -> tuple[Captioned, float]:
 
 def _retrieve(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     gallery: tuple[Captioned, float],
     sets: list[LabelledSet],
 ) -> tuple[dict[str, Any], Measured]:
@@ -200,7 +200,7 @@ def _retrieve(
 
 
 def _both(
-    config: ConfigDict, subject: Subject, source: Source, indices: Int64[np.ndarray, " n"]
+    config: ConfigDict, subject: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
 ) -> tuple[Features, Features]:
     """Features of the same pictures without and with the trigger."""
     reading = reading_of(config)

@@ -266,7 +266,7 @@ def poison_plan(config: ConfigDict, workdir: Path, source: Source) -> Plan | Non
     if config.attack is None:
         return None
     if (workdir / MANIFEST).is_file():
-        return Plan.load(workdir / MANIFEST, source.fingerprint)
+        return Plan.load(workdir / MANIFEST, source)
     return make_plan(config.attack.to_dict(), source, config.model.image_size)
 
 

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import Views, every_picture, train_batches
-from cleanclip_jax.data.subset import Labelled
+from cleanclip_jax.data.stream.pipeline import Reading, Views, train_batches
+from cleanclip_jax.data.subset import labelled
 from cleanclip_jax.errors import StartAgain, UserError, near
 from cleanclip_jax.files import writing
 from cleanclip_jax.losses.classification import init_head
@@ -45,7 +45,6 @@ from cleanclip_jax.run.lengths import Cut
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.preemption import Preemption
 from cleanclip_jax.run.record import BadRows, Done, Recorder
-from cleanclip_jax.run.resident import BATCH as RESIDENT_BATCH
 from cleanclip_jax.run.resident import load_pictures
 from cleanclip_jax.run.step import TRAINABLE, Objective, State, fresh_state, make_step
 from cleanclip_jax.run.trace import Trace
@@ -86,7 +85,7 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         check_batch(config.train.batch_size, mesh, config.train.chunks)
         source = open_source(config.data.train.to_dict())
         if asked.supervised:
-            source = Labelled(source)
+            source = labelled(source)
         open_sets(config.evaluation)
         views = make_views(config, bool(NEEDS_VIEWS & asked.contrastive.keys()))
         check_workdir(config, workdir)
@@ -126,32 +125,31 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
         first = int(state.step)
         if is_first():
             note_start(workdir, first, began)
-        reading: dict[str, Any] = {
-            "plan": plan,
-            "image_size": config.model.image_size,
-            "workers": config.data.workers,
-            "timeout": config.data.timeout,
-            "max_bad_share": config.data.max_bad_share,
-            "decode": config.data.decode,
-            "captions": bool(asked.contrastive),
-            "on_bad": BadRows(workdir, jax.process_index()),
-        }
-        table = unreadable = None
+        reading = Reading(
+            batch_size,
+            config.data.workers,
+            config.data.timeout,
+            config.data.max_bad_share,
+            config.data.decode,
+            bool(asked.contrastive),
+            BadRows(workdir, jax.process_index()),
+        )
+        size, table, unreadable = config.model.image_size, None, None
         if config.data.resident:
-            pictures = partial(every_picture, source, batch_size=RESIDENT_BATCH, **reading)
             share = config.data.resident_share
-            found = load_pictures(mesh, len(source), config.model.image_size, share, pictures)
+            found = load_pictures(mesh, source, reading, image_size=size, plan=plan, share=share)
             table, unreadable = found or (None, None)
         stream = train_batches(
             source,
             tokenizer,
-            views=views,
-            batch_size=batch_size,
+            reading,
+            image_size=size,
             seed=config.seed,
+            plan=plan,
+            views=views,
             step=first,
             process=(jax.process_index(), jax.process_count()),
             unreadable=unreadable,
-            **reading,
         )
         batches = Cut(stream, config.train.text_lengths, config.text.context_length, mesh)
         flops = cache(partial(flops_per_pair, model, asked))

@@ -10,7 +10,7 @@ from helpers.small_pictures import Pictures
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import features as embeddings
-from cleanclip_jax.measure.encoder import Subject
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.feature_cache import keep, open_kept
 from cleanclip_jax.measure.features import Reading, Shown, embed
 
@@ -22,9 +22,9 @@ TRIGGER = make_trigger({"name": "badnet", "size": 4})
 def encoded(monkeypatch):
     """How many pictures went through the image tower."""
     counts = []
-    real = Subject.image_features
+    real = Encoder.image_features
     monkeypatch.setattr(
-        Subject, "image_features", lambda *args: counts.append(len(args[1])) or real(*args)
+        Encoder, "image_features", lambda *args: counts.append(len(args[1])) or real(*args)
     )
     return counts
 
@@ -117,7 +117,7 @@ def test_unreadable_pictures_are_left_out_and_come_back_when_mended(
         found = embed(make_subject(), shown(source), reading)
         assert found.index.tolist() == [0, 1, 3, 4, 5]
         assert found.unreadable == {2: "picture 2: broken."}
-    assert encoded == [4, 1]
+    assert encoded == [3, 2]  # of four and two
     mended = Pictures([0, 1, 2, 3, 0, 1])
     found = embed(make_subject(), shown(mended), reading)
     assert found.index.tolist() == list(range(6)) and not found.unreadable
@@ -130,7 +130,7 @@ def test_unreadable_pictures_are_left_out_and_come_back_when_mended(
 def test_nan_features_are_refused_and_not_kept(make_subject, cache):
     subject = make_subject()
     broken = jax.tree.map(lambda x: x * np.nan, subject.variables)
-    lost = Subject(subject.model, broken, subject.tokenizer, subject.mesh)
+    lost = Encoder(subject.model, broken, subject.tokenizer, subject.mesh)
     with pytest.raises(UserError, match="features of 3 of 3 pictures are not finite"):
         embed(lost, shown(Pictures([0, 1, 2])), KEPT)
     assert not list(cache.glob("*"))

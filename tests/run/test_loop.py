@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from helpers.streams import stream_of
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.run import loop
@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
     assert read_lines(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
     facts = json.loads((tmp_path / "run/not_finite.json").read_text())
     plan = Plan.load(tmp_path / "run/poison.parquet")
-    stream = train_batches(
+    stream = stream_of(
         open_source(config.data.train.to_dict()),
         Tokenizer.load(tmp_path / "run/tokenizer.json"),
         plan=plan,
