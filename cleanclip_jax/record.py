@@ -61,12 +61,10 @@ class Source(Protocol):
         """Every record's number in `root`, ascending: it stays when other records are left out."""
         return np.arange(len(self))
 
-    @property
     def root(self) -> "Source":
         """The whole dataset that this is a part of; a source that is no part is its own."""
         return self
 
-    @property
     def unfiltered(self) -> "Source":
         """This source before `keep` and `skip`: the one that an attack is planned on."""
         return self

@@ -148,13 +148,13 @@ class Plan:
         theirs = self.header["fingerprint"]
         if self._part is not None and self._part[0] == source.fingerprint:
             return self
-        for whole in (source, source.unfiltered, source.root):
+        for whole in (source, source.unfiltered(), source.root()):
             if whole.fingerprint == theirs and len(whole) == self.header["size"]:
                 break
         else:
             raise UserError(
-                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another dataset, "
-                f"{source.fingerprint[:12]}; use that one, or make a plan for this one."
+                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another "
+                f"dataset, {source.fingerprint[:12]}; use that one, or make a plan for this one."
             )
         if whole is source:
             return self
@@ -234,7 +234,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
             )
         return plan
     attack, trigger = _checked(attack)
-    pairs, ids = source.unfiltered, source.unfiltered.ids()
+    pairs, ids = source.unfiltered(), source.unfiltered().ids()
     prompts = templates(attack["templates"]) if attack["captions"] == "templates" else ()
     size, seed, target = len(pairs), attack["seed"], attack["target"]
     count = _count(attack, size)
@@ -272,8 +272,8 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     columns = [list(column) for column in zip(*rows, strict=True)]
     header = {
         "version": VERSION,
-        "fingerprint": pairs.root.fingerprint,
-        "size": len(pairs.root),
+        "fingerprint": pairs.root().fingerprint,
+        "size": len(pairs.root()),
         "image_size": image_size,
         "attack": attack | {"trigger": trigger.config},
         "templates": list(prompts),

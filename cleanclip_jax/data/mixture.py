@@ -16,8 +16,10 @@ from cleanclip_jax.views.decode import BadRecord
 
 def mix(sources: Mapping[str, tuple[Source, float]]) -> Source:
     """A `Mixture`; where sources are filtered, that of the whole ones, filtered in the same way."""
-    whole = Mixture({name: (source.unfiltered, times) for name, (source, times) in sources.items()})
-    if all(source.unfiltered is source for source, _ in sources.values()):
+    whole = Mixture(
+        {name: (source.unfiltered(), times) for name, (source, times) in sources.items()}
+    )
+    if all(source.unfiltered() is source for source, _ in sources.values()):
         return whole
     return Subset(whole, whole.filtered({name: source for name, (source, _) in sources.items()}))
 

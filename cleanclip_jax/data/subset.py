@@ -64,13 +64,11 @@ class Subset(Source):
     def ids(self) -> Int64[np.ndarray, " n"]:
         return self._source.ids()[self._rows]
 
-    @property
     def root(self) -> Source:
-        return self._source.root
+        return self._source.root()
 
-    @property
     def unfiltered(self) -> Source:
-        return self._source.unfiltered if self._filters else self
+        return self._source.unfiltered() if self._filters else self
 
 
 def _unpacked(source: Source, packed: bytes, fingerprint: str | None) -> Subset:
@@ -83,7 +81,7 @@ def labelled(source: Source) -> Subset:
 
     Attacks are planned on these alone. Of a filtered source, they are those of the whole, filtered.
     """
-    whole = source.unfiltered
+    whole = source.unfiltered()
     if not whole.class_names:
         raise UserError(
             "config.data.train has no classes, which a head is trained on: name their column "
@@ -112,7 +110,7 @@ def write_ids(path: str | Path, ids: Int64[np.ndarray, " n"], fingerprint: str) 
     """Writes ids of records as parquet, CSV or JSON, by the file's ending: see `read_ids`.
 
     Args:
-      fingerprint: of the whole dataset that has the ids: `source.root.fingerprint`.
+      fingerprint: of the whole dataset that has the ids: `source.root().fingerprint`.
     """
     path, stream = Path(path), io.BytesIO()
     ids = np.asarray(ids, np.int64)
@@ -162,7 +160,7 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
             f"{path}: no file of ids ({reason(error)}): it has a column 'id' and the dataset's "
             "'fingerprint' (docs/data.md)"
         ) from error
-    root = source.root
+    root = source.root()
     if fingerprints and fingerprints != {root.fingerprint}:
         others = ", ".join(str(other)[:12] for other in sorted(fingerprints, key=str))
         raise UserError(

@@ -184,19 +184,22 @@ def test_a_worker_that_goes_on_in_time_is_left_alone(write_csv: Callable):
         assert len(list(islice(batches, 9))) == 9
 
 
-def test_a_worker_that_is_stopped_ends_the_run(write_csv: Callable):
+def test_a_worker_that_is_stopped_ends_the_run(
+    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
+):
     """By the timeout; and at the end Grain, which waits 25 seconds for a worker, does not wait."""
-    with stream(opened(write_csv(12)), workers=1, timeout=8.0) as batches:
+    with stream(opened(write_csv(12)), workers=1) as batches:
         next(batches)
+        monkeypatch.setattr(batches, "_timeout", 5.0)
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(
-            UserError, match=r"no batch for 8 s from 1 worker: .*worker was stopped"
+            UserError, match=r"no batch for 5 s from 1 worker: .*worker was stopped"
         ):
             list(islice(batches, 50))
-    assert time.monotonic() - began < 23 and not multiprocessing.active_children()
+    assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 
 
 def test_closing_ends_the_workers(write_csv: Callable):
