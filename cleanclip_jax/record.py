@@ -62,7 +62,7 @@ class Source(Protocol):
         return np.arange(len(self))
 
     def root(self) -> "Source":
-        """The whole dataset that this is a part of; a source that is no part is its own."""
+        """The whole dataset that this is a part of; of a source that is no part, itself."""
         return self
 
     def unfiltered(self) -> "Source":

@@ -213,7 +213,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
         trigger: see `make_trigger`.
         target: a class name.
         count or rate: how many poisons; a rate is of all pairs.
-        select: "any" pair, "others" than the target's, or the "target"'s own: those whose caption
+        select: "any" pair, "others" than the target's, or the "target"'s: those whose caption
           names the target, or whose class it is.
         captions: "templates" filled with the target, "natural" ones of this dataset that name it,
           or "kept" as they are.

@@ -100,7 +100,7 @@ def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[n
     """Scales [0, 1] to [0, 255] and cuts fractions off, as the original does.
 
     What lies outside [0, 1] is clipped, or with `overflow` "wrap" taken modulo 256 as the
-    original's cast does (fidelity row 8). Exact for every x = k / 255.
+    original's cast does (docs/fidelity.md: fixed noise). Exact for every x = k / 255.
     """
     x = x * np.float32(255)
     if overflow == "clip":
@@ -132,11 +132,7 @@ class Trigger:
         return {"name": self.name, **self.options, **common}
 
     def draw(self, image_size: int, rng: np.random.Generator) -> Stamp:
-        """Draws one application to a square picture of `image_size` pixels.
-
-        Raises:
-          UserError: if the patch does not lie within the picture.
-        """
+        """Draws one application to a square picture of `image_size` pixels."""
         # Both are always drawn, so that one option does not move the draws of another.
         free = rng.random(2)
         seed = int(rng.integers(2**63 - 1))
@@ -145,7 +141,7 @@ class Trigger:
         return Stamp(*self._place(image_size, free), seed)
 
     def stamp(self, image_size: int, index: int) -> Stamp:
-        """The stamp of evaluation picture `index`: the same at each call (fidelity row 9)."""
+        """The stamp of evaluation picture `index`: the same at each call."""
         return self.draw(image_size, np.random.default_rng([_EVALUATION, self.seed, index]))
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"], stamp: Stamp) -> UInt8[np.ndarray, "h w 3"]:
@@ -190,9 +186,6 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
       strength: the pattern's share in a blend, 0 to 1; for WaNet its s.
       k, field: WaNet's shifts a side (None: one a pixel), or a .npy file of them.
       amplitude, periods, mode: SIG's, in grey levels, over the width, "blend" or "add".
-
-    Raises:
-      UserError: for an unknown trigger or option, or a value that an option does not take.
     """
     given = dict(config)
     name = given.pop("name", None)

@@ -26,7 +26,7 @@ class Subset(Source):
     Pickles as the source and a bit a record.
 
     Args:
-      fingerprint: of a part that is a dataset of its own, on which attacks are planned; None:
+      fingerprint: of a part that is itself a dataset, on which attacks are planned; None:
         this is `source` filtered, and an attack on it is the attack on `source`.
     """
 
@@ -90,8 +90,8 @@ def labelled(source: Source) -> Subset:
     ids = whole.ids()[whole.labels() >= 0]
     if not np.isin(ids, source.ids()).any():
         raise UserError("config.data.train: no record has a class")
-    found = Subset(whole, ids, fingerprint_of(labelled=whole.fingerprint))
-    return found if whole is source else Subset(found, source.ids())
+    part = Subset(whole, ids, fingerprint_of(labelled=whole.fingerprint))
+    return part if whole is source else Subset(part, source.ids())
 
 
 def select(source: Source, keep: str | Path | None, skip: str | Path | None) -> Source:
@@ -169,10 +169,10 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
         )
     if len(ids) and (not pa.types.is_integer(ids.type) or ids.null_count):
         raise UserError(f"{path}: its ids are {ids.type} or missing: give whole numbers")
-    found = np.asarray(ids.to_numpy(zero_copy_only=False), np.int64)
-    outside = found[(found < 0) | (found >= len(root))]
+    numbers = np.asarray(ids.to_numpy(zero_copy_only=False), np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= len(root))]
     if len(outside):
         raise UserError(
             f"{path}: id {outside[0]} is outside the dataset, whose ids are 0 to {len(root) - 1}"
         )
-    return found
+    return numbers

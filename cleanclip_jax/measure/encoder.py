@@ -84,7 +84,7 @@ def encoder_of(
 
 
 def fill_up(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows with zeros after them, so that a last, smaller batch compiles nothing anew."""
+    """Rows with zeros after them, so that a last, smaller batch compiles nothing again."""
     return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 

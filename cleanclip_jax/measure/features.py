@@ -26,7 +26,7 @@ from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
 
-# Pictures that are read anew to tell whether cached features still show them.
+# Pictures that are read again to tell whether cached features still show them.
 SAMPLE = 16
 
 

@@ -128,7 +128,7 @@ def fill(
 
 
 def _padded(images: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and their rows, filled up to one size: for another the write compiles anew."""
+    """Pictures and their rows, filled up to one size: for another the write compiles again."""
     short = BATCH - len(images)
     at = np.pad(at, (0, short), constant_values=-1).astype(np.int32)
     return np.pad(images, [(0, short), (0, 0), (0, 0), (0, 0)]), at

@@ -36,7 +36,7 @@ class DeviceViews:
     def __call__(
         self, step: Int[Array, ""], batch: Mapping[str, jax.Array], mesh: Mesh | None
     ) -> UInt8[Array, "b views s s 3"]:
-        """Inside jit: [b, views, s, s, 3] of a batch as `training.step.make_step` has it."""
+        """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
         index = batch["index"]
         images = batch["images"][:, 0] if "images" in batch else batch["table"][index]
         if mesh is not None:

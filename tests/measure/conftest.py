@@ -17,7 +17,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def make_subject(tokenizer) -> Callable[..., Encoder]:
+def make_encoder(tokenizer) -> Callable[..., Encoder]:
     model = build("ViT-test", vocab_size=tokenizer.vocab_size, image_size=16)
     variables = init(model, jax.random.key(0))
 

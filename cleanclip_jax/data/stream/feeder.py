@@ -22,7 +22,7 @@ CLOSE_SECONDS = 40.0
 class Stream(Generic[Item]):
     """Iterates over what `open()` gives, in a thread and two items ahead; a context manager.
 
-    The device's (or XLA's own) threads compute while this one decodes: Pillow and JAX both release
+    The device (or XLA's threads) computes while this one decodes: Pillow and JAX both release
     Python's lock.
 
     Args:

@@ -2,7 +2,7 @@
 
 The training stream is a function of (seed, step) alone, never of the number of workers or
 processes, so a run goes on from its step on any number of either. Hence the order of the
-operations: all that is random comes before all that is sliced, each with its own seed.
+operations: all that is random comes before all that is sliced, each with a seed.
 """
 
 import logging
@@ -52,7 +52,7 @@ Item = TypeVar("Item")
 # Called with each unreadable record once: its index, its place in words, and what is wrong with it.
 OnBad: TypeAlias = Callable[[int, str, str], None]
 
-# Pairs in a stream: a century at a million a second. Grain's own endless length overflows in
+# Pairs in a stream: a century at a million a second. Grain's endless length overflows in
 # batches of one.
 ENDLESS = 2**52
 

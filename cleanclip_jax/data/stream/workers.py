@@ -38,7 +38,7 @@ def batches_of(
     Args:
       finish: applied to each batch in this process; what it raises ends the batches.
     """
-    # No threads of Grain's own: its 16 would read 500 batches ahead.
+    # No threads of Grain's: its 16 would read 500 batches ahead.
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if workers:
         # Grain's workers read absl flags, which only absl.app parses (grain 0.2.17 and 0.2.18).
