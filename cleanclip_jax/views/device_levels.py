@@ -16,7 +16,7 @@ def histogram(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
     """Counts each value in each channel of each picture.
 
     A CPU scatters ones: one visit a value. Elsewhere each of the 256 counts is a sum over a
-    comparison, which XLA fuses so that nothing of [.., 256] is stored, and where no thread waits for
+    comparison, which XLA fuses so that nothing of [.., 256] is stored and no thread waits for
     another, as happens when many equal values are scattered.
     """
     return lax.platform_dependent(images, cpu=scattered, default=compared)
