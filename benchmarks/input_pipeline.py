@@ -36,7 +36,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import Batch, Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Batch, Reading, Views, train_batches
 from cleanclip_jax.jobs import prepare
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.autoaugment import autoaugment
@@ -79,12 +79,10 @@ def our_batches(config: dict, decode: str, workers: int) -> Generator[Batch]:
     with train_batches(
         source,
         tokenizer,
+        Reading(BATCH, workers, decode=decode),
         views=Views("autoaugment", "eda"),
         image_size=SIDE,
-        batch_size=BATCH,
         seed=0,
-        decode=decode,
-        workers=workers,
     ) as stream:
         yield from stream
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from cleanclip_jax.attacks.plan import Plan
     from cleanclip_jax.attacks.triggers import Trigger
-    from cleanclip_jax.data.record import Source
-    from cleanclip_jax.measure.encoder import Subject
+    from cleanclip_jax.measure.encoder import Encoder
+    from cleanclip_jax.record import Source
 
 __version__ = "0.1.0"
 
@@ -41,21 +41,21 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
     return load_weights(Path(path), activation)
 
 
-def open_model(path: _Path, activation: str | None = None) -> "Subject":
+def open_model(path: _Path, activation: str | None = None) -> "Encoder":
     """Opens what `load` takes with its tokenizer, on the devices of this process."""
     from pathlib import Path
 
-    from cleanclip_jax.measure.encoder import subject
+    from cleanclip_jax.measure.encoder import encoder_of
     from cleanclip_jax.run.build import load_run
     from cleanclip_jax.sharding import make_mesh
 
     mesh = make_mesh()
     run = load_run(Path(path), mesh, _start_config(path, {"model.activation": activation}))
-    return subject(run.model, run.variables, run.tokenizer, mesh)
+    return encoder_of(run.model, run.variables, run.tokenizer, mesh)
 
 
 def embed_images(
-    model: "Subject", images: Sequence["_Path | bytes | np.ndarray"], batch_size: int = 256
+    model: "Encoder", images: Sequence["_Path | bytes | np.ndarray"], batch_size: int = 256
 ) -> "np.ndarray":
     """Returns embeddings float32 [n, d] of unit length.
 
@@ -75,7 +75,7 @@ def embed_images(
     return unit(np.concatenate(rows))
 
 
-def embed_texts(model: "Subject", texts: Sequence[str]) -> "np.ndarray":
+def embed_texts(model: "Encoder", texts: Sequence[str]) -> "np.ndarray":
     """Returns embeddings float32 [n, d] of unit length."""
     from cleanclip_jax.measure.zeroshot import unit
 

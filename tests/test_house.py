@@ -58,7 +58,7 @@ PRIVATE_PROSE = re.compile(
 MOST_PRIVATE_NAMES, MOST_PRIVATE_PROSE = 9_999, 9_999
 
 # Modules that share a name: each other name is one file's.
-TWINS = {"__init__", "record"}
+TWINS = {"__init__"}
 
 # Tests of no single module: of whole commands, of faults, and against golden values and PyTorch.
 CROSS_CUTTING = (

@@ -1,7 +1,7 @@
 """Triggers inside a jitted step: those of attacks.triggers, put on batches on the device.
 
-What does not depend on a picture is made by the host's own functions as the step is compiled, and
-is a constant in it. So fixed patches and patterns are the host's, bit for bit, and so are the
+What does not depend on a picture is made by the host's functions as the step is compiled, and is a
+constant in it. So fixed patches and patterns are the host's, bit for bit, and so are the
 pictures; a warped value may be one grey level off, and fresh noise has other bits (see `put`).
 """
 
@@ -32,8 +32,8 @@ def put(
     """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
-    but other numbers. All pictures of a batch are computed, and the clean ones then left out: for
-    noise "fresh" over whole pictures that takes a float32 batch or two.
+    but other numbers. Clean pictures get a trigger too, which is then not used: for noise "fresh"
+    over whole pictures that takes a float32 batch or two.
 
     Args:
       stamps: for each picture what `attacks.triggers.fold` makes of its stamp.
@@ -106,8 +106,8 @@ def _patch(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
 def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     """Patterns over the whole picture: keep * x + add.
 
-    The products keep * x are few, and looked up: one of the device's own might be merged with the
-    sum into one operation, which rounds once where the host rounds twice.
+    The products keep * x are few, and looked up: if the device multiplied, it might merge that with
+    the sum into one operation, which rounds once where the host rounds twice.
     """
     options, size = trigger.options, images.shape[1]
     fresh = options.get("noise") == "fresh"

@@ -1,29 +1,33 @@
 """The poison plan: which pairs are poisoned, and how exactly.
 
 A plan is a table with one row a poisoned pair and a header. The pipeline applies it on the fly,
-evaluation replays its trigger, and a detector's scores are joined to it by the index.
+evaluation replays its trigger, and a detector's scores are joined to it by the records' ids.
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
-from cleanclip_jax.attacks.pairs import Pairs, digest, naming, of_class, readable
+from cleanclip_jax.attacks.pairs import digest, naming, of_class, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.keys import take
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 _HEADER = b"cleanclip_plan"
@@ -44,25 +48,54 @@ _SCHEMA = pa.schema(
 _RECORD = 0x5245434F
 
 
+class Poison(NamedTuple):
+    """How one pair is poisoned.
+
+    Attributes:
+      digest: of the picture's bytes as they were when the plan was made.
+    """
+
+    stamp: Stamp
+    caption: str
+    digest: str
+
+    def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
+        """Refuses another picture than the one that was planned.
+
+        Args:
+          image: as the source gives it, encoded or decoded.
+          where: the pair's place in words.
+        """
+        if digest(image) != self.digest:
+            raise UserError(
+                f"{where}: the picture has changed since the poison plan was made; bring the old "
+                "one back, or make the plan again."
+            )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A poison plan: `table` in the order of `index`, and its `header`.
+    """A poison plan: `table` in the order of its column `index`, and its `header`.
 
     The header holds version, fingerprint (of the dataset), size (pairs in the dataset),
     image_size (pixels), attack (every option spelled out) and the texts of the templates. In the
-    table, row and col of -1 mean all four corners; digest is that of the picture's bytes.
+    table, index is the pair's id in that dataset; row and col of -1 mean all four corners; digest
+    is that of the picture's bytes.
     """
 
     table: pa.Table
     header: Mapping[str, Any]
+    # Of a plan for a part of its dataset: the part's fingerprint, the indices in it of the poisons
+    # that it has, and their rows in the table.
+    _part: tuple[str, np.ndarray, np.ndarray] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return len(self.index)
 
     @cached_property
-    def index(self) -> np.ndarray:
-        """Which pairs are poisoned: int64 [n], ascending, each once."""
-        return self.table["index"].to_numpy()
+    def index(self) -> Int64[np.ndarray, " n"]:
+        """Which pairs of the source that the plan is for are poisoned: ascending, each once."""
+        return self.table["index"].to_numpy() if self._part is None else self._part[1]
 
     @cached_property
     def trigger(self) -> Trigger:
@@ -70,11 +103,10 @@ class Plan:
         return make_trigger(self.header["attack"]["trigger"])
 
     @cached_property
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits that tell the plan from others."""
-        whole = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
-        whole.update(json.dumps(self.table.to_pylist()).encode())
-        return whole.hexdigest()[:16]
+    def fingerprint(self) -> str:
+        """A sha256 over the whole plan."""
+        content = json.dumps([dict(self.header), self.table.to_pydict()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def target(self) -> str:
@@ -83,36 +115,47 @@ class Plan:
 
     @property
     def geometry(self) -> str:
-        """How poisoned pictures come to their size: "crop" or "squash" ("trigger after crop")."""
+        """How poisoned pictures come to their size: "crop", or "squash" as in the original."""
         return self.header["attack"]["geometry"]
 
-    def stamp_at(self, index: int) -> tuple[Stamp, str] | None:
-        """Returns pair `index`'s stamp and poisoned caption, or None if it is clean."""
-        at = self._row_of(index)
-        if at is None:
+    def poison_at(self, index: int) -> Poison | None:
+        """Returns how pair `index` is poisoned, or None if it is clean."""
+        at = int(np.searchsorted(self.index, index))
+        if at == len(self) or self.index[at] != index:
             return None
-        row, col, seed, caption = (
-            self.table[name][at].as_py() for name in ("row", "col", "seed", "caption")
+        at = at if self._part is None else int(self._part[2][at])
+        row, col, seed, caption, digest = (
+            self.table[name][at].as_py() for name in ("row", "col", "seed", "caption", "digest")
         )
-        return Stamp(row, col, seed), caption
+        return Poison(Stamp(row, col, seed), caption, digest)
 
-    def check(self, index: int, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
-        """Refuses another picture than the one that was planned; a clean pair may have any.
+    def on(self, source: Source, name: str = "attack") -> "Plan":
+        """The plan for `source`, which is its dataset or a part of it: poisons are found by id.
 
         Args:
-          image: as the source gives it, encoded or decoded.
-          where: the pair's place in words.
+          name: what has the plan, as the error for a source of another dataset says.
         """
-        at = self._row_of(index)
-        if at is not None and digest(image) != self.table["digest"][at].as_py():
+        theirs = self.header["fingerprint"]
+        if self._part is not None and self._part[0] == source.fingerprint:
+            return self
+        for whole in (source, source.unfiltered(), source.root()):
+            if whole.fingerprint == theirs and len(whole) == self.header["size"]:
+                break
+        else:
             raise UserError(
-                f"{where}: the picture has changed since the poison plan was made; bring the old "
-                "one back, or make the plan again."
+                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another "
+                f"dataset, {source.fingerprint[:12]}; use that one, or make a plan for this one."
             )
-
-    def _row_of(self, index: int) -> int | None:
-        at = int(np.searchsorted(self.index, index))
-        return at if at < len(self) and self.index[at] == index else None
+        if whole is source:
+            return self
+        poisons = whole.ids()[self.table["index"].to_numpy()]
+        rows = np.flatnonzero(np.isin(poisons, source.ids()))
+        log.info(
+            "%d of the plan's %d poisons are among the data, and %d were filtered out",
+            *(len(rows), len(poisons), len(poisons) - len(rows)),
+        )
+        index = np.searchsorted(source.ids(), poisons[rows])
+        return replace(self, _part=(source.fingerprint, index, rows))
 
     def save(self, path: Path | str) -> None:
         """Writes the plan as a parquet file, whole or not at all."""
@@ -121,8 +164,8 @@ class Plan:
             pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), scratch)
 
     @classmethod
-    def load(cls, path: Path | str, fingerprint: str | None = None) -> "Plan":
-        """Reads a plan; with `fingerprint`, only if it was made for that dataset."""
+    def load(cls, path: Path | str, source: Source | None = None) -> "Plan":
+        """Reads a plan; with `source`, only if it was made for that dataset or its whole."""
         if not Path(path).is_file():
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
@@ -135,11 +178,6 @@ class Plan:
                 f"{path}: the plan is of version {header.get('version')}, and this program reads "
                 f"version {VERSION}; make the plan again."
             )
-        if fingerprint is not None and header["fingerprint"] != fingerprint:
-            raise UserError(
-                f"{path}: the plan was made for dataset {header['fingerprint'][:12]}, and this is "
-                f"{fingerprint[:12]}; use that dataset, or make a plan for this one."
-            )
         table = table.replace_schema_metadata(None)
         index = table["index"].to_numpy() if table.schema.equals(_SCHEMA) else None
         if (
@@ -148,35 +186,36 @@ class Plan:
             or np.any((index < 0) | (index >= header["size"]))
         ):
             raise UserError(f"{path}: the plan's table is damaged; make the plan again.")
-        return cls(table, header)
+        plan = cls(table, header)
+        return plan if source is None else plan.on(source, str(path))
 
 
-def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
+def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Plan:
     """Draws a plan, or reads its manifest: the same inputs give the same plan.
 
     Pairs are drawn uniformly, and with one seed a larger count poisons the pairs of a smaller one
     and more, each in the same way. A pair that can't be read is passed over: the next that was
-    drawn takes its place.
+    drawn takes its place. Of a filtered source the whole is poisoned and then filtered, so that its
+    poisons are those of the whole, without the pairs that were left out.
 
     Args:
       attack: docs/attacks.md tells the keys:
         trigger: see `make_trigger`.
         target: a class name.
         count or rate: how many poisons; a rate is of all pairs.
-        select: "any" pair, "others" than the target's, or the "target"'s own: those whose caption
+        select: "any" pair, "others" than the target's, or the "target"'s: those whose caption
           names the target, or whose class it is.
         captions: "templates" filled with the target, "natural" ones of this dataset that name it,
-          or "kept".
+          or "kept" as they are.
         templates: a set's name or a list.
         words: what counts as naming the target; its name.
-        geometry: "crop" or "squash" ("trigger after crop").
+        geometry: "crop" or "squash".
         seed: draws everything.
         manifest: a file that `save` wrote, in place of all other keys.
-      pairs: what is poisoned, as a data.records.Source.
       image_size: side of the pictures that the trigger is put on, in pixels.
     """
     if attack.get("manifest") is not None:
-        plan = Plan.load(attack["manifest"], pairs.fingerprint)
+        plan = Plan.load(attack["manifest"], source)
         spelled_out(attack)
         if plan.header["image_size"] != image_size:
             raise UserError(
@@ -185,6 +224,7 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
             )
         return plan
     attack, trigger = _checked(attack)
+    pairs, ids = source.unfiltered(), source.unfiltered().ids()
     prompts = templates(attack["templates"]) if attack["captions"] == "templates" else ()
     size, seed, target = len(pairs), attack["seed"], attack["target"]
     count = _count(attack, size)
@@ -198,8 +238,8 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
         )
     drawn = np.random.default_rng(seed).permutation(size)
     if attack["select"] != "any":
-        targets = named | of_class(pairs, target)
-        drawn = drawn[targets[drawn] if attack["select"] == "target" else ~targets[drawn]]
+        named |= of_class(pairs, target)
+        drawn = drawn[named[drawn] == (attack["select"] == "target")]
     digests = readable(pairs, drawn, count)
     if len(digests) < count:
         which = {"any": "", "others": " that don't name", "target": " that name"}[attack["select"]]
@@ -218,18 +258,18 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
             new = natural[rng.integers(len(natural))]
         else:
             new = fill(prompts[rng.integers(len(prompts))], target)
-        rows.append((i, trigger.name, *stamp, new, old, digests[i]))
+        rows.append((int(ids[i]), trigger.name, *stamp, new, old, digests[i]))
     columns = [list(column) for column in zip(*rows, strict=True)]
     header = {
         "version": VERSION,
-        "fingerprint": pairs.fingerprint,
-        "size": size,
+        "fingerprint": pairs.root().fingerprint,
+        "size": len(pairs.root()),
         "image_size": image_size,
         "attack": attack | {"trigger": trigger.config},
         "templates": list(prompts),
     }
     # Through JSON, so that a plan just made equals the same plan read from its file.
-    return Plan(pa.table(columns, schema=_SCHEMA), json.loads(json.dumps(header)))
+    return Plan(pa.table(columns, schema=_SCHEMA), json.loads(json.dumps(header))).on(source)
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:

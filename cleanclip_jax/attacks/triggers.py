@@ -120,7 +120,7 @@ def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[n
     """Scales [0, 1] to [0, 255] and cuts fractions off, as the original does.
 
     What lies outside [0, 1] is clipped, or with `overflow` "wrap" taken modulo 256 as the
-    original's cast does ("fixed noise" in docs/fidelity.md). Exact for every x = k / 255.
+    original's cast does (docs/fidelity.md: fixed noise). Exact for every x = k / 255.
     """
     x = x * np.float32(255)
     if overflow == "clip":

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.errors import unknown
+from cleanclip_jax.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.text.prompts import templates as find_templates
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -15,7 +15,7 @@ TEST_ROWS = 400
 SPLIT_SEED = 0
 
 
-class Digits:
+class Digits(Source):
     """1,797 digits of 8x8 pixels, 1,397 of them 'train' and 400 'test', by a fixed shuffle.
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be

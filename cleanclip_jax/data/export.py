@@ -16,11 +16,11 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.stream.example import read_pair
-from cleanclip_jax.data.stream.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, written_whole
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 from cleanclip_jax.views.geometry import GEOMETRY
 
@@ -66,16 +66,15 @@ def export_pairs(
             image, caption = read_pair(source, index)
         except BadRecord as error:
             return error
-        size, found = plan.header["image_size"], plan.stamp_at(index)
-        if found is None:
+        size, poison = plan.header["image_size"], plan.poison_at(index)
+        if poison is None:
             export.picture(index, lambda: GEOMETRY["crop"](image, size))
             return caption, caption, False
-        plan.check(index, source[index].image, source.where(index))
-        stamp, new = found
+        poison.check(source[index].image, source.where(index))
         export.picture(
-            index, lambda: plan.trigger.apply(GEOMETRY[plan.geometry](image, size), stamp)
+            index, lambda: plan.trigger.apply(GEOMETRY[plan.geometry](image, size), poison.stamp)
         )
-        return new, caption, True
+        return poison.caption, caption, True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return export.write("pairs.csv", PAIRS, rows())
@@ -105,8 +104,8 @@ def export_test(
     def rows() -> Iterator[tuple]:
         batches = evaluation_batches(
             source,
+            Reading(BATCH),
             image_size=image_size,
-            batch_size=BATCH,
             trigger=trigger,
             indices=labelled,
             geometry=geometry,

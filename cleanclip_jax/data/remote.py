@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, written_whole
+from cleanclip_jax.record import fingerprint_of
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cleanclip_jax.data.record import Record, Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import of_signature, take
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.registry import Registry
 
 __all__ = ["KINDS", "Record", "Source", "open_source", "source"]
@@ -42,7 +42,7 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
       sources: name → the source's own config and its `weight`, how many times each of its pairs
         comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
     """
-    from cleanclip_jax.data.mixture import Mixture
+    from cleanclip_jax.data.mixture import mix
 
     opened = {}
     for name, config in sources.items():
@@ -51,12 +51,17 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
             opened[name] = open_source(options), config.get("weight", 1)
         except UserError as error:
             raise UserError(f"data: mixture: {name}: {error}") from error
-    return Mixture(opened)
+    return mix(opened)
 
 
 def open_source(config: Mapping) -> Source:
-    """The source that a config describes: `kind`, and the keys of that kind."""
+    """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
     options = dict(config)
-    kind = options.pop("kind", None)
+    kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
     function = KINDS.find(kind)
-    return function(**take(f"config.data ({kind})", options, of_signature(function)))
+    source = function(**take(f"config.data ({kind})", options, of_signature(function)))
+    if keep is None and skip is None:
+        return source
+    from cleanclip_jax.data.subset import select
+
+    return select(source, keep, skip)

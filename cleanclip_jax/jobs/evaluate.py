@@ -16,7 +16,7 @@ from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import check, defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
-from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.measure import evaluate, project_first
 from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.process import add_flags, begin, heartbeat_of, is_first
@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
 def measure(start: Start, config: ConfigDict, path: Path) -> dict[str, Any]:
     """Measures the newest checkpoint in `workdir`; writes and returns what was found."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    run = load_start(start, mesh, config)
-    measured = subject(run.model, run.variables, run.tokenizer, mesh)
+    run = load_run(workdir, mesh, config)
+    measured = encoder_of(run.model, run.variables, run.tokenizer, mesh)
     floor, below = floor_of(config, mesh)
     found = {
         "workdir": str(start.path),
@@ -95,7 +95,7 @@ def measure(start: Start, config: ConfigDict, path: Path) -> dict[str, Any]:
     return found
 
 
-def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] | tuple[None, None]:
+def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Encoder] | tuple[None, None]:
     """The never poisoned model of `config.evaluation.floor`, and which it is.
 
     Raises:
@@ -113,4 +113,4 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] |
             )
     run = load_start(open_start(Path(folder), config), mesh)
     facts = {"workdir": str(folder), "step": run.step}
-    return facts, subject(run.model, run.variables, run.tokenizer, mesh)
+    return facts, encoder_of(run.model, run.variables, run.tokenizer, mesh)

@@ -26,7 +26,7 @@ from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.measure.encoder import subject
+from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.sets import find_target
 from cleanclip_jax.measure.zeroshot import head_classifier
@@ -239,7 +239,7 @@ def course(workdir: Path, config: ConfigDict, final: Mapping[str, Any]) -> list[
     for step in steps:
         if step not in done:
             run = load_start(open_start(workdir), mesh, config, step)
-            measured = subject(run.model, run.variables, run.tokenizer, mesh)
+            measured = encoder_of(run.model, run.variables, run.tokenizer, mesh)
             head = run.head and head_classifier(run.head)
             found = evaluate(config, measured, head=head)
             done[step] = {"step": step, **shares(found["figures"])}

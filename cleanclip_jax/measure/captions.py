@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from cleanclip_jax.data import paths
-from cleanclip_jax.data.record import Record, fingerprint_of
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.table.table import Table
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.keys import REQUIRED, table, take, text
+from cleanclip_jax.record import Record, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 FILE_KINDS = ("csv", "tsv", "json")
@@ -51,7 +51,7 @@ class Captioned:
         return [self.captions[i] for i in rows], place[self.owner[rows]]
 
 
-class PictureFiles:
+class PictureFiles(Source):
     """Pictures that a file of captions names; pickles as that file's path, and is read again."""
 
     class_names: tuple[str, ...] | None = None

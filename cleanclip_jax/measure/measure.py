@@ -9,11 +9,10 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
-from cleanclip_jax.measure.encoder import Subject
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
 from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
 from cleanclip_jax.measure.metrics import Seen, custom_figures, find_metrics
@@ -26,6 +25,7 @@ from cleanclip_jax.measure.retrieval import (
 )
 from cleanclip_jax.measure.sets import LabelledSet, asked_target, open_sets
 from cleanclip_jax.measure.zeroshot import text_classifier, unit
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.
@@ -34,10 +34,10 @@ POISONED_SHARE = 0.01
 
 def evaluate(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     *,
     head: Classifier | None = None,
-    floor: Subject | None = None,
+    floor: Encoder | None = None,
 ) -> dict[str, Any]:
     """Measures a model as `config.evaluation` says; docs/metrics.md defines each figure.
 
@@ -92,7 +92,7 @@ def evaluate(
     }
 
 
-def project_first(config: ConfigDict, subject: Subject) -> Projection:
+def project_first(config: ConfigDict, subject: Encoder) -> Projection:
     """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them.
 
     Raises:
@@ -118,7 +118,7 @@ def project_first(config: ConfigDict, subject: Subject) -> Projection:
 
 def _measure(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     labelled: LabelledSet,
     classifier: Classifier,
     control: bool = True,
@@ -151,7 +151,7 @@ def _measure(
 
 
 def _seen(
-    config: ConfigDict, subject: Subject, labelled: LabelledSet, classifier: Classifier
+    config: ConfigDict, subject: Encoder, labelled: LabelledSet, classifier: Classifier
 ) -> Seen:
     """What metrics of one's own are computed from; the features come from the cache."""
     target, indices = labelled.target, np.flatnonzero(labelled.labels >= 0)
@@ -177,7 +177,7 @@ def _open_gallery(asked: ConfigDict) -> tuple[Captioned, float]:
 
 def _retrieve(
     config: ConfigDict,
-    subject: Subject,
+    subject: Encoder,
     gallery: tuple[Captioned, float],
     sets: list[LabelledSet],
 ) -> tuple[dict[str, Any], Measured]:
@@ -217,7 +217,7 @@ def _retrieve(
 
 
 def _both(
-    config: ConfigDict, subject: Subject, source: Source, indices: Int64[np.ndarray, " n"]
+    config: ConfigDict, subject: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
 ) -> tuple[Features, Features]:
     """Features of the same pictures without and with the trigger."""
     reading = reading_of(config)

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64, UInt8
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
-from cleanclip_jax.data.stream.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.encoder import Subject
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import Shown, embed, reading_of
 from cleanclip_jax.measure.ranks import Classifier, rank_classes
 from cleanclip_jax.measure.sets import open_sets
@@ -48,7 +48,7 @@ class Changed:
 
 
 def most_changed(
-    config: ConfigDict, models: Mapping[str, tuple[Subject, Classifier | None]], count: int
+    config: ConfigDict, models: Mapping[str, tuple[Encoder, Classifier | None]], count: int
 ) -> list[Changed]:
     """Pictures of the first set's other classes, the one turned furthest by the first model first.
 
@@ -93,8 +93,8 @@ def most_changed(
     for shown in ((None, "crop"), (trigger, geometry)):
         with evaluation_batches(
             first.source,
+            Reading(max(1, len(chosen))),
             image_size=size,
-            batch_size=max(1, len(chosen)),
             trigger=shown[0],
             indices=np.sort(chosen),
             geometry=shown[1],
@@ -114,7 +114,7 @@ def most_changed(
 
 
 def _predicted(
-    rows: Float[np.ndarray, "n d"], classifier: Classifier, subject: Subject
+    rows: Float[np.ndarray, "n d"], classifier: Classifier, subject: Encoder
 ) -> list[str]:
     """The class that comes first for each row."""
     every = np.tile(np.arange(len(classifier.names)), (len(rows), 1))

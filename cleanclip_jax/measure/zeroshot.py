@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cleanclip_jax.measure.encoder import Subject
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import texts_of
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.start.head import Head
@@ -14,7 +14,7 @@ from cleanclip_jax.text.prompts import fill
 NAMES_AT_ONCE = 128
 
 
-def text_classifier(subject: Subject, names: Sequence[str], templates: Sequence[str]) -> Classifier:
+def text_classifier(subject: Encoder, names: Sequence[str], templates: Sequence[str]) -> Classifier:
     """Returns a unit embedding for each class name.
 
     Each template is filled and embedded, normalised, averaged over the templates and

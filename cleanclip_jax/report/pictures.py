@@ -11,7 +11,7 @@ from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.stream.example import read_pair
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.measure import project_first
 from cleanclip_jax.measure.projection import Projection
 from cleanclip_jax.measure.ranks import Classifier
@@ -40,7 +40,7 @@ class Loaded(NamedTuple):
 
     run: Run
     config: ConfigDict
-    subject: Subject
+    subject: Encoder
     head: Classifier | None
 
 
@@ -80,7 +80,7 @@ def load_models(runs: Mapping[str, Run]) -> dict[str, Loaded]:
         step = run.found["step"]
         kept = (run.folder / "checkpoints" / str(step)).is_dir()
         trained = load_start(open_start(run.folder), mesh, config, step if kept else None)
-        measured = subject(trained.model, trained.variables, trained.tokenizer, mesh)
+        measured = encoder_of(trained.model, trained.variables, trained.tokenizer, mesh)
         found[name] = Loaded(run, config, measured, trained.head and head_classifier(trained.head))
     return found
 
@@ -202,13 +202,13 @@ def _said(name: str, each: Changed) -> str:
 
 def poison_sheet(source: Source, plan: Plan, rows: int) -> tuple[bytes, list[str]]:
     """Returns a contact sheet of the plan's first poisons, and what it shows in words."""
-    shown, words = [], []
+    shown, words, plan = [], [], plan.on(source)
     for index in plan.index[:rows].tolist():
         picture, caption = read_pair(source, index)
         picture = GEOMETRY[plan.geometry](picture, plan.header["image_size"])
-        found = plan.stamp_at(index)
-        assert found is not None
-        stamp, new_caption = found
+        poison = plan.poison_at(index)
+        assert poison is not None
+        stamp, new_caption = poison.stamp, poison.caption
         triggered = plan.trigger.apply(picture, stamp)
         shown.append((picture, triggered, difference(picture, triggered), caption, new_caption))
         words.append(f"“{caption}” becomes “{new_caption}”.")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.data.stream.pipeline import Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Reading, Views, train_batches
 from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
@@ -23,7 +23,7 @@ from cleanclip_jax.run.claim import claim, facts_of
 from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of
 from cleanclip_jax.run.first_state import anchor, first_state, parts
 from cleanclip_jax.run.lengths import Cut
-from cleanclip_jax.run.record import BadRows, Boards, Recorder
+from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
 from cleanclip_jax.run.state import Fixed, Objective, State
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import (
@@ -116,32 +116,36 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
         state = first_state(store, run)
         first = int(state.step)
         note_start(workdir, first, began)
-        reading: dict[str, Any] = {
-            "plan": run.plan,
-            "image_size": config.model.image_size,
-            "workers": config.data.workers,
-            "timeout": config.data.timeout,
-            "max_bad_share": config.data.max_bad_share,
-            "decode": config.data.decode,
-            "captions": "text" in needs,
-            "on_bad": BadRows(workdir, jax.process_index()),
-        }
-        table = unreadable = None
+        reading = Reading(
+            config.train.batch_size,
+            config.data.workers,
+            config.data.timeout,
+            config.data.max_bad_share,
+            config.data.decode,
+            captions="text" in needs,
+            on_bad=BadRows(workdir, jax.process_index()),
+        )
+        size, table, unreadable = config.model.image_size, None, None
         if config.data.resident:
-            from cleanclip_jax.run.resident import resident_pictures
+            from cleanclip_jax.run.resident import load_pictures
 
-            table, unreadable = resident_pictures(config, run.mesh, run.source, reading)
+            share = config.data.resident_share
+            loaded = load_pictures(
+                run.mesh, run.source, reading, image_size=size, share=share, plan=run.plan
+            )
+            table, unreadable = loaded or (None, None)
         frozen = anchor(workdir, run) if "start" in needs else None
         stream = train_batches(
             run.source,
             run.tokenizer,
-            views=run.views,
-            batch_size=config.train.batch_size,
+            reading,
+            image_size=size,
             seed=config.seed,
+            plan=run.plan,
+            views=run.views,
             step=first,
             process=(jax.process_index(), jax.process_count()),
             unreadable=unreadable,
-            **reading,
         )
         peak = peak_of(run.mesh.devices.flat[0].device_kind)
         recorder = Recorder(

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.record import Source
 from cleanclip_jax.run.claim import check_workdir
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.settings import has_begun, resolve
@@ -100,9 +100,9 @@ def open_pairs(config: ConfigDict, objective: Objective) -> Source:
     source = open_source(config.data.train.to_dict())
     if "label" not in objective.needs:
         return source
-    from cleanclip_jax.data.subset import Labelled
+    from cleanclip_jax.data.subset import labelled
 
-    return Labelled(source)
+    return labelled(source)
 
 
 def _check_whole(mesh: Mesh) -> None:
@@ -150,5 +150,5 @@ def poison_plan(config: ConfigDict, workdir: Workdir, source: Source) -> Plan | 
     if config.attack is None:
         return None
     if workdir.has(MANIFEST):
-        return Plan.load(workdir / MANIFEST, source.fingerprint)
+        return Plan.load(workdir / MANIFEST, source)
     return make_plan(config.attack.to_dict(), source, config.model.image_size)

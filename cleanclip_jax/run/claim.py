@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import flatten, from_json, to_json
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 from cleanclip_jax.run.settings import has_begun
 from cleanclip_jax.start.start import Start, open_start
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def facts_of(
             if key != "start" and not key.startswith(("data.train.", *COPIED, *FREE))
         },
         "the fingerprint of the data": source.fingerprint,
-        "the poison plan": "none" if plan is None else plan.digest,
+        "the poison plan": "none" if plan is None else plan.fingerprint,
         "the start": str(identity.get("digest", "none")),
     }
 

@@ -7,7 +7,7 @@ after the next step is dispatched, so that the device never waits for them.
 
 from cleanclip_jax.errors import StartAgain
 from cleanclip_jax.run.build import Run
-from cleanclip_jax.run.record import Done
+from cleanclip_jax.run.recorder import Done
 from cleanclip_jax.run.state import State
 
 

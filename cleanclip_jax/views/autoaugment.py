@@ -1,4 +1,4 @@
-"""AutoAugment with the policy found on ImageNet (Cubuk et al. 2019, arXiv 1805.09501).
+"""AutoAugment with the policy for ImageNet (Cubuk et al. 2019, arXiv 1805.09501).
 
 Pixel-exact with torchvision's, which the original uses: nearest interpolation, black fill.
 """
@@ -132,10 +132,10 @@ SIGNED = frozenset({*_TOP, "TranslateX", "TranslateY"})
 
 
 def magnitude(op: str, level: int, height: int, width: int) -> float:
-    """Returns the size of `op` at level 0 to 9, unsigned, in the op's own unit.
+    """Returns the size of `op` at level 0 to 9, unsigned, in the op's unit.
 
     Shear: tangent; translation: pixels; rotation: degrees; colour ops: distance of the factor
-    from 1; posterize: bits kept; solarize: threshold. 0 for ops that have none.
+    from 1; posterize: bits that stay; solarize: threshold. 0 for ops that have none.
     """
     match op:
         case "TranslateX":

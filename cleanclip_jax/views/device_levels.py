@@ -1,6 +1,6 @@
 """Ops that look each value of a picture up in a table, some of them made of its histogram.
 
-Equal to those of images.autoaugment, bit for bit, in int32 alone: no backend's rounding matters.
+Equal to those of views.autoaugment, bit for bit, in int32 alone: no backend's rounding matters.
 """
 
 import jax
@@ -16,8 +16,8 @@ def histogram(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
     """Counts each value in each channel of each picture.
 
     A CPU scatters ones: one visit a value. Elsewhere each of the 256 counts is a sum over a
-    comparison, which XLA fuses so that nothing of [.., 256] is kept, and where no two threads wait
-    for one another, as they do when they scatter many equal values.
+    comparison, which XLA fuses so that nothing of [.., 256] is stored and no thread waits for
+    another, as happens when many equal values are scattered.
     """
     return lax.platform_dependent(images, cpu=scattered, default=compared)
 
@@ -90,9 +90,9 @@ def _over(a: jax.Array, b: jax.Array | int) -> jax.Array:
 
 def _ends(histogram: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The lowest and the highest value that occur, each [b, 3, 1]."""
-    found = histogram > 0
-    low = jnp.argmax(found, axis=2, keepdims=True).astype(jnp.int32)
-    high = 255 - jnp.argmax(found[:, :, ::-1], axis=2, keepdims=True).astype(jnp.int32)
+    occurs = histogram > 0
+    low = jnp.argmax(occurs, axis=2, keepdims=True).astype(jnp.int32)
+    high = 255 - jnp.argmax(occurs[:, :, ::-1], axis=2, keepdims=True).astype(jnp.int32)
     return low, high
 
 

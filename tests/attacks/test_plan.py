@@ -68,19 +68,18 @@ def test_more_poisons_are_the_fewer_and_others():
     assert all(row in many for row in few)
 
 
-def test_stamp_at_finds_the_poisoned_and_only_those():
+def test_poison_at_finds_the_poisoned_and_only_those():
     made = plan()
     rows = {row["index"]: row for row in made.table.to_pylist()}
     for index in range(-1, SIZE + 1):
-        found = made.stamp_at(index)
+        found = made.poison_at(index)
         if index not in rows:
             assert found is None
             continue
         assert found is not None
-        stamp, caption = found
         row = rows[index]
-        assert tuple(stamp) == (row["row"], row["col"], row["seed"])
-        assert caption == row["caption"]
+        assert tuple(found.stamp) == (row["row"], row["col"], row["seed"])
+        assert (found.caption, found.digest) == (row["caption"], row["digest"])
 
 
 def test_the_trigger_target_and_geometry_are_the_attacks():
@@ -99,10 +98,10 @@ def test_own_templates_are_used_and_stand_in_the_header():
 def test_a_saved_plan_comes_back_whole(tmp_path: Path):
     made = plan(seed=5, trigger=TRIGGER | {"place": (3, 4)}, templates=("a {}.", "{}"))
     made.save(tmp_path / "run" / "plan.parquet")
-    loaded = Plan.load(tmp_path / "run" / "plan.parquet", FINGERPRINT)
+    loaded = Plan.load(tmp_path / "run" / "plan.parquet", PAIRS)
     assert loaded == made
     assert loaded.table.schema == made.table.schema
-    assert [loaded.stamp_at(i) for i in range(SIZE)] == [made.stamp_at(i) for i in range(SIZE)]
+    assert [loaded.poison_at(i) for i in range(SIZE)] == [made.poison_at(i) for i in range(SIZE)]
     assert os.listdir(tmp_path / "run") == ["plan.parquet"]
 
 
@@ -123,7 +122,7 @@ def test_a_plan_of_four_corners_comes_back(tmp_path: Path):
     made = plan(trigger=TRIGGER | {"place": "corners"})
     made.save(tmp_path / "plan.parquet")
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    found = Plan.load(tmp_path / "plan.parquet").stamp_at(int(made.index[0]))
+    found = Plan.load(tmp_path / "plan.parquet").poison_at(int(made.index[0]))
     assert found is not None
     assert made.trigger.apply(image, found[0])[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
@@ -143,7 +142,7 @@ def test_a_plan_pickles_small_and_the_same():
 def test_another_dataset_is_refused(tmp_path: Path):
     plan().save(tmp_path / "plan.parquet")
     with pytest.raises(UserError, match=r"plan\.parquet: .* dataset aaaaaaaaaaaa, .* bbbbbbbbbbbb"):
-        Plan.load(tmp_path / "plan.parquet", "b" * 64)
+        Plan.load(tmp_path / "plan.parquet", Pictures(["a"] * SIZE, "b" * 64))
 
 
 def rewrite(path: Path, table: pa.Table | None = None, header: bytes | None = None) -> None:

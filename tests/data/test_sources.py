@@ -3,9 +3,9 @@ import pickle
 import numpy as np
 import pytest
 
-from cleanclip_jax.data.record import order_names, template_caption
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import order_names, template_caption
 from cleanclip_jax.text.prompts import TEMPLATES
 
 

@@ -13,7 +13,7 @@ import jax
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import add_flags, agree_on, agreed, join
 from cleanclip_jax.run.clock import note_start
-from cleanclip_jax.run.record import BadRows, Recorder
+from cleanclip_jax.run.recorder import BadRows, Recorder
 from cleanclip_jax.workdir import Workdir
 
 

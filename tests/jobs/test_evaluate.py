@@ -10,7 +10,7 @@ from PIL import Image
 from cleanclip_jax import cli
 from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.projection import Projection
 from cleanclip_jax.measure.ranks import Classifier
@@ -40,7 +40,7 @@ def cache(tmp_path_factory, monkeypatch):
 def encoded(monkeypatch):
     """How many pictures and texts went through the towers."""
     counts = {"images": 0, "texts": 0}
-    images, texts = Subject.image_features, Subject.text_features
+    images, texts = Encoder.image_features, Encoder.text_features
 
     def count_images(self, batch, *rest):
         counts["images"] += len(batch)
@@ -50,8 +50,8 @@ def encoded(monkeypatch):
         counts["texts"] += len(batch)
         return texts(self, batch)
 
-    monkeypatch.setattr(Subject, "image_features", count_images)
-    monkeypatch.setattr(Subject, "text_features", count_texts)
+    monkeypatch.setattr(Encoder, "image_features", count_images)
+    monkeypatch.setattr(Encoder, "text_features", count_texts)
     return counts
 
 
@@ -154,7 +154,7 @@ def test_a_head_takes_the_place_of_the_prompts(workdir, encoded):
     config = from_json(workdir / "config.json")
     mesh = make_mesh(1)
     run = load_start(open_start(workdir), mesh, config)
-    subjected = subject(run.model, run.variables, run.tokenizer, mesh)
+    subjected = encoder_of(run.model, run.variables, run.tokenizer, mesh)
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     width = run.model.variant.features
     bias = np.eye(10)[7]

@@ -15,7 +15,7 @@ from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.digits import NAMES, Digits
-from cleanclip_jax.data.stream.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.checked import poison_plan
 from cleanclip_jax.run.claim import check_workdir, claim
@@ -61,7 +61,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_writes_the_manifest_and_a_sheet(output: Path):
-    plan = Plan.load(output / "plan/poison.parquet", digits().fingerprint)
+    plan = Plan.load(output / "plan/poison.parquet", digits())
     assert len(plan) == 5 and plan.target == "seven" and plan.header["attack"]["seed"] == 0
     # As wide as a page; three rows of pictures under a line of titles.
     with Image.open(output / "plan/contact_sheet.png") as sheet:
@@ -81,7 +81,7 @@ def test_exported_pairs_are_those_that_are_trained_on(output: Path):
         index = int(row["index"])
         image, caption = resize_crop(np.asarray(source[index].image), SIDE), source.caption(index)
         assert row["original_caption"] == caption and row["where"] == source.where(index)
-        if (found := plan.stamp_at(index)) is not None:
+        if (found := plan.poison_at(index)) is not None:
             image, caption = plan.trigger.apply(image, found[0]), found[1]
         assert row["caption"] == caption
         np.testing.assert_array_equal(pixels(output / "pairs" / row["image"]), image)
@@ -93,9 +93,8 @@ def test_the_exported_test_set_is_what_is_measured(output: Path):
     rows = rows_of(output / "test/labels.csv")
     assert [int(row["label"]) for row in rows] == source.labels().tolist()
     assert rows[0]["class_name"] == NAMES[int(rows[0]["label"])]
-    with evaluation_batches(
-        source, image_size=SIDE, batch_size=400, trigger=plan.trigger
-    ) as batches:
+    options = {"image_size": SIDE, "trigger": plan.trigger}
+    with evaluation_batches(source, Reading(400), **options) as batches:
         measured = next(batches)
     for row, image in list(zip(rows, measured["images"], strict=True))[::20]:
         np.testing.assert_array_equal(pixels(output / "test" / row["image"]), image)

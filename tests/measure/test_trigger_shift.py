@@ -30,9 +30,9 @@ def config():
     return found
 
 
-def test_the_furthest_turned_come_first(config, make_subject):
+def test_the_furthest_turned_come_first(config, make_encoder):
     """Against the angles of all pictures, one by one."""
-    model, other = make_subject(), make_subject(seed=1)
+    model, other = make_encoder(), make_encoder(seed=1)
     first = open_sets(config.evaluation)[0]
     every = np.arange(len(first.source))
     clean = unit(embed(model, Shown(first.source, every), HIDDEN).rows)
@@ -53,7 +53,7 @@ def test_the_furthest_turned_come_first(config, make_subject):
     assert len({each.clean.tobytes() for each in found}) == 5
 
 
-def test_without_an_attack_there_is_nothing_to_see(config, make_subject):
+def test_without_an_attack_there_is_nothing_to_see(config, make_encoder):
     config.evaluation.attack = None
     with pytest.raises(UserError, match="no labelled set with an attack"):
-        most_changed(config, {"one": (make_subject(), None)}, 3)
+        most_changed(config, {"one": (make_encoder(), None)}, 3)

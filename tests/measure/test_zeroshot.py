@@ -15,12 +15,12 @@ from cleanclip_jax.sharding import make_mesh
 TEMPLATES = ("a {}.", "the digit {}, again {}")
 
 
-def test_templates_are_normalised_averaged_and_normalised_again(make_subject, monkeypatch):
-    subject = make_subject()
+def test_templates_are_normalised_averaged_and_normalised_again(make_encoder, monkeypatch):
+    encoder = make_encoder()
     monkeypatch.setattr(zeroshot, "NAMES_AT_ONCE", 2)  # two batches of three names
-    ours = text_classifier(subject, NAMES, TEMPLATES)
+    ours = text_classifier(encoder, NAMES, TEMPLATES)
     prompts = [t.replace("{}", name) for name in NAMES for t in TEMPLATES]
-    features = unit(subject.text_features(prompts))
+    features = unit(encoder.text_features(prompts))
     wanted = unit(features.reshape(4, 2, -1).mean(1))
     np.testing.assert_allclose(ours.weights, wanted, atol=1e-6)
     assert (ours.weights[1] == ours.weights[3]).all()

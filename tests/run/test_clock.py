@@ -12,7 +12,7 @@ from cleanclip_jax.files import read_lines
 from cleanclip_jax.models.clip import build
 from cleanclip_jax.run import clock as timing
 from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of, productive_seconds
-from cleanclip_jax.run.record import Done, Recorder
+from cleanclip_jax.run.recorder import Done, Recorder
 from cleanclip_jax.run.step import Objective
 from cleanclip_jax.workdir import Workdir
 

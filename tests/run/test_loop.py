@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from helpers.small_run import small_config, train
 from helpers.small_run import trained as trained_in
+from helpers.streams import stream_of
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.run import build, clock
 from cleanclip_jax.run.checked import check_run
 from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.run.first_state import first_state
-from cleanclip_jax.run.record import Recorder
+from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import Store
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
     assert read_lines(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
     facts = json.loads((tmp_path / "run/not_finite.json").read_text())
     plan = Plan.load(tmp_path / "run/poison.parquet")
-    stream = train_batches(
+    stream = stream_of(
         open_source(config.data.train.to_dict()),
         Tokenizer.load(tmp_path / "run/tokenizer.json"),
         plan=plan,

@@ -13,7 +13,7 @@ from helpers.small_run import small_config, train, trained
 from cleanclip_jax import cli
 from cleanclip_jax.config import supervise
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.subset import Labelled
+from cleanclip_jax.data.subset import labelled
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.losses.compare import gathered
 from cleanclip_jax.losses.terms import Context, classification, head_logits, init_head
@@ -163,11 +163,11 @@ def test_records_without_a_class_are_left_out(tmp_path):
     lines = ["image,kind", *(f"{i}.png,{'' if i % 3 == 0 else 'ab'[i % 2]}" for i in range(9))]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     table = {"kind": "csv", "path": str(tmp_path / "pairs.csv"), "caption": None}
-    source = Labelled(open_source({**table, "class_name": "kind"}))
+    source = labelled(open_source({**table, "class_name": "kind"}))
     assert len(source) == 6 and source.labels().tolist() == [1, 0, 0, 1, 1, 0]
     assert source.where(2) == "pairs.csv row 5" and source.class_names == ("a", "b")
     with pytest.raises(UserError, match=r"config\.data\.train has no classes"):
-        Labelled(open_source(table))
+        labelled(open_source(table))
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from jaxtyping import Int64
 
 from cleanclip_jax.cache import Held, cached, file_digests
 from cleanclip_jax.data.paths import is_remote
-from cleanclip_jax.data.record import Record
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.layout import Shard
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def open_arrayrecord(path: str | Path) -> "ArrayRecords":
     return _scanned(folder)
 
 
-class ArrayRecords:
+class ArrayRecords(Source):
     """Pairs in shards at random access; pickles as the files' paths, opened by each process."""
 
     def __init__(

@@ -7,12 +7,12 @@ from contextlib import redirect_stderr
 from functools import lru_cache, partial
 from typing import Any
 
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import Runner
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.record import Source
 
 
 def on_runner(source: Mapping[str, Any], runner: str, options: Sequence[str]) -> Runner:

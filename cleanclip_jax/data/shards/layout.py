@@ -10,8 +10,8 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
 ENDING = ".array_record"

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 from cleanclip_jax.cache import remember_digest, sha256
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)

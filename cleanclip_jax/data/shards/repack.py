@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cleanclip_jax.cache import sha256
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.layout import (
     ENDING,
@@ -24,6 +23,7 @@ from cleanclip_jax.data.shards.layout import (
     pack,
     shard_writer,
 )
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 SUBSAMPLING = "4:2:0"  # of colours, as img2dataset and most cameras write

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import Runner, too_many
 from cleanclip_jax.data.shards.repack import Plan, repack_shard

@@ -18,9 +18,9 @@ import pyarrow.compute
 
 from cleanclip_jax.cache import Held, cached
 from cleanclip_jax.data.paths import digests
-from cleanclip_jax.data.record import fingerprint_of, order_names
 from cleanclip_jax.data.table.rows import BAD, NAME, Reader
 from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.record import fingerprint_of, order_names
 
 log = logging.getLogger(__name__)
 pc: Any = pa.compute  # its functions are made when it is imported: pyright knows none

@@ -21,7 +21,6 @@ from cleanclip_jax.data.paths import (
     read_range,
     short_names,
 )
-from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
 from cleanclip_jax.data.table.rows import Reader
 from cleanclip_jax.errors import UserError, reason

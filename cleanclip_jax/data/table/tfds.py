@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import digests, local
-from cleanclip_jax.data.record import fingerprint_of
 from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.record import fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 BATCH_ROWS = 1024

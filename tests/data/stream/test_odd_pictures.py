@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.odd_pictures import bad, good
+from helpers.streams import stream_of
 
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import decode
 from cleanclip_jax.views.eda import eda
@@ -52,7 +53,7 @@ def test_an_epoch_of_them_is_trained_through(
 ):
     source, places = odd
     tokenizer, told = Tokenizer.train(["a few words"], 300, 16), {}
-    with train_batches(
+    with stream_of(
         source,
         tokenizer,
         views=Views("autoaugment", "eda"),

@@ -31,7 +31,10 @@ class Record:
 
 @runtime_checkable
 class Source(Protocol):
-    """Pairs at random access. Pickles as a path, never as a table: each worker gets a copy."""
+    """Pairs at random access. Pickles as a path, never as a table: each worker gets a copy.
+
+    To be inherited from: what has a body here is right for every source but a part of another.
+    """
 
     fingerprint: str
     class_names: tuple[str, ...] | None
@@ -39,7 +42,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """The record at `index`; raises images.decode.BadRecord where it cannot be read."""
+        """The record at `index`; raises views.decode.BadRecord where it cannot be read."""
         ...
 
     def caption(self, index: int) -> str:
@@ -53,6 +56,18 @@ class Source(Protocol):
     def labels(self) -> Int64[np.ndarray, " n"]:
         """The label of every record, -1 where there is none."""
         ...
+
+    def ids(self) -> Int64[np.ndarray, " n"]:
+        """Every record's number in `root`, ascending: it stays when other records are left out."""
+        return np.arange(len(self))
+
+    def root(self) -> "Source":
+        """The whole dataset that this is a part of; of a source that is no part, itself."""
+        return self
+
+    def unfiltered(self) -> "Source":
+        """This source before `keep` and `skip`: the one that an attack is planned on."""
+        return self
 
 
 def template_caption(index: int, templates: Sequence[str], name: str) -> str:

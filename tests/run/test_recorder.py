@@ -16,8 +16,8 @@ from PIL import Image
 from cleanclip_jax import cli
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import record
-from cleanclip_jax.run.record import BadRows, Boards, Done, Recorder
+from cleanclip_jax.run import recorder as record
+from cleanclip_jax.run.recorder import BadRows, Boards, Done, Recorder
 from cleanclip_jax.workdir import Workdir
 
 COUNT = 40
