@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cleanclip_jax.start.torch.tree import flattened
 from turns import HELD, Job, batches
 
 from cleanclip_jax.config import defaults
@@ -25,7 +26,6 @@ from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.step import Objective, fresh_state, make_step, objective
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
 from cleanclip_jax.start.torch.tensors import weights
-from cleanclip_jax.start.torch.tree import flattened
 from cleanclip_jax.views.normalise import normalise
 
 TRACED = 5  # steps

@@ -24,17 +24,17 @@ from cleanclip_jax.run.head import load_head
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.start.start import (
     TOKENIZER,
-    foreign_variables,
     load_tokenizer,
     origin_of,
     start_config,
     start_of,
+    torch_variables,
     vocabulary,
 )
 from cleanclip_jax.start.store import abstract, load_model
-from cleanclip_jax.start.torch import tensors as interop
-from cleanclip_jax.start.torch.checkpoint import is_foreign
+from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
+from cleanclip_jax.workdir import ORIGIN
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def claim(
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not (workdir / MANIFEST).is_file():
         plan.save(workdir / MANIFEST)
-    if config.start and not (workdir / interop.FILE).is_file():
+    if config.start and not (workdir / ORIGIN).is_file():
         origin = origin_of(Path(config.start))
         if origin is not None:
             origin.save(workdir)
@@ -331,8 +331,8 @@ def restore_variables(
     Args:
       step: of a workdir's checkpoint; None: the newest.
     """
-    if is_foreign(path):
-        return 0, place_state(mesh, foreign_variables(path, model))
+    if is_torch_checkpoint(path):
+        return 0, place_state(mesh, torch_variables(path, model))
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     if (head := load_head(path)) is not None:

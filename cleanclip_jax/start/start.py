@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import defaults, from_json
+from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.losses.compare import NEEDS_VIEWS
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.start.store import newest_whole
-from cleanclip_jax.start.torch.checkpoint import Foreign, is_foreign, open_foreign
-from cleanclip_jax.start.torch.tensors import Origin, load_origin
+from cleanclip_jax.start.torch import is_torch_checkpoint
+from cleanclip_jax.start.torch.checkpoint import open_checkpoint
+from cleanclip_jax.start.torch.origin import Origin, load_origin
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 
 log = logging.getLogger(__name__)
@@ -34,29 +35,15 @@ def start_config(path: Path, config: ConfigDict | None = None) -> ConfigDict:
     Raises:
       UserError: no workdir and no checkpoint, or a damaged one.
     """
-    if not is_foreign(path):
+    if not is_torch_checkpoint(path):
         return from_json(path / "config.json")
-    foreign = open_foreign(path, activation=config.model.activation if config else None)
-    for line in foreign.describe():
-        log.log(logging.WARNING if line in foreign.notes else logging.INFO, "%s", line)
-    found = foreign_config(foreign)
+    checkpoint = open_checkpoint(path, activation=config.model.activation if config else None)
+    for line in checkpoint.describe():
+        log.log(logging.WARNING if line in checkpoint.notes else logging.INFO, "%s", line)
+    found = checkpoint.config()
     if config is not None:
         found.text.merges, found.text.keep_end = config.text.merges, config.text.keep_end
     return found
-
-
-def foreign_config(foreign: Foreign) -> ConfigDict:
-    """The config that describes a PyTorch checkpoint, everything else at its default."""
-    config, v = defaults(), foreign.numbers
-    with config.unlocked(), config.ignore_type():
-        config.model.variant = foreign.variant
-        config.model.activation = foreign.activation
-        config.model.image_size = v.image_size
-        config.text.context_length = v.context_length
-        config.text.vocab_size = v.vocab_size
-        config.evaluation.templates = "imagenet"
-        config.text.tokenizer = "clip" if v.vocab_size == CLIP_VOCABULARY else "unknown"
-    return config
 
 
 def load_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
@@ -70,7 +57,7 @@ def load_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
     """
     text, file = config.text, path / TOKENIZER
     # A Hugging Face folder has a file of this name and of another kind.
-    if not is_foreign(path) and (file.is_file() or text.tokenizer == "trained"):
+    if not is_torch_checkpoint(path) and (file.is_file() or text.tokenizer == "trained"):
         return Tokenizer.load(file)
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
@@ -84,15 +71,15 @@ def load_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
 def vocabulary(path: Path, config: ConfigDict) -> int:
     """Returns how many ids the model of a workdir or a PyTorch checkpoint knows."""
     file = path / TOKENIZER
-    if is_foreign(path) or not file.is_file():
+    if is_torch_checkpoint(path) or not file.is_file():
         return config.text.vocab_size
     # A trained tokenizer may have fewer than its config asks for.
     return Tokenizer.load(file).vocab_size
 
 
-def foreign_variables(path: Path, model: CLIP) -> dict[str, Any]:
+def torch_variables(path: Path, model: CLIP) -> dict[str, Any]:
     """Returns a PyTorch checkpoint's weights in the types that the model trains in."""
-    variables = open_foreign(path, activation=model.activation).variables()
+    variables = open_checkpoint(path, activation=model.activation).variables()
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     return jax.tree.map(lambda like, x: jnp.asarray(np.asarray(x, like.dtype)), wanted, variables)
@@ -100,8 +87,8 @@ def foreign_variables(path: Path, model: CLIP) -> dict[str, Any]:
 
 def origin_of(start: Path) -> Origin | None:
     """Returns the PyTorch checkpoint behind a start, its counters as at the start's newest step."""
-    if is_foreign(start):
-        return open_foreign(start).origin
+    if is_torch_checkpoint(start):
+        return open_checkpoint(start).origin
     origin = load_origin(start)
     if origin is None:
         return None
@@ -110,7 +97,7 @@ def origin_of(start: Path) -> Origin | None:
 
 def start_of(start: Path) -> dict[str, Any]:
     """Returns what a run's inputs.json says of its start: the path and, of a workdir, the step."""
-    if is_foreign(start):
+    if is_torch_checkpoint(start):
         return {"path": str(start)}
     return {"path": str(start), "step": _newest(start)}
 
