@@ -20,7 +20,7 @@ from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.start.start import TOKENIZER, forwards, load_tokenizer, vocabulary
 from cleanclip_jax.start.store import load_saved, save_first
-from cleanclip_jax.start.torch import SUFFIXES, is_torch_checkpoint
+from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpoint
 from cleanclip_jax.start.torch.checkpoint import FORMATS, Checkpoint, open_checkpoint
 from cleanclip_jax.start.torch.origin import load_origin
 from cleanclip_jax.start.torch.resize import resize_positions
@@ -146,19 +146,21 @@ def hand_out(args: Any) -> None:
     settings = contract(config.model.variant, v, config.model.activation)
     write_checkpoint(dest, format, layout, tensors, origin, settings, v)
     written = open_checkpoint(dest, format)
-    prove_same(written.tensors, tensors)
+    prove_same(written.tensors, tensors, ordered=dest.suffix in TORCH_SUFFIXES)
     print(f"{workdir} at step {step}: {len(tensors)} tensors, read back bit for bit")
     print("\n".join(written.describe()))
     print(f"written: {dest}")
 
 
-def prove_same(back: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
-    """Raises unless both have the same names, types, shapes and bits."""
+def prove_same(
+    back: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], ordered: bool = True
+) -> None:
+    """Raises unless both have the same names, types, shapes and bits, in the same order."""
     wrong = [name for name in back.keys() | wanted.keys() if not _same(back, wanted, name)]
-    if wrong:
+    if wrong or (ordered and list(back) != list(wanted)):
         raise RuntimeError(
-            f"{wrong[0]} is not what it was ({len(wrong)} of {len(wanted)} tensors): a fault of "
-            "this program; do not use what was written"
+            f"{(wrong or ['the order'])[0]} is not what it was ({len(wrong)} of {len(wanted)} "
+            "tensors): a fault of this program; do not use what was written"
         )
 
 

@@ -42,12 +42,10 @@ def read_torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         with path.open("rb") as file:
-            if file.read(2) == b"PK":
-                return _archive(
-                    path, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                )
-            file.seek(0)
-            return _legacy(path, file), {}
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if data[:2] == b"PK":
+                return _archive(path, data)
+            return _legacy(path, file, data), {}
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path} is cut short or damaged ({error})") from None
     except (UserError, OSError):
@@ -84,7 +82,7 @@ def _archive(path: Path, data: memoryview) -> tuple[dict[str, Any], dict[str, An
     return _arrays(path, content, storage), note
 
 
-def _legacy(path: Path, file: Any) -> dict[str, Any]:
+def _legacy(path: Path, file: Any, data: memoryview) -> dict[str, Any]:
     """A file of before PyTorch 1.6: pickles, and the storages one after the other."""
     if Unpickler(file, path).load() != _LEGACY:
         raise ValueError("it does not begin as one")
@@ -92,7 +90,7 @@ def _legacy(path: Path, file: Any) -> dict[str, Any]:
         Unpickler(file, path).load()
     pickled = Unpickler(file, path)
     content, keys, places = pickled.load(), Unpickler(file, path).load(), {}
-    data, end = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), file.tell()
+    end = file.tell()
     for key in keys:
         begin = end + 8  # each begins with its count
         count = int.from_bytes(data[end:begin], "little")

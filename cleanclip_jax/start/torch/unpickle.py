@@ -8,7 +8,7 @@ described (`Tensor`), and become arrays only after their places in the file have
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from cleanclip_jax.errors import UserError
 
@@ -94,7 +94,7 @@ class Unpickler(pickle._Unpickler):
     In Python, not C: there an index of the memo alone can take 64 GiB of memory.
 
     Args:
-      stream: at the pickle's beginning.
+      stream: a binary file or BytesIO, at the pickle's beginning.
       where: the file, for messages.
     """
 
@@ -105,7 +105,7 @@ class Unpickler(pickle._Unpickler):
         if code != pickle.BYTEARRAY8[0]
     }
 
-    def __init__(self, stream: IO[bytes], where: object):
+    def __init__(self, stream: Any, where: object):
         super().__init__(stream, encoding="utf-8")
         self._where = where
         self.storages: dict[str, Storage] = {}  # all that the pickle names
