@@ -19,9 +19,6 @@ def load(path: str | PathLike[str], activation: str | None = None) -> tuple[Any,
 
     Returns:
       the model (`models.clip.CLIP`) and its variables, {'params', 'batch_stats'}, in float32.
-
-    Raises:
-      UserError: there is no such thing, it can't be read, or it is no CLIP that is known here.
     """
     from pathlib import Path
 
