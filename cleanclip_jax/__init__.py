@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cleanclip_jax.attacks.triggers import Trigger
     from cleanclip_jax.measure.encoder import Encoder
     from cleanclip_jax.record import Source
+    from cleanclip_jax.start.start import Start
 
 __version__ = "0.1.0"
 
@@ -43,14 +44,12 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
 
 def open_model(path: _Path, activation: str | None = None) -> "Encoder":
     """Opens what `load` takes with its tokenizer, on the devices of this process."""
-    from pathlib import Path
-
     from cleanclip_jax.measure.encoder import encoder_of
-    from cleanclip_jax.run.build import load_run
     from cleanclip_jax.sharding import make_mesh
+    from cleanclip_jax.start.start import load_start
 
     mesh = make_mesh()
-    run = load_run(Path(path), mesh, _start_config(path, {"model.activation": activation}))
+    run = load_start(_open(path, {"model.activation": activation}), mesh)
     return encoder_of(run.model, run.variables, run.tokenizer, mesh)
 
 
@@ -172,10 +171,13 @@ def train(
     from pathlib import Path
 
     from cleanclip_jax.config import load
-    from cleanclip_jax.run.loop import train
+    from cleanclip_jax.run import loop
+    from cleanclip_jax.run.build import build
 
     config = load(config) if isinstance(config, str) else config.copy_and_resolve_references()
-    return train(_overridden(config, overrides), Path(workdir))
+    with build(_overridden(config, overrides), Path(workdir)) as run:
+        loop.train(run)
+    return run.config
 
 
 def evaluate(
@@ -194,21 +196,21 @@ def evaluate(
 
     from cleanclip_jax.jobs.evaluate import measure
 
-    config = _overridden(_start_config(path, overrides or {}), overrides)
-    return measure(Path(path), config, Path(output or Path(path) / "evaluation.json"))
+    start = _open(path, overrides or {})
+    config = _overridden(start.config, overrides)
+    return measure(start, config, Path(output or Path(path) / "evaluation.json"))
 
 
-def _start_config(path: _Path, overrides: Mapping[str, Any]) -> "ConfigDict":
-    """A workdir's config, or that of a PyTorch checkpoint with what it leaves open."""
+def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":
+    """A workdir, or a PyTorch checkpoint with what it leaves open."""
     from pathlib import Path
 
     from cleanclip_jax.config import defaults
-    from cleanclip_jax.start.start import start_config
+    from cleanclip_jax.start.start import open_start
 
-    left_open = ("model.activation", "text.merges")
-    return start_config(
-        Path(path), _overridden(defaults(), {k: overrides.get(k) for k in left_open})
-    )
+    left_open = {key: overrides.get(key) for key in ("model.activation", "text.merges")}
+    given = {key: value for key, value in left_open.items() if value is not None}
+    return open_start(Path(path), _overridden(defaults(), given))
 
 
 def _overridden(config: "ConfigDict", overrides: Mapping[str, Any] | None) -> "ConfigDict":

@@ -24,7 +24,7 @@ from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.report.pictures import draw
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import Start, load_start, open_start
-from cleanclip_jax.start.torch.checkpoint import is_foreign
+from cleanclip_jax.start.torch import is_torch_checkpoint
 
 # The keys of a run that measuring it may change.
 MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     add_flags(parser)
     asked, overrides = parse(parser, argv)
     begin(asked, heartbeat_of(overrides))
-    foreign = is_foreign(asked.workdir)
+    foreign = is_torch_checkpoint(asked.workdir)
     allowed = (*MEASURED, *OPEN) if foreign else MEASURED
     others = [key for key in overrides if not key.startswith(allowed)]
     if others:

@@ -25,7 +25,7 @@ from cleanclip_jax.report.runs import Gathered, Run, measured_on
 from cleanclip_jax.report.sweeps import LIMITS
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
-from cleanclip_jax.start.torch.checkpoint import is_foreign
+from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.views.geometry import GEOMETRY
 from cleanclip_jax.workdir import MANIFEST
 
@@ -96,7 +96,8 @@ def measured_config(run: Run) -> ConfigDict:
 def poisons(runs: Sequence[Run]) -> Found:
     """The contact sheet of the first run, or start of one, that has a poison manifest."""
     folders = [run.folder for run in runs]
-    folders += [run.start for run in runs if run.start is not None and not is_foreign(run.start)]
+    starts = [run.start for run in runs if run.start is not None]
+    folders += [start for start in starts if not is_torch_checkpoint(start)]
     folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
     if folder is None:
         return [], {}

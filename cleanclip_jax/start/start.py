@@ -14,24 +14,24 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import defaults, from_json
+from cleanclip_jax.config import from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.losses.terms import TERMS, read_objective
 from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.start.digests import FILE as DIGESTS
 from cleanclip_jax.start.head import Head, load_head
 from cleanclip_jax.start.model import make_model
-from cleanclip_jax.start.store import abstract, load_model, newest_whole, open_store
+from cleanclip_jax.start.store import abstract, load_model, load_opt_state, newest_whole
+from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, TOKENIZER, Workdir
 
 if TYPE_CHECKING:
-    from cleanclip_jax.start.torch.tensors import Origin
+    from cleanclip_jax.start.torch.origin import Origin
 
 log = logging.getLogger(__name__)
-
-CLIP_VOCABULARY = 49408
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class RunStart:
 
     def origin(self) -> "Origin | None":
         """The PyTorch checkpoint behind it, its counters as at its newest step."""
-        from cleanclip_jax.start.torch.tensors import load_origin
+        from cleanclip_jax.start.torch.origin import load_origin
 
         origin = load_origin(self.path)
         return None if origin is None else origin.advanced(forwards(self.config, self.step))
@@ -112,31 +112,22 @@ class RunStart:
 
     def optimizer_state(self, placed: Any) -> Any:
         """The optimizer's state at its newest checkpoint, in the given shapes and places."""
-        with open_store(self.path) as (step, store):
-            try:
-                progress = {"step": jax.ShapeDtypeStruct((), np.int32), "opt_state": placed}
-                return store.load(step, progress=progress)["progress"]["opt_state"]
-            except (ValueError, KeyError, TypeError) as error:
-                reason = str(error).splitlines()[0][:200]
-                raise UserError(
-                    f"{self.path}: its optimizer's state is of other parameters than those that "
-                    f"move here ({reason}): set config.optimizer.moments=fresh"
-                ) from None
+        return load_opt_state(self.path, placed)
 
 
 class TorchStart:
     """A PyTorch checkpoint of OpenAI, open_clip, CleanCLIP or Hugging Face."""
 
     def __init__(self, path: Path, settings: ConfigDict | None = None):
-        from cleanclip_jax.start.torch.checkpoint import open_foreign
+        from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 
         self.path = path
         activation = settings.model.activation if settings else None
-        self._checkpoint = open_foreign(path, activation=activation)
+        self._checkpoint = open_checkpoint(path, activation=activation)
         for line in self._checkpoint.describe():
             level = logging.WARNING if line in self._checkpoint.notes else logging.INFO
             log.log(level, "%s", line)
-        self.config = config_of(self._checkpoint)
+        self.config = self._checkpoint.config()
         if settings is not None:
             text = self.config.text
             text.merges, text.keep_end = settings.text.merges, settings.text.keep_end
@@ -183,9 +174,7 @@ def open_start(path: Path, settings: ConfigDict | None = None) -> Start:
       settings: what a PyTorch checkpoint doesn't show is taken from it: the activation, where
         CLIP's merges file is, and how captions are cut.
     """
-    from cleanclip_jax.start.torch.checkpoint import is_foreign
-
-    return TorchStart(path, settings) if is_foreign(path) else RunStart(path)
+    return TorchStart(path, settings) if is_torch_checkpoint(path) else RunStart(path)
 
 
 def load_start(
@@ -228,27 +217,13 @@ def shapes_of(model: CLIP) -> dict[str, Any]:
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
-def config_of(checkpoint: Any) -> ConfigDict:
-    """The config that describes a PyTorch checkpoint, everything else at its default."""
-    config, v = defaults(), checkpoint.numbers
-    with config.unlocked(), config.ignore_type():
-        config.model.variant = checkpoint.variant
-        config.model.activation = checkpoint.activation
-        config.model.image_size = v.image_size
-        config.text.context_length = v.context_length
-        config.text.vocab_size = v.vocab_size
-        config.evaluation.templates = "imagenet"
-        config.text.tokenizer = "clip" if v.vocab_size == CLIP_VOCABULARY else "unknown"
-    return config
-
-
 def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
     text = config.text
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
     raise UserError(
-        f"{path} has a vocabulary of {text.vocab_size}, not CLIP's {CLIP_VOCABULARY}, and no "
+        f"{path} has a vocabulary of {text.vocab_size}, not CLIP's {Variant.vocab_size}, and no "
         f"{TOKENIZER}: convert the checkpoint with --tokenizer={TOKENIZER} of the run it is from"
     )
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers.encoders import encode_image, encode_image_train, encode_text
 from helpers.openai_layout import flat, relative, variables
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models import clip
 from cleanclip_jax.models.clip import build, init
-from cleanclip_jax.start.torch.tree import flattened, nested
 
 KEY = jax.random.key(0)
 KINDS = {"rn": "RN-test", "vit": "ViT-test"}
@@ -43,8 +43,8 @@ def test_features_and_statistics_in_training_mode(golden, kind, features, option
     model, weights = build(KINDS[kind], **options), variables(golden, kind)
     image, stats = encode_image_train(model, weights, pictures(features))
     assert relative(image, features["image_features_train"]) <= 1e-5
-    wanted = nested(flat(features, "after_train_forward/")).get("batch_stats", {})
-    ours, theirs = flattened(stats), flattened(wanted)
+    wanted = unflatten_dict(flat(features, "after_train_forward/"), sep="/").get("batch_stats", {})
+    ours, theirs = flatten_dict(stats, sep="/"), flatten_dict(wanted, sep="/")
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
         assert relative(ours[name], values) <= 1e-3, name

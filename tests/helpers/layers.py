@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.torch_reference import Outputs, reference_outputs
 
 from cleanclip_jax.models.clip import CLIP
-from cleanclip_jax.start.torch.checkpoint import Foreign
-from cleanclip_jax.start.torch.reference import Outputs, reference_outputs
+from cleanclip_jax.start.torch.checkpoint import Checkpoint
 
 TOLERANCE = 1e-4  # largest difference over largest value, float32
 
@@ -25,7 +25,7 @@ class Difference:
 
 
 def compare(
-    foreign: Foreign, model: CLIP, variables: Mapping[str, Any], seed: int = 0, batch: int = 2
+    checkpoint: Checkpoint, model: CLIP, variables: Mapping[str, Any], seed: int = 0, batch: int = 2
 ) -> list[Difference]:
     """Runs both on the same random pictures and tokens.
 
@@ -33,22 +33,24 @@ def compare(
       the layers' differences in order, each tower's features last.
     """
     images, tokens = random_input(model, seed, batch)
-    theirs = reference_outputs(foreign, images, tokens)
+    theirs = reference_outputs(checkpoint, images, tokens)
     ours = outputs(model, variables, images, tokens)
-    found = []
+    differences = []
     for layer in theirs:
         difference = float(np.abs(ours[layer] - theirs[layer]).max())
-        found.append(Difference(layer, difference, difference / float(np.abs(theirs[layer]).max())))
-    return found
+        differences.append(
+            Difference(layer, difference, difference / float(np.abs(theirs[layer]).max()))
+        )
+    return differences
 
 
-def first_departure(found: list[Difference]) -> Difference | None:
+def first_departure(differences: list[Difference]) -> Difference | None:
     """The first layer whose relative difference is beyond the tolerance, or is no number."""
-    return next((d for d in found if not d.relative <= TOLERANCE), None)
+    return next((d for d in differences if not d.relative <= TOLERANCE), None)
 
 
 def random_input(model: CLIP, seed: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures [b, s, s, 3] of normal noise, and tokens [b, n] that end at places of their own."""
+    """Pictures [b, s, s, 3] of normal noise, and tokens [b, n] that end at different places."""
     v, rng = model.variant, np.random.default_rng(seed)
     side = v.image_size
     images = rng.standard_normal((batch, side, side, 3), np.float32)
@@ -64,7 +66,7 @@ def outputs(
     model: CLIP, variables: Mapping[str, Any], images: np.ndarray, tokens: np.ndarray
 ) -> Outputs:
     """The outputs of our modules by their place in the tree, 'visual/ln_pre'."""
-    found: Outputs = {}
+    results: Outputs = {}
     variables = jax.tree.map(jnp.asarray, dict(variables))
     for method, inputs in (
         ("image_features", (jnp.asarray(images), False)),
@@ -77,8 +79,8 @@ def outputs(
             capture_intermediates=True,
             mutable=["intermediates"],
         )
-        found |= dict(_calls(state["intermediates"], ""))  # pyright: ignore
-    return found
+        results |= dict(_calls(state["intermediates"], ""))  # pyright: ignore
+    return results
 
 
 def _calls(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -89,9 +91,9 @@ def _calls(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, np.ndarr
             yield prefix, np.asarray(value[0])
 
 
-def table(found: list[Difference]) -> str:
+def table(differences: list[Difference]) -> str:
     """The differences as lines of text."""
-    width = max(len(d.layer) for d in found)
+    width = max(len(d.layer) for d in differences)
     lines = [f"{'layer':<{width}}  largest difference  relative"]
-    lines += [f"{d.layer:<{width}}  {d.absolute:18.2e}  {d.relative:8.1e}" for d in found]
+    lines += [f"{d.layer:<{width}}  {d.absolute:18.2e}  {d.relative:8.1e}" for d in differences]
     return "\n".join(lines)

@@ -5,21 +5,19 @@ outputs are recorded under our modules' names.
 """
 
 import copy
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.start.torch.checkpoint import CONFIG, Foreign
-from cleanclip_jax.start.torch.pickle_file import as_tensor, import_torch
-from cleanclip_jax.start.torch.write import huggingface_config
+from cleanclip_jax.start.torch.checkpoint import Checkpoint
+from cleanclip_jax.start.torch.sidecars import CONFIG, huggingface_config
+from cleanclip_jax.start.torch.write import as_tensor
 
 Outputs = dict[str, np.ndarray]
 
 
-def reference_outputs(foreign: Foreign, images: np.ndarray, tokens: np.ndarray) -> Outputs:
+def reference_outputs(checkpoint: Checkpoint, images: np.ndarray, tokens: np.ndarray) -> Outputs:
     """Runs a checkpoint in PyTorch, in float32 and evaluation mode.
 
     Hugging Face's are run by their own CLIPModel, the others by what is here.
@@ -31,18 +29,16 @@ def reference_outputs(foreign: Foreign, images: np.ndarray, tokens: np.ndarray) 
     Returns:
       the outputs of the layers and, as 'visual' and 'text', the un-normalised features; pictures'
       maps are [b, h, w, c].
-
-    Raises:
-      UserError: a package is missing.
     """
-    torch = import_torch()
+    import torch
+
     pictures = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     ids = torch.from_numpy(tokens.astype(np.int64))
     with torch.inference_mode():
-        if foreign.origin.layout == "huggingface":
-            return _huggingface(torch, foreign, pictures, ids)
-        weights = {name: _float32(torch, x) for name, x in foreign.tensors.items()}
-        return _OpenAI(torch, foreign, weights).run(pictures, ids)
+        if checkpoint.origin.layout == "huggingface":
+            return _huggingface(torch, checkpoint, pictures, ids)
+        weights = {name: _float32(torch, x) for name, x in checkpoint.tensors.items()}
+        return _OpenAI(torch, checkpoint, weights).run(pictures, ids)
 
 
 def _float32(torch: Any, values: np.ndarray) -> Any:
@@ -52,26 +48,26 @@ def _float32(torch: Any, values: np.ndarray) -> Any:
 class _OpenAI:
     """Both towers as functions of a state dict in OpenAI's or open_clip's names."""
 
-    def __init__(self, torch: Any, foreign: Foreign, weights: Mapping[str, Any]):
+    def __init__(self, torch: Any, checkpoint: Checkpoint, weights: Mapping[str, Any]):
         self.torch, self.f = torch, torch.nn.functional
-        self.v, self.weights = foreign.numbers, weights
+        self.v, self.weights = checkpoint.numbers, weights
         self.activation: Callable[[Any], Any] = {
             "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
             "gelu": self.f.gelu,
-        }[foreign.activation]
-        self.text = "text." if foreign.origin.layout == "open_clip_text" else ""
-        self.found: Outputs = {}
+        }[checkpoint.activation]
+        self.text = "text." if checkpoint.origin.layout == "open_clip_text" else ""
+        self.outputs: Outputs = {}
 
     def run(self, pictures: Any, ids: Any) -> Outputs:
         image = self.vision_transformer(pictures) if self.v.patch else self.resnet(pictures)
-        self.keep("visual", image)
-        self.keep("text", self.text_tower(ids))
-        return self.found
+        self.record("visual", image)
+        self.record("text", self.text_tower(ids))
+        return self.outputs
 
-    def keep(self, name: str, x: Any) -> Any:
+    def record(self, name: str, x: Any) -> Any:
         """Records an output under our module's name."""
         y = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
-        self.found[name] = y.numpy().copy()
+        self.outputs[name] = y.numpy().copy()
         return x
 
     def norm(self, x: Any, name: str) -> Any:
@@ -100,14 +96,14 @@ class _OpenAI:
             x = x + self.linear(mixed, f"{attention}.out_proj")
             hidden = self.linear(self.norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
             x = x + self.linear(self.activation(hidden), f"{block}.mlp.c_proj")
-            self.keep(f"{ours}/transformer/blocks_{i}", x)
+            self.record(f"{ours}/transformer/blocks_{i}", x)
         return x
 
     def text_tower(self, ids: Any) -> Any:
         w, name = self.weights, self.text
         x = w[f"{name}token_embedding.weight"][ids] + w[f"{name}positional_embedding"]
         x = self.transformer(x, f"{name}transformer", "text", self.v.text_layers, True)
-        x = self.keep("text/ln_final", self.norm(x, f"{name}ln_final"))
+        x = self.record("text/ln_final", self.norm(x, f"{name}ln_final"))
         rows = self.torch.arange(len(x))
         return x[rows, ids.argmax(-1)] @ w[f"{name}text_projection"]
 
@@ -117,10 +113,10 @@ class _OpenAI:
         x = x.flatten(2).transpose(1, 2)
         first = w["visual.class_embedding"].expand(len(x), 1, -1)
         x = self.torch.cat([first, x], 1) + w["visual.positional_embedding"]
-        x = self.keep("visual/ln_pre", self.norm(x, "visual.ln_pre"))
+        x = self.record("visual/ln_pre", self.norm(x, "visual.ln_pre"))
         assert isinstance(self.v.vision_layers, int)
         x = self.transformer(x, "visual.transformer", "visual", self.v.vision_layers, False)
-        x = self.keep("visual/ln_post", self.norm(x[:, 0], "visual.ln_post"))
+        x = self.record("visual/ln_post", self.norm(x[:, 0], "visual.ln_post"))
         return x @ w["visual.proj"]
 
     def convolve(self, x: Any, name: str, norm: str, ours: str, stride: int = 1) -> Any:
@@ -128,7 +124,7 @@ class _OpenAI:
         w, kernel = self.weights, self.weights[f"{name}.weight"]
         x = self.f.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
         named = (w[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        return self.keep(ours, self.f.batch_norm(x, *named, eps=1e-5))
+        return self.record(ours, self.f.batch_norm(x, *named, eps=1e-5))
 
     def resnet(self, pictures: Any) -> Any:
         assert isinstance(self.v.vision_layers, tuple)
@@ -141,7 +137,7 @@ class _OpenAI:
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
                 x = self.bottleneck(x, f"visual.layer{stage}.{i}", stride)
-                self.keep(f"visual/layer{stage}_{i}", x)
+                self.record(f"visual/layer{stage}_{i}", x)
         x = x.flatten(2).transpose(1, 2)
         x = self.torch.cat([x.mean(1, keepdim=True), x], 1)
         x = x + w["visual.attnpool.positional_embedding"]
@@ -162,10 +158,10 @@ class _OpenAI:
         return self.f.relu(out + x)
 
 
-def _huggingface(torch: Any, foreign: Foreign, pictures: Any, ids: Any) -> Outputs:
-    model = load_huggingface(foreign)
-    found: Outputs = {}
-    v = foreign.numbers
+def _huggingface(torch: Any, checkpoint: Checkpoint, pictures: Any, ids: Any) -> Outputs:
+    model = load_huggingface(checkpoint)
+    outputs: Outputs = {}
+    v = checkpoint.numbers
     assert isinstance(v.vision_layers, int)
     places = {
         "visual/ln_pre": "vision_model.pre_layrnorm",
@@ -181,50 +177,36 @@ def _huggingface(torch: Any, foreign: Foreign, pictures: Any, ids: Any) -> Outpu
         for i in range(layers):
             places[f"{ours}/transformer/blocks_{i}"] = f"{tower}.encoder.layers.{i}"
 
-    def keeper(name: str) -> Callable[[Any, Any, Any], None]:
-        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+    def recorder(name: str) -> Callable[[Any, Any, Any], None]:
+        def record(_module: Any, _inputs: Any, output: Any) -> None:
             first = output if isinstance(output, torch.Tensor) else output[0]
-            found[name] = first.detach().numpy().copy()
+            outputs[name] = first.detach().numpy().copy()
 
-        return keep
+        return record
 
     for ours, theirs in places.items():
-        model.get_submodule(theirs).register_forward_hook(keeper(ours))
+        model.get_submodule(theirs).register_forward_hook(recorder(ours))
     model(input_ids=ids, pixel_values=pictures)
-    return found
+    return outputs
 
 
-def load_huggingface(foreign: Foreign) -> Any:
-    """Returns a checkpoint in Hugging Face's own CLIPModel, float32, in evaluation mode.
-
-    Raises:
-      UserError: transformers isn't installed.
-    """
-    torch = import_torch()
-    check_runnable(foreign.origin.layout)
+def load_huggingface(checkpoint: Checkpoint) -> Any:
+    """Returns a checkpoint in Hugging Face's own CLIPModel, float32, in evaluation mode."""
+    import torch
     from transformers import CLIPConfig, CLIPModel
 
-    config = copy.deepcopy(foreign.origin.files.get(CONFIG)) or huggingface_config(foreign.numbers)
+    config = copy.deepcopy(checkpoint.origin.files.get(CONFIG)) or huggingface_config(
+        checkpoint.numbers
+    )
     for tower in ("text_config", "vision_config"):
-        config[tower] = {**(config.get(tower) or {}), "hidden_act": foreign.activation}
-    config["vision_config"]["image_size"] = foreign.numbers.image_size
+        config[tower] = {**(config.get(tower) or {}), "hidden_act": checkpoint.activation}
+    config["vision_config"]["image_size"] = checkpoint.numbers.image_size
     # Its buffers are made on the CPU, its parameters are replaced by the file's.
     model = CLIPModel(CLIPConfig(**config)).eval()
     weights = {
         name: _float32(torch, x)
-        for name, x in foreign.tensors.items()
+        for name, x in checkpoint.tensors.items()
         if not name.endswith("position_ids")
     }
     model.load_state_dict(weights, strict=True, assign=True)
     return model
-
-
-def check_runnable(layout: str) -> None:
-    """Refuses, before any work is done, what `reference_outputs` couldn't run.
-
-    Raises:
-      UserError: a package is missing.
-    """
-    import_torch()
-    if layout == "huggingface" and importlib.util.find_spec("transformers") is None:
-        raise UserError("running a Hugging Face model needs transformers: pip install transformers")
