@@ -32,7 +32,9 @@ def clean_figures(
 def attack_figures(
     labels: Int[np.ndarray, " n"], ranks: Int[np.ndarray, "n 2"], target: int, classes: int
 ) -> dict[str, Figure]:
-    """ASR on pictures of other classes, on all, and the poisoned accuracy (fidelity rows 1, 2).
+    """ASR on pictures of other classes, on all, and the poisoned accuracy.
+
+    docs/fidelity.md: "poisoned accuracy", "target class left out".
 
     Args:
       ranks: of the label and of the target for the triggered pictures.
