@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -26,15 +26,8 @@ from cleanclip_jax.jobs.devices import begin
 from cleanclip_jax.measure.sets import first_set
 from cleanclip_jax.process import add_flags, is_first
 from cleanclip_jax.report.evaluation import measure_course, measure_run
-from cleanclip_jax.report.sweeps import (
-    Grid,
-    Row,
-    Sweep,
-    markdown,
-    short_names,
-    values_of,
-    write_sweep,
-)
+from cleanclip_jax.report.sweeps import Grid, Sweep, markdown, short_names, write_sweep
+from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.run.build import check_workdir, resolve
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir

@@ -14,38 +14,27 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """`count` of `of` pictures, captions or queries; no value where nothing counts."""
+    """A share, `count` of `of` pictures, captions or queries; or the median of `of` ranks from 1.
 
-    definition: str
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float | None:
-        """The share, a fraction."""
-        return self.count / self.of if self.of else None
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, as written into evaluation.json."""
-        interval = wilson(self.count, self.of)
-        return {"value": self.value, "interval": interval, "unit": "share", **asdict(self)}
-
-
-@dataclass(frozen=True)
-class MedianRank:
-    """The middle of ranks that count from 1, the best."""
+    Attributes:
+      value: a fraction, or a rank; None where nothing counts, as `interval`, of 95 %.
+      unit: share | rank.
+      count: of a share alone.
+    """
 
     definition: str
     value: float | None
     interval: Interval | None
     of: int
+    unit: str = "share"
+    count: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as written into evaluation.json."""
-        return {**asdict(self), "unit": "rank"}
+        return {k: v for k, v in asdict(self).items() if k != "count" or v is not None}
 
 
-Measured = dict[str, Figure | MedianRank]
+Figures = dict[str, Figure]
 
 
 def wilson(count: int, of: int) -> Interval | None:
@@ -64,10 +53,11 @@ def wilson(count: int, of: int) -> Interval | None:
 
 def share(hits: Bool[np.ndarray, " n"], definition: str) -> Figure:
     """A figure from which of the counted things are hits."""
-    return Figure(definition, int(hits.sum()), len(hits))
+    count, of = int(hits.sum()), len(hits)
+    return Figure(definition, count / of if of else None, wilson(count, of), of, count=count)
 
 
-def median_rank(ranks: Int[np.ndarray, " n"], definition: str) -> MedianRank:
+def median_rank(ranks: Int[np.ndarray, " n"], definition: str) -> Figure:
     """The median of ranks given from 0, counted from 1, with its 95 % interval.
 
     The interval's ends are the order statistics whose numbers a median lies between in 95 of 100
@@ -75,9 +65,9 @@ def median_rank(ranks: Int[np.ndarray, " n"], definition: str) -> MedianRank:
     """
     n = len(ranks)
     if not n:
-        return MedianRank(definition, None, None, 0)
+        return Figure(definition, None, None, 0, "rank")
     half = Z * math.sqrt(n) / 2
     low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
     order = np.sort(ranks) + 1
     ends = float(order[low]), float(order[high])
-    return MedianRank(definition, float(np.median(order)), ends, n)
+    return Figure(definition, float(np.median(order)), ends, n, "rank")

@@ -14,7 +14,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Subject
-from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
+from cleanclip_jax.measure.estimates import Figure, Figures
 from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
 from cleanclip_jax.measure.ranks import Classifier, rank_classes
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
@@ -101,7 +101,7 @@ def _measure(
     labelled: LabelledSet,
     classifier: Classifier,
     control: bool = True,
-) -> tuple[Measured, int]:
+) -> tuple[Figures, int]:
     """A set's figures, and how many of its pictures could not be read."""
     settings, target, classes = config.evaluation, labelled.target, len(labelled.classes)
     indices = labelled.indices
@@ -116,7 +116,7 @@ def _measure(
         return labels, rank_classes(features.rows, pairs, classifier, encoder.mesh)
 
     labels, places = ranks(Shown(labelled.source, indices))
-    figures: Measured = {**clean_figures(labels, places, target, classes)}
+    figures = clean_figures(labels, places, target, classes)
     if control and (settings.control or _geometry(settings) == "squash"):
         squashed = ranks(Shown(labelled.source, indices, None, "squash"))
         for name, figure in clean_figures(*squashed, target, classes).items():
@@ -144,7 +144,7 @@ def _retrieve(
     encoder: Subject,
     gallery: tuple[Captioned, float],
     sets: list[LabelledSet],
-) -> tuple[dict[str, Any], Measured]:
+) -> tuple[dict[str, Any], Figures]:
     """What was retrieved from, and retrieval's figures."""
     settings = config.evaluation
     captioned, poisoned_share = gallery
@@ -184,7 +184,7 @@ def _geometry(settings: ConfigDict) -> str:
     return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
 
 
-def _marked(figure: Figure | MedianRank, what: str) -> Figure | MedianRank:
+def _marked(figure: Figure, what: str) -> Figure:
     """The figure with what sets it apart before its definition."""
     return replace(figure, definition=f"{what}: {figure.definition}")
 

@@ -43,16 +43,6 @@ class Classifier:
             )
 
 
-def check_labels(labels: Int[np.ndarray, " n"], classes: int) -> None:
-    """Refuses labels that are no class, naming the first of them."""
-    wrong = np.flatnonzero(labels >= classes)
-    if len(wrong):
-        raise UserError(
-            f"record {wrong[0]} has the label {labels[wrong[0]]}, but the {classes} classes are "
-            f"0..{classes - 1}: name the classes that belong to the set"
-        )
-
-
 def in_blocks(
     count: Callable[[dict[str, jax.Array]], jax.Array],
     rows: Mapping[str, np.ndarray],

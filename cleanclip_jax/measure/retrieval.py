@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
 from cleanclip_jax.measure.encoder import fill_up
-from cleanclip_jax.measure.estimates import Figure, Measured, median_rank, share
+from cleanclip_jax.measure.estimates import Figures, median_rank, share
 from cleanclip_jax.measure.ranks import in_blocks
 from cleanclip_jax.sharding import copied_over
 
@@ -90,7 +90,7 @@ def count_before(
     return before.sum(1, dtype=jnp.int32)
 
 
-def retrieval_figures(ranks: Ranks, captioned: Bool[np.ndarray, " n"]) -> Measured:
+def retrieval_figures(ranks: Ranks, captioned: Bool[np.ndarray, " n"]) -> Figures:
     """R@1, 5, 10 and median rank both ways.
 
     Args:
@@ -105,7 +105,7 @@ def retrieval_figures(ranks: Ranks, captioned: Bool[np.ndarray, " n"]) -> Measur
         ),
         ("text_to_image", ranks.of_images, len(ranks.of_texts), "captions with their picture"),
     )
-    figures: Measured = {}
+    figures: Figures = {}
     for name, counted, among, what in rows:
         figures |= _recalls(name, counted, among, what)
         figures[f"{name}_median_rank"] = median_rank(
@@ -120,7 +120,7 @@ def backdoor_figures(
     queries: Float32[np.ndarray, "q d"],
     poisoned_share: float,
     seed: int,
-) -> Measured:
+) -> Figures:
     """How far up the trigger lifts pictures when somebody looks for the target.
 
     Args:
@@ -155,7 +155,7 @@ def backdoor_figures(
     }
 
 
-def _recalls(name: str, ranks: Int[np.ndarray, " n"], among: int, what: str) -> dict[str, Figure]:
+def _recalls(name: str, ranks: Int[np.ndarray, " n"], among: int, what: str) -> Figures:
     return {
         f"{name}_r{k}": share(ranks < k, f"{what} among the first {k}") for k in TOPS if k < among
     }

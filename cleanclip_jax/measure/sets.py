@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError, near
-from cleanclip_jax.measure.ranks import check_labels
 from cleanclip_jax.text.classes import has_entry, read_classes
 from cleanclip_jax.text.prompts import class_index, templates
 
@@ -173,7 +172,12 @@ def _open(
     source = open_source(dict(entry["data"]))
     classes = _class_names(settings, entry, known, source)
     labels = source.labels()
-    check_labels(labels, len(classes))
+    wrong = np.flatnonzero(labels >= len(classes))
+    if len(wrong):
+        raise UserError(
+            f"record {wrong[0]} has the label {labels[wrong[0]]}, but the {len(classes)} classes "
+            f"are 0..{len(classes) - 1}: name the classes that belong to the set"
+        )
     if entry.get("subset", known is not None and known.subset):
         present = np.unique(labels[labels >= 0])
         renumbered = np.full(len(classes) + 1, -1)  # the last is the label -1's

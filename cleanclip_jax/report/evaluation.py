@@ -15,7 +15,7 @@ from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.projection import project_first
 from cleanclip_jax.process import is_first
 from cleanclip_jax.report.pictures import PROJECTION, draw
-from cleanclip_jax.report.sweeps import Row, values_of
+from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.run.build import load_run
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import start_config

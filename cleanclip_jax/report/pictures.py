@@ -16,8 +16,7 @@ from cleanclip_jax.measure.projection import Projection, project_first
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.measure.trigger_shift import Shift, largest_shifts
 from cleanclip_jax.report.page import Block, Picture, Table
-from cleanclip_jax.report.plots import contact_sheet, difference
-from cleanclip_jax.report.projection_plot import Scatter, projection_figure
+from cleanclip_jax.report.plots import Scatter, contact_sheet, difference, projection_figure
 from cleanclip_jax.report.results import Pictures
 from cleanclip_jax.report.runs import Run
 from cleanclip_jax.run.build import load_run

@@ -8,15 +8,8 @@ from cleanclip_jax.report.figure_table import counted, percent
 from cleanclip_jax.report.page import Block, Picture, Section, Table
 from cleanclip_jax.report.plots import Point, ca_asr_curve, training_curves
 from cleanclip_jax.report.runs import Entry, Gathered, Run, measured_in_words, measured_on
-from cleanclip_jax.report.sweeps import (
-    FIGURES,
-    LIMITS,
-    PICTURES,
-    SEEDS,
-    Sweep,
-    best_cells,
-    over_rows,
-)
+from cleanclip_jax.report.sweeps import LIMITS, Sweep, best_cells
+from cleanclip_jax.report.tables import FIGURES, PICTURES, SEEDS, over_rows
 
 NAMES = {
     "ca": "CA",

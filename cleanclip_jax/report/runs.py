@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.report.sweeps import FIGURES, LIMITS, SWEEP, Sweep, table_of, values_of
+from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
+from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir
 
 MOST_MODELS = 4  # that are loaded and drawn
@@ -82,7 +82,7 @@ class Entry:
     label: str = ""
     sweep: Path | None = None
 
-    def table(self, prefix: str = "") -> pd.DataFrame:
+    def table(self, prefix: str = "") -> Frame:
         """The figures of its runs, of the set whose figures' names have that prefix."""
         n = len(prefix)
         named = (

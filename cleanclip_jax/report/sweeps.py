@@ -1,112 +1,30 @@
 """What a sweep's runs give together: means over seeds, lines of the curve, the best at an ASR."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-import pandas as pd
-
 from cleanclip_jax.report.plots import Point, ca_asr_curve
+from cleanclip_jax.report.tables import (
+    FIGURES,
+    PICTURES,
+    SEEDS,
+    Frame,
+    Row,
+    over_rows,
+    spread,
+    table_of,
+)
 from cleanclip_jax.workdir import EVALUATION, Workdir
 
-FIGURES = (
-    *("ca", "asr", "asr_all", "pa", "clean_target_rate", "floor_asr", "control_ca"),
-    *("retrieval.image_to_text_r1", "retrieval.text_to_image_r1", "retrieval.backdoor_r1"),
-)
 LIMITS = (0.01, 0.05, 0.10)  # of ASR
 SEED, SWEEP = "seed", "sweep.json"
-# What the interval of each kind is, in words for a table's caption.
-SEEDS = "mean and Student's 95 % interval over the seeds, cut at 0 and 100"
-PICTURES = "one run with Wilson's 95 % interval over the pictures"
 
-Row = dict[str, Any]
 Grid = Mapping[str, Sequence[str]]
 Cells = tuple[list[str], list[list[str]]]  # a table's columns and rows
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A share (a fraction) over `n` runs.
-
-    Attributes:
-      deviation: standard deviation between the runs; None of one.
-      interval: of the mean over seeds; of one run that of its pictures, None where unknown.
-    """
-
-    mean: float
-    deviation: float | None
-    interval: tuple[float, float] | None
-    n: int
-
-    def __str__(self) -> str:
-        """'55.4 [53.2, 57.6]', in percent."""
-        ends = "" if self.interval is None else " [{:.1f}, {:.1f}]"
-        return f"{100 * self.mean:.1f}" + ends.format(*(100 * end for end in self.interval or ()))
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, as written into sweep.json."""
-        facts = {"mean": self.mean, "deviation": self.deviation, "interval": self.interval}
-        return {**facts, "of": "seeds" if self.n > 1 else "pictures", "n": self.n}
-
-
-def spread(
-    values: Sequence[float | None], interval: Sequence[float] | None = None
-) -> Spread | None:
-    """The spread of a figure over runs that differ by their seed; None where none has it.
-
-    The interval is mean ± t · s / √n, t being Student's 97.5 % point for n - 1 degrees of freedom
-    (4.30 for three seeds). It takes the seeds' values as normal, which shares near 0 or 1 are not.
-
-    Args:
-      interval: of one run, where there is one only.
-    """
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    if not known:
-        return None
-    middle, n = mean(known), len(known)
-    if n == 1:
-        return Spread(middle, None, None if interval is None else (interval[0], interval[1]), 1)
-    deviation = stdev(known)
-    # Deferred: a second, for which no command's --help should wait.
-    from scipy.stats import t
-
-    scale = deviation / math.sqrt(n)
-    low, high = t.interval(0.95, n - 1, middle, scale) if scale else (middle, middle)
-    return Spread(middle, deviation, (max(0.0, float(low)), min(1.0, float(high))), n)
-
-
-def values_of(figures: Mapping[str, Mapping[str, Any]]) -> Row:
-    """A sweep's row of what evaluation.json says: values, and the intervals of each."""
-    known = {key: figures[key] for key in FIGURES if key in figures}
-    return {
-        **{key: figure["value"] for key, figure in known.items()},
-        "intervals": {key: figure["interval"] for key, figure in known.items()},
-    }
-
-
-def table_of(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as a table: intervals as ca_low, ca_high and so on, without what no cell can hold."""
-    flat = []
-    for row in rows:
-        flat.append({key: row[key] for key in row if key not in ("intervals", "course")})
-        for figure, interval in row.get("intervals", {}).items():
-            flat[-1][f"{figure}_low"], flat[-1][f"{figure}_high"] = interval or (None, None)
-    return pd.DataFrame(flat)
-
-
-def over_rows(table: pd.DataFrame, figure: str) -> Spread | None:
-    """A figure's spread over a table's rows, with the interval of one that is alone."""
-    if figure not in table:
-        return None
-    interval = None
-    if len(table) == 1 and f"{figure}_low" in table:
-        low, high = table[[f"{figure}_low", f"{figure}_high"]].iloc[0]
-        interval = None if pd.isna(low) else (float(low), float(high))
-    return spread(table[figure].astype(float).tolist(), interval)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -150,7 +68,7 @@ class Sweep:
         return self.names[self.along] if self.along else "runs"
 
     @cached_property
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Frame:
         """A row for each measured checkpoint: each run's `newest`, and those on its way after it.
 
         Columns: the keys and figures; `group`, the values of all keys but the seed; `line` and
@@ -215,25 +133,30 @@ class Sweep:
                 )
         return rows
 
+    @cached_property
+    def groups(self) -> list[Frame]:
+        """The newest checkpoints of runs that differ by their seed alone."""
+        newest = self.table[self.table.newest]
+        return [members for _, members in newest.groupby("group", sort=False)]
+
     def means(self) -> list[Row]:
         """The keys' values and each figure's spread over the seeds, as sweep.json has them."""
         rows = []
-        for _, members in self.table[self.table.newest].groupby("group", sort=False):
+        for members in self.groups:
             spreads = {figure: over_rows(members, figure) for figure in FIGURES}
-            figures = {figure: each.to_json() for figure, each in spreads.items() if each}
-            rows.append({**{key: members[key].iloc[0] for key in self.keys}, "figures": figures})
+            figures = {figure: asdict(each) for figure, each in spreads.items() if each}
+            rows.append({**members[self.keys].iloc[0], "figures": figures})
         return rows
 
     def cells(self) -> Cells:
         """The table of means: the keys, how many runs, the figures."""
-        newest = self.table[self.table.newest]
-        shown = [figure for figure in FIGURES if newest[figure].notna().any()]
+        shown = [figure for figure in FIGURES if self.table[figure].notna().any()]
         rows = []
-        for _, members in newest.groupby("group", sort=False):
+        for members in self.groups:
             good, count = members[members.error.isna()], len(members)
             runs = f"{count}" if len(good) == count else f"{len(good)} of {count}"
             values = [str(over_rows(good, figure) or "—") for figure in shown]
-            rows.append([*(members[key].iloc[0] for key in self.keys), runs, *values])
+            rows.append([*members[self.keys].iloc[0], runs, *values])
         return [*(self.names[key] for key in self.keys), "runs", *shown], rows
 
     @property
@@ -256,7 +179,7 @@ def markdown(sweep: Sweep) -> str:
 
 def write_sweep(folder: Path, sweep: Sweep, command: str) -> None:
     """Writes sweep.json, sweep.csv and, where there is an attack, the curves."""
-    best = [{**each, "ca": each["ca"] and each["ca"].to_json()} for each in sweep.best()]
+    best = [{**each, "ca": each["ca"] and asdict(each["ca"])} for each in sweep.best()]
     content = {"command": command, "over": sweep.over, "means": sweep.means(), "best": best}
     workdir = Workdir(folder)
     workdir.write_json(SWEEP, {**content, "runs": sweep.rows})
@@ -295,7 +218,7 @@ def best_cells(best: Sequence[Mapping[str, Any]]) -> Cells:
     return ["line", *(f"ASR ≤ {100 * limit:g} %" for limit in LIMITS)], list(rows.values())
 
 
-def _lines(table: pd.DataFrame, line: str, point: str, only: str) -> dict[str, list[Point]]:
+def _lines(table: Frame, line: str, point: str, only: str) -> dict[str, list[Point]]:
     """Mean CA and ASR of the rows that have both, by line; steps ascend, other points don't."""
     lines: dict[str, list[Point]] = {}
     measured = table.dropna(subset=["ca", "asr"])

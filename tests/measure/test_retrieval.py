@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from cleanclip_jax.measure.estimates import Figure
 from cleanclip_jax.measure.retrieval import (
     Ranks,
     backdoor_figures,
@@ -21,7 +20,7 @@ def random_rows(count, seed, width=8):
 
 
 def counts(figures):
-    return {n: (f.count, f.of) for n, f in figures.items() if isinstance(f, Figure)}
+    return {n: (f.count, f.of) for n, f in figures.items() if f.unit == "share"}
 
 
 def by_hand(images, texts, owner):

@@ -138,7 +138,10 @@ def test_the_first_set_and_its_target():
         ({"sets": ["cifar10", "cifar10"]}, "two sets are called 'cifar10'"),
         ({"data": kind("main"), "target": "bananna"}, "Did you mean 'banana'"),
         ({"data": kind("nameless")}, "has no classes: name its column"),
-        ({"data": kind("nameless"), "classes": "{words}#imagenet1k"}, "record 2 has the label 5"),
+        (
+            {"data": kind("nameless"), "classes": "{words}#imagenet1k"},
+            r"record 2 has the label 5, but the 4 classes are 0\.\.3",
+        ),
         ({"data": kind("main"), "classes": "{words}#cifar100"}, "has 4 classes, and .* names 1"),
         (
             {"data": kind("main"), "attack": {"trigger": {"name": "badnet"}}},

@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from cleanclip_jax.report.sweeps import Sweep, best_cells, short_names, spread, write_sweep
+from cleanclip_jax.report.sweeps import Sweep, best_cells, short_names, write_sweep
 
 GOLDEN = Path(__file__).parents[1] / "golden/workdirs/sweep"  # made before pandas
 
@@ -100,32 +98,3 @@ def test_files_are_those_of_older_programs(tmp_path):
     for name in ("sweep.json", "sweep.csv"):
         assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
     assert (tmp_path / "sweep.png").is_file() and not (tmp_path / "courses.png").exists()
-
-
-def test_three_seeds_have_students_interval():
-    three = spread([0.5, 0.6, 0.7])
-    assert three is not None and three.n == 3
-    assert three.mean == pytest.approx(0.6) and three.deviation == pytest.approx(0.1)
-    # 4.3027 x 0.1 / sqrt 3
-    assert three.interval == pytest.approx((0.6 - 0.24841, 0.6 + 0.24841), abs=1e-5)
-    assert str(three) == "60.0 [35.2, 84.8]"
-
-
-def test_intervals_stay_between_0_and_1():
-    low, high, same = spread([0.0, 0.01, 0.05]), spread([1.0, 0.9]), spread([0.25, 0.25])
-    assert low is not None and low.interval is not None and low.interval[0] == 0.0
-    assert high is not None and high.interval is not None and high.interval[1] == 1.0
-    assert same is not None and same.interval == (0.25, 0.25)
-
-
-def test_one_run_has_the_interval_of_its_pictures():
-    one = spread([0.5], [0.4, 0.6])
-    assert one is not None and one.deviation is None and str(one) == "50.0 [40.0, 60.0]"
-    assert one.to_json()["of"] == "pictures"
-    assert str(spread([0.5])) == "50.0"
-
-
-def test_what_was_not_measured_counts_for_nothing():
-    assert spread([]) is None and spread([None]) is None and spread([float("nan")]) is None
-    two = spread([None, 0.25, 0.75])
-    assert two is not None and two.n == 2 and two.mean == 0.5
