@@ -96,14 +96,14 @@ class Sweep:
 
     def curve(self) -> dict[str, list[Point]]:
         """Each line's points, means over the seeds."""
-        return _lines(self.table[self.table.newest], "line", "point", self.only_line)
+        return _lines(self.table, self.table.newest, "line", "point", self.only_line)
 
     def courses(self) -> dict[str, list[Point]]:
         """CA and ASR as training goes on: a line a group, its points named by their steps.
 
         A point is the mean over the seeds that were measured at its step.
         """
-        return _lines(self.table[~self.table.newest], "group", "step", "runs")
+        return _lines(self.table, ~self.table.newest, "group", "step", "runs")
 
     def best(self) -> list[dict[str, Any]]:
         """The best CA at each limit of ASR, line by line, chosen for each seed by itself.
@@ -117,7 +117,8 @@ class Sweep:
           below), "chosen" ({seed: where}), "seeds" how many there are.
         """
         rows = []
-        for line, places in self.table[self.table.ca.notna()].groupby("line", sort=False):
+        for line, places in self.table.groupby("line", sort=False):
+            places = places[places.ca.notna()]
             if places.asr.isna().all():
                 continue
             seeds = places[SEED].nunique()
@@ -218,12 +219,17 @@ def best_cells(best: Sequence[Mapping[str, Any]]) -> Cells:
     return ["line", *(f"ASR ≤ {100 * limit:g} %" for limit in LIMITS)], list(rows.values())
 
 
-def _lines(table: Frame, line: str, point: str, only: str) -> dict[str, list[Point]]:
-    """Mean CA and ASR of the rows that have both, by line; steps ascend, other points don't."""
+def _lines(table: Frame, rows: Frame, line: str, point: str, only: str) -> dict[str, list[Point]]:
+    """Mean CA and ASR of those `rows` that have both, line by line, in the order of the table.
+
+    Points keep their places where a run of theirs failed; steps ascend.
+    """
     lines: dict[str, list[Point]] = {}
-    measured = table.dropna(subset=["ca", "asr"])
-    for name, rows in measured.groupby(line, sort=False):
-        means = rows.groupby(point, sort=point == "step")[["ca", "asr"]].mean()
+    both = table[["ca", "asr"]]
+    measured = both.where(rows & both.notna().all(axis=1))
+    for name, places in measured.groupby(table[line], sort=False):
+        means: Frame = places.groupby(table[point], sort=point == "step").mean().dropna()
         points = zip(means.index, means.ca, means.asr, strict=True)
-        lines[str(name) or only] = [Point(ca, asr, str(label)) for label, ca, asr in points]
+        if len(means):
+            lines[name or only] = [Point(ca, asr, str(label)) for label, ca, asr in points]
     return lines
