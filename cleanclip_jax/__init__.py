@@ -194,11 +194,11 @@ def evaluate(
     """
     from pathlib import Path
 
-    from cleanclip_jax.jobs.evaluate import measure
+    from cleanclip_jax.report.evaluation import measure_run
 
     start = _open(path, overrides or {})
     config = _overridden(start.config, overrides)
-    return measure(start, config, Path(output or Path(path) / "evaluation.json"))
+    return measure_run(start, config, output and Path(output))
 
 
 def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":

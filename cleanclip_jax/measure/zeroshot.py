@@ -14,7 +14,7 @@ from cleanclip_jax.text.prompts import fill
 NAMES_AT_ONCE = 128
 
 
-def text_classifier(subject: Encoder, names: Sequence[str], templates: Sequence[str]) -> Classifier:
+def text_classifier(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> Classifier:
     """Returns a unit embedding for each class name.
 
     Each template is filled and embedded, normalised, averaged over the templates and
@@ -25,11 +25,11 @@ def text_classifier(subject: Encoder, names: Sequence[str], templates: Sequence[
     for start in range(0, len(distinct), NAMES_AT_ONCE):
         some = distinct[start : start + NAMES_AT_ONCE]
         prompts = [fill(template, name) for name in some for template in templates]
-        embeddings = unit(texts_of(subject, prompts)).reshape(len(some), len(templates), -1)
+        embeddings = unit(texts_of(encoder, prompts)).reshape(len(some), len(templates), -1)
         rows.append(unit(embeddings.mean(1)))
-    found = np.concatenate(rows)
+    embedded = np.concatenate(rows)
     at = {name: row for row, name in enumerate(distinct)}
-    weights = found[[at[name] for name in names]]
+    weights = embedded[[at[name] for name in names]]
     return Classifier(tuple(names), weights, None, True, f"text, {len(templates)} templates")
 
 
@@ -38,9 +38,10 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def head_classifier(head: Head) -> Classifier:
-    """A trained linear head as what classes are scored with."""
-    assert head.params is not None
+def head_classifier(head: Head | None) -> Classifier | None:
+    """A trained linear head as what classes are scored with; None of none."""
+    if head is None or head.params is None:
+        return None
     return Classifier(
         names=head.classes,
         weights=np.asarray(head.params["kernel"]).T,

@@ -1,5 +1,6 @@
 """The evaluate command: several sets, floor, control, retrieval, a head; what is computed anew."""
 
+import importlib
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from helpers.small_run import small_config, train
 from PIL import Image
 
 from cleanclip_jax import cli
-from cleanclip_jax.config import from_json
+from cleanclip_jax.config import defaults, from_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.measure import evaluate
@@ -154,15 +155,45 @@ def test_a_head_takes_the_place_of_the_prompts(workdir, encoded):
     config = from_json(workdir / "config.json")
     mesh = make_mesh(1)
     run = load_start(open_start(workdir), mesh, config)
-    subjected = encoder_of(run.model, run.variables, run.tokenizer, mesh)
+    encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     width = run.model.variant.features
     bias = np.eye(10)[7]
     head = Classifier(names, np.zeros((10, width)), bias, False, "linear head")
-    found = evaluate(config, subjected, head=head)
+    found = evaluate(config, encoder, head=head)
     assert found["sets"]["data"]["classifier"] == "linear head" and encoded["texts"] == 0
     assert found["figures"]["asr"]["value"] == 1.0
     assert found["figures"]["ca"]["count"] == 400 - found["figures"]["asr"]["of"]
     other = Classifier(names[::-1], np.zeros((10, width)), bias, False, "linear head")
     with pytest.raises(UserError, match="the head's 10 classes are not the 10 of the set"):
-        evaluate(config, subjected, head=other)
+        evaluate(config, encoder, head=other)
+
+
+@pytest.mark.parametrize(("flags", "heartbeat"), [((), 17), (("--config.mesh.heartbeat=23",), 23)])
+@pytest.mark.parametrize("job", ["evaluate", "sweep"])
+def test_processes_are_joined_with_the_heartbeat_of_the_config(
+    job, flags, heartbeat, tmp_path, monkeypatch
+):
+    """Of the workdir's config, or the config's file, before anything else is done."""
+
+    def begin(_args, seconds):
+        raise UserError(f"joined with {seconds}")
+
+    monkeypatch.setattr(f"cleanclip_jax.jobs.{job}.begin", begin)
+    config = defaults()
+    config.mesh.heartbeat = 17
+    (tmp_path / "config.json").write_text(to_json(config))
+    (tmp_path / "slow.py").write_text(
+        "from cleanclip_jax.config import defaults\n\n\ndef get_config(arg=None):\n"
+        "    config = defaults()\n    config.mesh.heartbeat = 17\n    return config\n"
+    )
+    words = {
+        "evaluate": ["evaluate", f"--workdir={tmp_path}"],
+        "sweep": [
+            *("sweep", f"--config={tmp_path}/slow.py", f"--workdir={tmp_path}/new"),
+            "--over=seed=0,1",
+        ],
+    }
+    module = importlib.import_module(f"cleanclip_jax.jobs.{job}")
+    with pytest.raises(UserError, match=f"joined with {heartbeat}"):
+        module.main([*words[job][1:], *flags])

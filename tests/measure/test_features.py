@@ -171,5 +171,5 @@ def test_the_folder_is_bounded_and_the_newest_stay(cache, caplog):
 def test_a_cache_that_cannot_be_written_stops_nothing(make_encoder, cache, caplog):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file, no folder")
-    found = embed(make_subject(), shown(Pictures([0, 1])), KEPT)
+    found = embed(make_encoder(), shown(Pictures([0, 1])), KEPT)
     assert len(found.rows) == 2 and "are not saved in" in caplog.text

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import sets
-from cleanclip_jax.measure.sets import SETS, find_target, open_sets
+from cleanclip_jax.measure.sets import SETS, attacked_set, first_set, open_sets
 from cleanclip_jax.text.prompts import TEMPLATES
 
 WNIDS = ("n01440764", "n01443537", "n07753592", "n02701002")
@@ -117,15 +117,17 @@ def test_twins_need_an_index(words):
     assert open_sets(asked)[1].target == 1
 
 
-def test_find_target_is_the_first_sets():
-    source, names, target = find_target(evaluation(data=kind("main"), target="goldfish"))
-    assert len(source) == 4 and names == tuple(WORDS) and target == 1
+def test_the_first_set_and_its_target():
+    first = first_set(evaluation(data=kind("main"), target="goldfish"))
+    assert len(first.source) == 4 and first.classes == tuple(WORDS) and first.target == 1
+    assert first.indices.tolist() == [0, 1, 2, 3]
+    assert attacked_set(evaluation(data=kind("main"))) is attacked_set(evaluation()) is None
     assert open_sets(evaluation()) == []
-    np.testing.assert_array_equal(source.labels(), [0, 1, 2, 3])
+    np.testing.assert_array_equal(first.source.labels(), [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({}, "config.evaluation.data is not set"),
         ({"sets": ["cifar1"]}, "Did you mean 'cifar10'"),
@@ -136,7 +138,10 @@ def test_find_target_is_the_first_sets():
         ({"sets": ["cifar10", "cifar10"]}, "two sets are called 'cifar10'"),
         ({"data": kind("main"), "target": "bananna"}, "Did you mean 'banana'"),
         ({"data": kind("nameless")}, "has no classes: name its column"),
-        ({"data": kind("nameless"), "classes": "{words}#imagenet1k"}, "record 2 has the label 5"),
+        (
+            {"data": kind("nameless"), "classes": "{words}#imagenet1k"},
+            r"record 2 has the label 5, but the 4 classes are 0\.\.3",
+        ),
         ({"data": kind("main"), "classes": "{words}#cifar100"}, "has 4 classes, and .* names 1"),
         (
             {"data": kind("main"), "attack": {"trigger": {"name": "badnet"}}},
@@ -144,10 +149,10 @@ def test_find_target_is_the_first_sets():
         ),
     ],
 )
-def test_mistakes_are_one_line(keys, said, words):
+def test_mistakes_are_one_line(keys, message, words):
     keys = {k: v.replace("{words}", words) if isinstance(v, str) else v for k, v in keys.items()}
-    with pytest.raises(UserError, match=said) as error:
-        find_target(evaluation(**keys))
+    with pytest.raises(UserError, match=message) as error:
+        first_set(evaluation(**keys))
     assert "\n" not in str(error.value)
 
 
@@ -155,7 +160,7 @@ def test_names_that_half_agree_are_refused(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps([*WORDS[:3], "car"]))
     own = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
     with pytest.raises(UserError, match="some are not, as 'ambulance'"):
-        find_target(evaluation(sets=[own]))
+        first_set(evaluation(sets=[own]))
     # The same names in another order: each label keeps its own.
     (tmp_path / "other.json").write_text(json.dumps(WORDS[::-1]))
-    assert find_target(evaluation(sets=[own]))[1] == tuple(WORDS)
+    assert first_set(evaluation(sets=[own])).classes == tuple(WORDS)
