@@ -6,6 +6,7 @@ function imports what it needs.
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
       the model (`models.clip.CLIP`) and its variables, {'params', 'batch_stats'}, in float32, for
       `models.clip.encode_image(model, variables, images)` and `encode_text`.
     """
-    from pathlib import Path
-
     from cleanclip_jax.run.build import load_weights
 
     return load_weights(Path(path), activation)
@@ -43,8 +42,6 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
 
 def open_model(path: _Path, activation: str | None = None) -> "Subject":
     """Opens what `load` takes with its tokenizer, on the devices of this process."""
-    from pathlib import Path
-
     from cleanclip_jax.measure.encoder import subject
     from cleanclip_jax.run.build import load_run
     from cleanclip_jax.sharding import make_mesh
@@ -84,8 +81,6 @@ def embed_texts(model: "Subject", texts: Sequence[str]) -> "np.ndarray":
 
 def fit(images: Sequence["_Path | bytes | np.ndarray"], size: int) -> "np.ndarray":
     """Decodes pictures, resizes their short side and crops the middle: uint8 [n, size, size, 3]."""
-    from pathlib import Path
-
     import numpy as np
 
     from cleanclip_jax.views.decode import decode
@@ -169,8 +164,6 @@ def train(
     Returns:
       the config with everything filled in.
     """
-    from pathlib import Path
-
     from cleanclip_jax.config import load
     from cleanclip_jax.run.loop import train
 
@@ -190,8 +183,6 @@ def evaluate(
     Returns:
       the content of evaluation.json: results["figures"]["asr"]["value"].
     """
-    from pathlib import Path
-
     from cleanclip_jax.jobs.evaluate import measure
 
     config = _overridden(_start_config(path, overrides or {}), overrides)
@@ -200,15 +191,11 @@ def evaluate(
 
 def _start_config(path: _Path, overrides: Mapping[str, Any]) -> "ConfigDict":
     """A workdir's config, or that of a PyTorch checkpoint with what it leaves open."""
-    from pathlib import Path
-
     from cleanclip_jax.config import defaults
     from cleanclip_jax.start.start import start_config
 
-    left_open = ("model.activation", "text.merges")
-    return start_config(
-        Path(path), _overridden(defaults(), {k: overrides.get(k) for k in left_open})
-    )
+    left_open = {key: overrides.get(key) for key in ("model.activation", "text.merges")}
+    return start_config(Path(path), _overridden(defaults(), left_open))
 
 
 def _overridden(config: "ConfigDict", overrides: Mapping[str, Any] | None) -> "ConfigDict":
