@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
 
 ENDINGS = (".json", ".py")
 KEYS = ("classes", "templates")
@@ -46,9 +46,10 @@ def read_classes(spec: str, default_key: str | None = None) -> ClassFile:
             only = next(iter(content)) if len(content) == 1 else ""
             key = default_key if default_key in content else only
         if key not in content:
+            if key:
+                raise unknown(f"classes: {path}", key, content)
             raise UserError(
-                f"classes: {path} holds {', '.join(content) or 'nothing'}"
-                + (f", not {key!r}.{near(key, content)}" if key else f"; name one: {path}#KEY")
+                f"classes: {path} holds {', '.join(content) or 'nothing'}; name one: {path}#KEY"
             )
         content = content[key]
     entry = content if isinstance(content, Mapping) else {"classes": content}

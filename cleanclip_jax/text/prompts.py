@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.registry import Registry
 from cleanclip_jax.text.classes import is_class_file, read_classes
 
@@ -16,6 +16,11 @@ TEMPLATES: Registry[tuple[str, ...]] = Registry(
     "templates (a set's name, a list, or a .json or .py file)",
     {name: tuple(rows) for name, rows in _ROWS.items()},
 )
+
+
+def prompts(name: str, *given: str) -> None:
+    """Adds a set of prompts that is yours, each with `{}` where the class name goes."""
+    TEMPLATES.add(name, templates(given))
 
 
 def templates(name_or_list: str | Sequence[str]) -> tuple[str, ...]:
@@ -61,10 +66,7 @@ def class_index(target: str | int, names: Sequence[str]) -> int:
                 f"{', '.join(map(str, indices))}."
             )
         if not target.isdecimal():
-            raise UserError(
-                f"target: {target!r} is none of the {len(names)} class names; give one exactly, "
-                f"or an index.{near(target, names)}"
-            )
+            raise unknown("target (a class name, or an index)", target, names)
     index = int(target)
     if not 0 <= index < len(names):
         raise UserError(

@@ -59,7 +59,7 @@ def test_digits_are_a_name_before_an_index():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("ban", "'ban' is none of the 6 class names"),
+        ("ban", "class name, or an index.: unknown 'ban'"),
         ("Banana", "Did you mean 'banana'"),
         ("missile", "names 2 classes; give the index, one of 3, 4"),
         (6, r"no class 6; the 6 classes are 0\.\.5"),
