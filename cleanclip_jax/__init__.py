@@ -6,6 +6,7 @@ function imports what it needs.
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
       the model (`models.clip.CLIP`) and its variables, {'params', 'batch_stats'}, in float32, for
       `models.clip.encode_image(model, variables, images)` and `encode_text`.
     """
-    from pathlib import Path
 
     from cleanclip_jax.start.start import load_weights
 
@@ -83,8 +83,6 @@ def embed_texts(model: "Encoder", texts: Sequence[str]) -> "np.ndarray":
 
 def fit(images: Sequence["_Path | bytes | np.ndarray"], size: int) -> "np.ndarray":
     """Decodes pictures, resizes their short side and crops the middle: uint8 [n, size, size, 3]."""
-    from pathlib import Path
-
     import numpy as np
 
     from cleanclip_jax.views.decode import decode
@@ -168,8 +166,6 @@ def train(
     Returns:
       the config with everything filled in.
     """
-    from pathlib import Path
-
     from cleanclip_jax.config import load
     from cleanclip_jax.run import loop
     from cleanclip_jax.run.build import build
@@ -192,7 +188,6 @@ def evaluate(
     Returns:
       the content of evaluation.json: results["figures"]["asr"]["value"].
     """
-    from pathlib import Path
 
     from cleanclip_jax.report.evaluation import measure_run
 
@@ -203,7 +198,6 @@ def evaluate(
 
 def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":
     """A workdir, or a PyTorch checkpoint with what it leaves open."""
-    from pathlib import Path
 
     from cleanclip_jax.config import defaults
     from cleanclip_jax.start.start import open_start

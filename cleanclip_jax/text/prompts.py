@@ -11,14 +11,15 @@ from cleanclip_jax.text.classes import is_class_file, read_classes
 # Sets of templates; `{}` stands for the class name. "imagenet" has the 80 that CLIP's authors
 # published (Radford et al. 2021, arXiv 2103.00020); the others are short lists of this project's,
 # one for each kind of pictures that measure/sets.py names.
-TEMPLATES: Registry[Sequence[str]] = Registry(
+_ROWS = json.loads(files(__package__ or "").joinpath("templates.json").read_text(encoding="utf-8"))
+TEMPLATES: Registry[tuple[str, ...]] = Registry(
     "templates (a set's name, a list, or a .json or .py file)",
-    json.loads(files(__package__ or "").joinpath("templates.json").read_text(encoding="utf-8")),
+    {name: tuple(rows) for name, rows in _ROWS.items()},
 )
 
 
 def prompts(name: str, *given: str) -> None:
-    """Adds a set of prompts of one's own, each with `{}` where the class name goes."""
+    """Adds a set of prompts that is yours, each with `{}` where the class name goes."""
     TEMPLATES.add(name, templates(given))
 
 
