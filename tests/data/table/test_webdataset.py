@@ -219,5 +219,5 @@ def test_a_header_that_leads_back_is_one_line(tmp_path: Path, record: bytes):
     about.type, about.size = tarfile.XHDTYPE, len(record)
     data = about.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
     (tmp_path / "a.tar").write_bytes(data + tarfile.TarInfo("a.png").tobuf() + bytes(1024))
-    with pytest.raises(UserError, match="a.tar: unreadable as tar"):
+    with pytest.raises(UserError, match=r"a.tar: unreadable as tar"):
         webdataset(tmp_path / "a.tar")
