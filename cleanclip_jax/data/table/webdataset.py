@@ -20,7 +20,8 @@ BATCH_ROWS = 8192
 PLACE = pa.struct({"start": pa.int64(), "length": pa.int64()})
 BLOCK = tarfile.BLOCKSIZE
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-nti, nts = tarfile.nti, tarfile.nts  # numbers and strings of a header
+# What reads numbers and strings of a header; not documented, so pyright knows neither.
+nti, nts = (vars(tarfile)[name] for name in ("nti", "nts"))
 
 
 class Member(NamedTuple):
