@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -30,7 +31,8 @@ class Digits(Source):
 
         if split not in ("train", "test"):
             raise unknown("config.data (digits).split", split, ("train", "test"))
-        images, labels = load_digits(return_X_y=True)
+        digits: Any = load_digits(return_X_y=True)
+        images, labels = digits
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
         rows = np.sort(order[:TEST_ROWS] if split == "test" else order[TEST_ROWS:])
         grey = np.rint(images[rows] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -119,15 +119,22 @@ class ArrayRecords(Source):
 
 def _prepared(folder: Path) -> ArrayRecords:
     dataset = layout.read_dataset(folder)
-    shards = tuple(Shard(**shard) for shard in dataset["shards"])
-    index, names = dataset["index"], dataset["class_names"]
-    _check_files(folder, [*shards, Shard(layout.INDEX, len(shards), **index)])
-    if layout.fingerprint(shards, index["sha256"], names) != dataset["fingerprint"]:
+    try:
+        shards = tuple(Shard(**shard) for shard in dataset["shards"])
+        index = Shard(layout.INDEX, len(shards), **dataset["index"])
+        names, given = dataset["class_names"], dataset["fingerprint"]
+        same = layout.fingerprint(shards, index.sha256, names) == given
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder / layout.DATASET} is not as cleanclip prepare writes it."
+        ) from None
+    _check_files(folder, [*shards, index])
+    if not same:
         raise UserError(
             f"{folder / layout.DATASET}: modified since it was written; prepare the data anew."
         )
     names = None if names is None else tuple(names)
-    return ArrayRecords(folder, folder / layout.INDEX, shards, names, dataset["fingerprint"])
+    return ArrayRecords(folder, folder / layout.INDEX, shards, names, given)
 
 
 def _check_files(folder: Path, files: Sequence[Shard]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as compute
 
 from cleanclip_jax.cache import Held, cached
 from cleanclip_jax.data.paths import digests
@@ -23,7 +23,7 @@ from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.record import fingerprint_of, order_names
 
 log = logging.getLogger(__name__)
-pc: Any = pa.compute  # its functions are made when it is imported: pyright knows none
+pc: Any = compute  # its functions are made when it is imported: pyright knows none
 
 FORMAT = 2
 SCHEMA = {

@@ -208,8 +208,9 @@ class Table:
             return data
         place = file = self._files[self._at("file", index)]
         try:
-            if (start := self._at("start", index)) is not None:
-                return read_range(file, start, self._at("length", index))
+            start, length = self._at("start", index), self._at("length", index)
+            if start is not None and length is not None:
+                return read_range(file, start, length)
             if path := self._at("path", index):
                 place = join(self._root or parent(file), path)
                 return read_bytes(place)

@@ -151,10 +151,10 @@ def test_a_tar_cut_short_is_one_line_and_nothing_is_kept(shards: Path, cut: str,
     data = path.read_bytes()
     with path.open("rb") as stream:
         entries = list(members(stream))
-    last = entries[-1].offset_data + -(-entries[-1].size // 512) * 512
+    last = entries[-1].start + -(-entries[-1].size // 512) * 512
     end = {
-        "within": entries[3].offset_data + 10,
-        "between": entries[3].offset_data + -(-entries[3].size // 512) * 512,
+        "within": entries[3].start + 10,
+        "between": entries[3].start + -(-entries[3].size // 512) * 512,
         "end mark": last,
         "header": last - 3 * 512 - 100,
     }[cut]
@@ -194,7 +194,7 @@ def test_members_are_found_in_every_format(tmp_path: Path, form: str):
     )
     with tarfile.open(path) as tar, path.open("rb") as stream:
         expected = [(about.name, about.offset_data, about.size) for about in tar]
-        assert [(m.name, m.offset_data, m.size) for m in members(stream)] == expected
+        assert [tuple(member) for member in members(stream)] == expected
         assert len(expected) >= 5
 
 
@@ -209,4 +209,15 @@ def test_sizes_beyond_octal_are_read(tmp_path: Path, form: str):
         stream.truncate(len(head) + about.size + 1024)  # a hole of zeros
     with (tmp_path / "a.tar").open("rb") as stream:
         (entry,) = members(stream)
-    assert (entry.name, entry.offset_data, entry.size) == ("big.bin", len(head), about.size)
+    assert (entry.name, entry.start, entry.size) == ("big.bin", len(head), about.size)
+
+
+@pytest.mark.parametrize("record", [b"0 a=b\n", b"-6 a=b\n", b"12 size=-512\n"])
+def test_a_header_that_leads_back_is_one_line(tmp_path: Path, record: bytes):
+    """It would be read for ever."""
+    about = tarfile.TarInfo("head")
+    about.type, about.size = tarfile.XHDTYPE, len(record)
+    data = about.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
+    (tmp_path / "a.tar").write_bytes(data + tarfile.TarInfo("a.png").tobuf() + bytes(1024))
+    with pytest.raises(UserError, match=r"a.tar: unreadable as tar"):
+        webdataset(tmp_path / "a.tar")
