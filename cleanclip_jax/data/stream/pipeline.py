@@ -21,10 +21,10 @@ from cleanclip_jax.data.stream.example import (
     REASONS,
     Batch,
     Collate,
-    CollatePictures,
     Example,
     PictureBatch,
     Views,
+    collate_pictures,
     unpack,
 )
 from cleanclip_jax.data.stream.feeder import Stream
@@ -211,7 +211,7 @@ def _pictures(
     dataset = (
         grain.MapDataset.source(np.asarray(indices, np.int64))
         .map(example.picture)
-        .batch(reading.batch_size, batch_fn=CollatePictures(example.image_size))
+        .batch(reading.batch_size, batch_fn=partial(collate_pictures, example.image_size))
     )
     return Batches(dataset, reading, unreadable, example.source.labels())
 
