@@ -88,7 +88,7 @@ class Plan:
         return make_trigger(self.header["attack"]["trigger"])
 
     @cached_property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """A sha256 over the whole plan."""
         content = json.dumps([dict(self.header), self.table.to_pydict()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import unknown
 from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.text.prompts import templates as find_templates
 
@@ -20,9 +20,6 @@ class Digits(Source):
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be
     held in memory and sent to the workers whole.
-
-    Raises:
-      UserError: on an unknown split or template set.
     """
 
     class_names: tuple[str, ...] | None = NAMES
@@ -32,11 +29,8 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         if split not in ("train", "test"):
-            raise UserError(
-                f"digits: unknown split {split!r}, use 'train' or 'test'."
-                + near(split, ("train", "test"))
-            )
-        images, labels = load_digits(return_X_y=True)
+            raise unknown("digits: split", split, ("train", "test"))
+        images, labels = map(np.asarray, load_digits(return_X_y=True))
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
         rows = np.sort(order[:TEST_ROWS] if split == "test" else order[TEST_ROWS:])
         grey = np.rint(images[rows] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -197,7 +197,7 @@ class Example:
             raise BadRecord(f"{record.where}: the caption is empty.")
         exact = self.decoding == "exact"
         pixels = decode(record.image, record.where, None if exact else self.image_size)
-        shapes = GEOMETRY if exact else FAST_GEOMETRY
+        shapes: Mapping[str, Any] = GEOMETRY if exact else FAST_GEOMETRY
         if (poison := self._poison(index)) is not None and self.plan is not None:
             poison.check(record.image, record.where)
             # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,

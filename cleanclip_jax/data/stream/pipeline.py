@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
@@ -208,8 +208,9 @@ def _pictures(
     reading: Reading,
     unreadable: "Unreadable",
 ) -> "Batches[PictureBatch]":
+    records: Any = np.asarray(indices, np.int64)  # has a Sequence's methods
     dataset = (
-        grain.MapDataset.source(np.asarray(indices, np.int64))
+        grain.MapDataset.source(records)
         .map(example.picture)
         .batch(reading.batch_size, batch_fn=partial(collate_pictures, example.image_size))
     )
