@@ -104,7 +104,7 @@ def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def pack(reasons: Mapping[int, str]) -> UInt8[np.ndarray, " n"]:
-    """What is wrong with a batch's unreadable records, as an array: Grain carries nothing else."""
+    """Reasons by record, as an array: Grain carries nothing else."""
     return np.frombuffer(json.dumps(dict(reasons)).encode(), np.uint8)
 
 
@@ -197,14 +197,14 @@ class Example:
             raise BadRecord(f"{record.where}: the caption is empty.")
         exact = self.decoding == "exact"
         pixels = decode(record.image, record.where, None if exact else self.image_size)
-        shapes: Mapping[str, Any] = GEOMETRY if exact else FAST_GEOMETRY
+        shapes = GEOMETRY if exact else FAST_GEOMETRY
         if (poison := self._poison(index)) is not None and self.plan is not None:
             poison.check(record.image, record.where)
             # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,
             # so its view is made of it, too, as the original does, which saves it at this size.
             image = shapes[self.plan.geometry](pixels, self.image_size)
             return Read(image, None, poison.caption, poison.stamp)
-        whole = Image.fromarray(pixels) if exact else None
+        whole: Any = Image.fromarray(pixels) if exact else None
         image = shapes[self.geometry](pixels if whole is None else whole, self.image_size)
         stamp = None if self.trigger is None else self.trigger.stamp(self.image_size, index)
         return Read(image, whole, record.caption, stamp)
@@ -261,8 +261,8 @@ class Example:
         shown = index
         while shown in unreadable:
             shown = (shown + 1) % len(self.source)
-        where = "" if shown == index else self.source.where(index)
-        return shown, where and f"{where}: it could not be read when all pictures were."
+        reason = f"{self.source.where(index)}: it could not be read when all pictures were."
+        return shown, "" if shown == index else reason
 
 
 @dataclass(frozen=True)
