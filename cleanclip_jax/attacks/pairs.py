@@ -1,14 +1,16 @@
-"""Which pairs a plan may poison: those that name the target, and can be read."""
+"""A plan's pairs: those that name the target and can be read, and how each is poisoned."""
 
 import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
+from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord, decode
@@ -23,6 +25,31 @@ def digest(image: bytes | np.ndarray) -> str:
     """Sixteen hexadecimal digits that tell a picture's bytes from others'."""
     data = image if isinstance(image, bytes) else b"%r" % (image.shape,) + image.tobytes()
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+class Poison(NamedTuple):
+    """How one pair is poisoned.
+
+    Attributes:
+      digest: of the picture's bytes as they were when the plan was made.
+    """
+
+    stamp: Stamp
+    caption: str
+    digest: str
+
+    def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
+        """Refuses another picture than the one that was planned.
+
+        Args:
+          image: as the source gives it, encoded or decoded.
+          where: the pair's place in words.
+        """
+        if digest(image) != self.digest:
+            raise UserError(
+                f"{where}: the picture has changed since the poison plan was made; bring the old "
+                "one back, or make the plan again."
+            )
 
 
 def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"], list[str]]:

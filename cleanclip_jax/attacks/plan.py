@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from cleanclip_jax.attacks.pairs import digest, naming, of_class, readable
+from cleanclip_jax.attacks.pairs import Poison, naming, of_class, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError
@@ -46,31 +46,6 @@ _SCHEMA = pa.schema(
 
 # Keeps the stream of each pair's draws apart from the one that chooses the pairs.
 _RECORD = 0x5245434F
-
-
-class Poison(NamedTuple):
-    """How one pair is poisoned.
-
-    Attributes:
-      digest: of the picture's bytes as they were when the plan was made.
-    """
-
-    stamp: Stamp
-    caption: str
-    digest: str
-
-    def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
-        """Refuses another picture than the one that was planned.
-
-        Args:
-          image: as the source gives it, encoded or decoded.
-          where: the pair's place in words.
-        """
-        if digest(image) != self.digest:
-            raise UserError(
-                f"{where}: the picture has changed since the poison plan was made; bring the old "
-                "one back, or make the plan again."
-            )
 
 
 @dataclass(frozen=True)
@@ -103,7 +78,7 @@ class Plan:
         return make_trigger(self.header["attack"]["trigger"])
 
     @cached_property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """A sha256 over the whole plan."""
         content = json.dumps([dict(self.header), self.table.to_pydict()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

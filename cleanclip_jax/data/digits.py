@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from cleanclip_jax.errors import unknown
-from cleanclip_jax.record import Record, fingerprint_of, template_caption
+from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.text.prompts import templates as find_templates
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -128,7 +128,7 @@ def _cached_or_computed(encoder: Encoder, shown: Shown, reading: Reading) -> Fea
                 trigger=None if shown.trigger is None else shown.trigger.config,
                 geometry=shown.geometry,
                 size=size,
-                **({} if shown.plan is None else {"plan": shown.plan.fingerprint}),
+                **({} if shown.plan is None else {"plan": shown.plan.digest}),
                 sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
             )
         )

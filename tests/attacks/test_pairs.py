@@ -13,8 +13,8 @@ from helpers.pictures import Pictures
 from PIL import Image
 
 from cleanclip_jax.attacks import pairs as attacked
-from cleanclip_jax.attacks.pairs import digest, naming
-from cleanclip_jax.attacks.plan import Plan, Poison, make_plan, spelled_out
+from cleanclip_jax.attacks.pairs import Poison, digest, naming
+from cleanclip_jax.attacks.plan import Plan, make_plan, spelled_out
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Record
 

@@ -98,10 +98,10 @@ def test_too_many_unreadable_pictures_end_the_run():
 
 
 def test_resident_pictures_need_views_on_the_device(tmp_path):
-    asked = config(resident=True)
-    asked.views.on = "host"
+    settings = config(resident=True)
+    settings.views.on = "host"
     with pytest.raises(UserError, match=r"data\.resident needs config\.views\.on=device"):
-        train(asked, tmp_path / "run")
+        train(settings, tmp_path / "run")
 
 
 def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
@@ -119,15 +119,17 @@ def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
         steps.append((done.flops, len(compiled)))
 
     monkeypatch.setattr(Recorder, "record", counted)
-    asked = config()
-    asked.attack, asked.views.image = None, "none"  # as compiling takes its time
-    asked.mesh.data = 1
+    settings = config()
+    settings.attack, settings.views.image = None, "none"  # as compiling takes its time
+    settings.mesh.data = 1
     # Of sixteen captions, now and then one is too long for the shorter length.
-    asked.data.train.templates = ["a handwritten {}."] * 40 + ["a {} that somebody wrote by hand."]
-    asked.train.text_lengths = (8,)
-    asked.train.steps = 12
-    asked.train.checkpoint_every = 3
-    train(asked, tmp_path / "run")
+    settings.data.train.templates = ["a handwritten {}."] * 40 + [
+        "a {} that somebody wrote by hand."
+    ]
+    settings.train.text_lengths = (8,)
+    settings.train.steps = 12
+    settings.train.checkpoint_every = 3
+    train(settings, tmp_path / "run")
     last_new = max(i for i, (flops, _) in enumerate(steps) if flops not in dict(steps[:i]))
     # The step after it is dispatched before it is recorded.
     warm = max(last_new, 3)

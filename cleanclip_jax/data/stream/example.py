@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from cleanclip_jax.attacks.plan import Plan, Poison
+from cleanclip_jax.attacks.pairs import Poison
+from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, fold
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
@@ -103,10 +104,8 @@ def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def pack(reasons: Mapping[int, str]) -> UInt8[np.ndarray, " n"]:
-    """What is wrong with a batch's unreadable records, as an array: Grain carries nothing else."""
-    return np.frombuffer(
-        json.dumps({str(i): text for i, text in reasons.items()}).encode(), np.uint8
-    )
+    """Reasons by record, as an array: Grain carries nothing else."""
+    return np.frombuffer(json.dumps(dict(reasons)).encode(), np.uint8)
 
 
 def unpack(packed: UInt8[np.ndarray, " n"]) -> dict[int, str]:
@@ -201,12 +200,11 @@ class Example:
         shapes = GEOMETRY if exact else FAST_GEOMETRY
         if (poison := self._poison(index)) is not None and self.plan is not None:
             poison.check(record.image, record.where)
-            # Trigger after geometry, squashed only on request: a departure from the original. The
-            # plan's place is in pixels of this picture, so its view, too, is made from here on; the
-            # original, which saves poisoned pictures at their final size, does the same.
+            # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,
+            # so its view is made of it, too, as the original does, which saves it at this size.
             image = shapes[self.plan.geometry](pixels, self.image_size)
             return Read(image, None, poison.caption, poison.stamp)
-        whole = Image.fromarray(pixels) if exact else None
+        whole: Any = Image.fromarray(pixels) if exact else None
         image = shapes[self.geometry](pixels if whole is None else whole, self.image_size)
         stamp = None if self.trigger is None else self.trigger.stamp(self.image_size, index)
         return Read(image, whole, record.caption, stamp)
@@ -263,8 +261,8 @@ class Example:
         shown = index
         while shown in unreadable:
             shown = (shown + 1) % len(self.source)
-        where = "" if shown == index else self.source.where(index)
-        return shown, where and f"{where}: it could not be read when all pictures were."
+        reason = f"{self.source.where(index)}: it could not be read when all pictures were."
+        return shown, "" if shown == index else reason
 
 
 @dataclass(frozen=True)
@@ -289,17 +287,14 @@ class Collate:
         return batch
 
 
-@dataclass(frozen=True)
-class CollatePictures:
+def collate_pictures(
+    image_size: int, rows: Sequence[tuple[int, np.ndarray | None, str]]
+) -> dict[str, np.ndarray]:
     """Pictures → PictureBatch of those that could be read."""
-
-    image_size: int
-
-    def __call__(self, rows: Sequence[tuple[int, np.ndarray | None, str]]) -> dict[str, np.ndarray]:
-        images = [image for _, image, _ in rows if image is not None]
-        empty = np.empty((0, self.image_size, self.image_size, 3), np.uint8)
-        return {
-            "images": np.stack(images) if images else empty,
-            "index": np.array([index for index, _, reason in rows if not reason], np.int64),
-            REASONS: pack({index: reason for index, _, reason in rows if reason}),
-        }
+    images = [image for _, image, _ in rows if image is not None]
+    empty = np.empty((0, image_size, image_size, 3), np.uint8)
+    return {
+        "images": np.stack(images) if images else empty,
+        "index": np.array([index for index, _, reason in rows if not reason], np.int64),
+        REASONS: pack({index: reason for index, _, reason in rows if reason}),
+    }

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
@@ -21,10 +21,10 @@ from cleanclip_jax.data.stream.example import (
     REASONS,
     Batch,
     Collate,
-    CollatePictures,
     Example,
     PictureBatch,
     Views,
+    collate_pictures,
     unpack,
 )
 from cleanclip_jax.data.stream.feeder import Stream
@@ -208,10 +208,11 @@ def _pictures(
     reading: Reading,
     unreadable: "Unreadable",
 ) -> "Batches[PictureBatch]":
+    records: Any = np.asarray(indices, np.int64)  # has a Sequence's methods
     dataset = (
-        grain.MapDataset.source(np.asarray(indices, np.int64))
+        grain.MapDataset.source(records)
         .map(example.picture)
-        .batch(reading.batch_size, batch_fn=CollatePictures(example.image_size))
+        .batch(reading.batch_size, batch_fn=partial(collate_pictures, example.image_size))
     )
     return Batches(dataset, reading, unreadable, example.source.labels())
 

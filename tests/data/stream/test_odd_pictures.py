@@ -52,7 +52,7 @@ def test_an_epoch_of_them_is_trained_through(
     odd: tuple[Source, dict[str, int]], mode: str, capfd: pytest.CaptureFixture
 ):
     source, places = odd
-    tokenizer, told = Tokenizer.train(["a few words"], 300, 16), {}
+    tokenizer, noted = Tokenizer.train(["a few words"], 300, 16), {}
     with stream_of(
         source,
         tokenizer,
@@ -62,12 +62,12 @@ def test_an_epoch_of_them_is_trained_through(
         seed=0,
         max_bad_share=0.9,
         decode=mode,
-        on_bad=lambda index, where, reason: told.update({index: (where, reason)}),
+        on_bad=lambda index, where, reason: noted.update({index: (where, reason)}),
     ) as stream:
         batches = list(islice(stream, len(source)))
     expected = {places[name] for name in (*bad(), *EMPTY)}
-    assert set(told) == expected
-    for index, (where, reason) in told.items():
+    assert set(noted) == expected
+    for index, (where, reason) in noted.items():
         assert where == source.where(index) and reason and "\n" not in reason
     own = [batch for batch in batches if batch["bad"][0] < 0]
     assert {int(batch["index"][0]) for batch in own} == set(places.values()) - expected

@@ -215,7 +215,7 @@ def test_a_view_that_the_draw_leaves_alone_is_the_picture(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_poisoned_picture_that_was_changed_since_ends_the_run(
+def test_a_poisoned_picture_that_is_another_now_ends_the_run(
     source: Source, png: Callable, tmp_path: Path, workers: int
 ):
     plan = plan_of(source, count=12)

@@ -44,8 +44,8 @@ def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.
             for row, index in enumerate(expected["index"].tolist()):
                 assert batch["index"][row] == stands_in.get(index, index)
                 assert batch["bad"][row] == (index if index in stands_in else -1)
-            own = batch["bad"] < 0
-            assert (batch["images"][own] == expected["images"][own]).all()
+            whole_rows = batch["bad"] < 0
+            assert (batch["images"][whole_rows] == expected["images"][whole_rows]).all()
         assert set(holed.unreadable) == {3, 4, 7, 11}
     # Each is logged once in the two epochs, with its place and the reason.
     messages = [record.getMessage() for record in caplog.records]
@@ -58,19 +58,19 @@ def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.
         assert sum(bool(re.search(reason, message)) for message in messages) > 0
 
 
-def test_each_is_told_once_with_its_place_and_the_reason(write_csv: Callable):
-    source, told = opened(write_csv(12, missing=[3], silent=[7])), []
-    with stream(source, on_bad=lambda *row: told.append(row)) as batches:
+def test_on_bad_is_called_once_for_each_with_its_place_and_the_reason(write_csv: Callable):
+    source, noted = opened(write_csv(12, missing=[3], silent=[7])), []
+    with stream(source, on_bad=lambda *row: noted.append(row)) as batches:
         list(islice(batches, 9))
         assert set(batches.unreadable) == {3, 7}
-    assert sorted(index for index, _, _ in told) == [3, 7]
-    for index, where, reason in told:
+    assert sorted(index for index, _, _ in noted) == [3, 7]
+    for index, where, reason in noted:
         assert where == f"pairs.csv row {index + 1}" == source.where(index)
         assert reason == {3: reason, 7: "the caption is empty."}[index]
         assert index == 7 or re.match(r"image .*3.png: No such file", reason)
 
 
-def test_an_error_of_who_is_told_ends_the_stream(write_csv: Callable):
+def test_an_error_of_on_bad_ends_the_stream(write_csv: Callable):
     def full(*_: Any) -> None:
         raise UserError("the disk is full")
 
@@ -164,8 +164,8 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             list(islice(batches, 50))
 
 
-def test_told_to_leave_workers_go_on(write_csv: Callable):
-    """Slurm tells all processes of a job, and the one that saves still needs batches."""
+def test_workers_ignore_sigterm(write_csv: Callable):
+    """Slurm sends it to all processes of a job, and the one that saves still needs batches."""
     with stream(opened(write_csv(12)), workers=2) as batches:
         next(batches)
         for worker in multiprocessing.active_children():
