@@ -169,4 +169,4 @@ def _same(back: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], name
         return False
     a, b = back[name], wanted[name]
     bits = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(*bits)
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(bits[0], bits[1])

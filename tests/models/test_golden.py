@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from helpers.openai_layout import flat, relative, variables
+from helpers.torch_files import by_path
 
 from cleanclip_jax.models import clip
 from cleanclip_jax.models.clip import build
@@ -45,7 +46,7 @@ def test_features_and_statistics_in_training_mode(golden, kind, features, option
     image, stats = encode_image_train(model, weights, pictures(features))
     assert relative(image, features["image_features_train"]) <= 1e-5
     wanted = unflatten_dict(flat(features, "after_train_forward/"), sep="/").get("batch_stats", {})
-    ours, theirs = flatten_dict(stats, sep="/"), flatten_dict(wanted, sep="/")
+    ours, theirs = by_path(stats), by_path(wanted)
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
         assert relative(ours[name], values) <= 1e-3, name

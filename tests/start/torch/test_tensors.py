@@ -3,8 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
-from helpers.torch_files import random_values
+from helpers.torch_files import by_path, random_values
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
@@ -36,7 +35,7 @@ def origin_of(layout, tensors):
 
 def trained(tree, by=0.0):
     """The variables as a run saves them: float32, and moved."""
-    flat = flatten_dict(tree, sep="/")
+    flat = by_path(tree)
     return {path: np.asarray(x.astype(np.float32) + np.float32(by)) for path, x in flat.items()}
 
 
@@ -44,7 +43,7 @@ def test_each_tensor_comes_back_in_its_own_type():
     theirs = half_like_openai(random_values("openai", RN))
     theirs["token_embedding.weight"] = theirs["token_embedding.weight"].astype(ml_dtypes.bfloat16)
     tree, origin = to_variables("it", "openai", RN, theirs), origin_of("openai", theirs)
-    for flat in (flatten_dict(tree, sep="/"), trained(tree)):
+    for flat in (by_path(tree), trained(tree)):
         back = to_tensors("openai", RN, flat, origin)
         assert list(back) == list(theirs)
         for name, x in theirs.items():
@@ -72,7 +71,7 @@ def test_queries_keys_and_values_of_different_types_lose_nothing():
     name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
     theirs[name.format("q")] = theirs[name.format("q")].astype(np.float16)
     theirs[name.format("k")] = theirs[name.format("k")].astype(ml_dtypes.bfloat16)
-    flat = flatten_dict(to_variables("it", "huggingface", VIT, theirs), sep="/")
+    flat = by_path(to_variables("it", "huggingface", VIT, theirs))
     back = to_tensors("huggingface", VIT, flat, origin_of("huggingface", theirs))
     assert all(back[name].tobytes() == x.tobytes() for name, x in theirs.items())
 
@@ -80,7 +79,7 @@ def test_queries_keys_and_values_of_different_types_lose_nothing():
 def test_counters_advance_with_the_run():
     theirs = random_values("openai", RN)
     origin = origin_of("openai", theirs)
-    flat = flatten_dict(to_variables("it", "openai", RN, theirs), sep="/")
+    flat = by_path(to_variables("it", "openai", RN, theirs))
     back = to_tensors("openai", RN, flat, origin.advanced(2), 5)
     assert {int(back[name]) for name in origin.counters} == {7 + 2 + 5}
     assert {int(to_tensors("openai", RN, flat, None, 5)[name]) for name in origin.counters} == {5}
@@ -111,7 +110,7 @@ def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     tree = to_variables("it", "openai", RN, theirs)
     save_first(tmp_path, tree)
     step, variables = load_saved(tmp_path)
-    found, wanted = flatten_dict(variables, sep="/"), flatten_dict(tree, sep="/")
+    found, wanted = by_path(variables), by_path(tree)
     assert step == 0 and found.keys() == wanted.keys()
     for path, x in wanted.items():
         assert found[path].dtype == x.dtype and found[path].tobytes() == x.tobytes(), path
@@ -121,8 +120,8 @@ def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
 def test_positions_are_interpolated_as_torch_does(v, old, new):
     torch = pytest.importorskip("torch")
     tree = to_variables("it", "openai", v, random_values("openai", v))
-    resized = flatten_dict(resize_positions(tree, v, new), sep="/")
-    before = flatten_dict(tree, sep="/")
+    resized = by_path(resize_positions(tree, v, new))
+    before = by_path(tree)
     path = "params/visual/positions" if v.patch else "params/visual/attnpool/positions"
     table, step = before[path], v.patch or 32
     grid = torch.from_numpy(table[1:].reshape(1, old // step, old // step, -1).copy())
