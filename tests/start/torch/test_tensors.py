@@ -1,4 +1,4 @@
-"""Types, counters and order on the way back, and position tables of another size."""
+"""Types, counters and order on the way back."""
 
 import ml_dtypes
 import numpy as np
@@ -8,8 +8,7 @@ from helpers.torch_files import by_path, random_values
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.store import load_saved, save_first
-from cleanclip_jax.start.torch.origin import Origin, load_origin
-from cleanclip_jax.start.torch.resize import resize_positions
+from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.start.torch.tensors import to_tensors, to_variables
 
 VIT, RN = VARIANTS["ViT-test"], VARIANTS["RN-test"]
@@ -93,17 +92,6 @@ def test_what_does_not_fit_a_type_is_refused():
         to_tensors("openai", VIT, flat, origin)
 
 
-def test_an_origin_is_saved_and_a_damaged_one_refused(tmp_path):
-    assert load_origin(tmp_path) is None
-    origin = origin_of("openai", random_values("openai", RN))
-    origin.save(tmp_path)
-    again = load_origin(tmp_path)
-    assert again is not None and again == origin and list(again.tensors) == list(origin.tensors)
-    (tmp_path / "interop.json").write_text('{"version": 1}')
-    with pytest.raises(UserError, match=r"interop\.json is damaged"):
-        load_origin(tmp_path)
-
-
 def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     theirs = half_like_openai(random_values("openai", RN))
     theirs["ln_final.bias"] = theirs["ln_final.bias"].astype(np.float64) / 3
@@ -114,24 +102,3 @@ def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     assert step == 0 and found.keys() == wanted.keys()
     for path, x in wanted.items():
         assert found[path].dtype == x.dtype and found[path].tobytes() == x.tobytes(), path
-
-
-@pytest.mark.parametrize(("v", "old", "new"), [(VIT, 32, 48), (VIT, 32, 16), (RN, 64, 96)])
-def test_positions_are_interpolated_as_torch_does(v, old, new):
-    torch = pytest.importorskip("torch")
-    tree = to_variables("it", "openai", v, random_values("openai", v))
-    resized = by_path(resize_positions(tree, v, new))
-    before = by_path(tree)
-    path = "params/visual/positions" if v.patch else "params/visual/attnpool/positions"
-    table, step = before[path], v.patch or 32
-    grid = torch.from_numpy(table[1:].reshape(1, old // step, old // step, -1).copy())
-    wanted = torch.nn.functional.interpolate(
-        grid.permute(0, 3, 1, 2), (new // step, new // step), mode="bicubic", antialias=True
-    )
-    wanted = wanted.permute(0, 2, 3, 1).reshape((new // step) ** 2, -1).numpy()
-    assert resized[path].dtype == table.dtype
-    np.testing.assert_array_equal(resized[path][0], table[0])
-    np.testing.assert_allclose(resized[path][1:], wanted, atol=1e-6)
-    assert all(resized[p] is before[p] for p in before if p != path)
-    with pytest.raises(UserError, match="is not a multiple of"):
-        resize_positions(tree, v, new + 1)
