@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from helpers.openai_layout import relative
 from helpers.small_run import small_config, train
-from helpers.torch_files import KINDS, cleanclip_file, random_values
+from helpers.torch_files import KINDS, by_path, cleanclip_file, random_values
 from safetensors.numpy import save_file
 
 import cleanclip_jax
@@ -55,12 +54,12 @@ def test_features_of_the_originals_file(golden, tmp_path, kind):
 def test_every_layout_is_one_model(golden, tmp_path, layout):
     """From safetensors, which need no PyTorch, in half precision: the variables are float32."""
     theirs = golden("vit_state_dict")
-    flat = flatten_dict(to_variables("it", "openai", VIT, theirs), sep="/")
+    flat = by_path(to_variables("it", "openai", VIT, theirs))
     tensors = to_tensors(layout, VIT, flat, dtype="float16")
     save_file(tensors, tmp_path / "a.safetensors")
     model, variables = cleanclip_jax.load(str(tmp_path / "a.safetensors"), activation="gelu")
     assert model.compute.activation == "gelu" and model.variant == VIT
-    found = flatten_dict(variables, sep="/")
+    found = by_path(variables)
     assert found.keys() == flat.keys() and {str(x.dtype) for x in found.values()} == {"float32"}
     for path, x in flat.items():
         np.testing.assert_array_equal(found[path], x.astype(np.float16).astype(np.float32))
@@ -107,13 +106,13 @@ def checkpoint(tmp_path):
 
 def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, tokenizer):
     monkeypatch.setattr(TorchStart, "tokenizer", tokenizer)
-    before = dict(flatten_dict(load_weights(tmp_path / "hf")[1], sep="/"))
+    before = dict(by_path(load_weights(tmp_path / "hf")[1]))
     checkpoint.optimizer.learning_rate = 1e-30
     config = train(checkpoint, tmp_path / "cleaned")
     assert (config.model.variant, config.model.activation) == ("ViT-test", "gelu")
     assert config.model.image_size == 32 and config.text.context_length == 16
     model, variables = cleanclip_jax.load(tmp_path / "cleaned")
-    after = flatten_dict(variables, sep="/")
+    after = by_path(variables)
     assert model.compute.activation == "gelu"
     assert all(np.allclose(before[path], after[path], atol=1e-6) for path in before)
     # The way back is known without the checkpoint.

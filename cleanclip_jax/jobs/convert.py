@@ -6,7 +6,7 @@ folder. docs/interop.md has the table of names, and what goes with a checkpoint.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpo
 from cleanclip_jax.start.torch.checkpoint import FORMATS, Checkpoint, open_checkpoint
 from cleanclip_jax.start.torch.origin import load_origin
 from cleanclip_jax.start.torch.resize import resize_positions
-from cleanclip_jax.start.torch.tensors import to_tensors
+from cleanclip_jax.start.torch.tensors import each_tensor, to_tensors
 from cleanclip_jax.start.torch.write import choose_format, contract, write_checkpoint
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
 from cleanclip_jax.workdir import TOKENIZER
@@ -95,9 +95,9 @@ def bring_in(args: Any) -> None:
         save_first(folder, variables)
         del variables
         if not resized:
-            back = to_tensors(origin.layout, v, load_saved(folder)[1], origin)
+            back = each_tensor(origin.layout, v, load_saved(folder)[1], origin)
             prove_same(back, checkpoint.tensors)
-            print(f"{len(back)} tensors, and each comes back bit for bit")
+            print(f"{len(checkpoint.tensors)} tensors, and each comes back bit for bit")
     print(f"written: {dest}")
 
 
@@ -147,27 +147,31 @@ def hand_out(args: Any) -> None:
     settings = contract(config.model.variant, v, config.model.activation)
     write_checkpoint(dest, format, layout, tensors, origin, settings, v)
     written = open_checkpoint(dest, format)
-    prove_same(written.tensors, tensors, ordered=dest.suffix in TORCH_SUFFIXES)
+    prove_same(written.tensors.items(), tensors, ordered=dest.suffix in TORCH_SUFFIXES)
     print(f"{workdir} at step {step}: {len(tensors)} tensors, read back bit for bit")
     print("\n".join(written.describe()))
     print(f"written: {dest}")
 
 
 def prove_same(
-    back: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], ordered: bool = True
+    back: Iterable[tuple[str, np.ndarray]],
+    wanted: Mapping[str, np.ndarray],
+    ordered: bool = True,
 ) -> None:
-    """Raises unless both have the same names, types, shapes and bits, in the same order."""
-    wrong = [name for name in back.keys() | wanted.keys() if not _same(back, wanted, name)]
-    if wrong or (ordered and list(back) != list(wanted)):
+    """Raises unless `back` has the names, types, shapes and bits of `wanted`, in the same order."""
+    names, wrong = [], []
+    for name, tensor in back:
+        names.append(name)
+        if name not in wanted or not _same(tensor, wanted[name]):
+            wrong.append(name)
+    wrong += wanted.keys() - set(names)
+    if wrong or (ordered and names != list(wanted)):
         raise RuntimeError(
             f"{(wrong or ['the order'])[0]} is not what it was ({len(wrong)} of {len(wanted)} "
             "tensors): a fault of this program; do not use what was written"
         )
 
 
-def _same(back: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], name: str) -> bool:
-    if name not in back or name not in wanted:
-        return False
-    a, b = back[name], wanted[name]
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
     bits = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(*bits)
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(bits[0], bits[1])

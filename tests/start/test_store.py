@@ -158,7 +158,7 @@ a, b = np.zeros(3, np.float32), np.ones(2)
 back = {"a": a, "b": b}
 for wrong in ({"a": -a, "b": b}, {"b": b, "a": a}, {"a": a}):
     try:
-        convert.prove_same(wrong, back)
+        convert.prove_same(wrong.items(), back)
     except RuntimeError as error:
         print(error)
 to_theirs = Rule.to_theirs

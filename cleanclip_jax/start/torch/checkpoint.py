@@ -149,7 +149,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with file.open("rb") as begin:
             if begin.read(9)[8:] != b"{":
                 return read_torch_file(file)
-        with safe_open(file, "numpy") as content:
+        with safe_open(file, "numpy", backend="pread") as content:
             tensors = {name: content.get_tensor(name) for name in content.offset_keys()}
             return tensors, read_note((content.metadata() or {}).get("cleanclip"))
     except OSError as error:

@@ -192,35 +192,33 @@ def _open_clip_config(settings: Mapping[str, Any], v: Variant) -> dict[str, Any]
 
 def huggingface_config(v: Variant) -> dict[str, Any]:
     """What Hugging Face's CLIPConfig takes, without the activation and the pictures' size."""
+
+    def tower(kind: str, width: int, layers: Any, heads: int, **more: int) -> dict[str, Any]:
+        return {
+            "model_type": f"clip_{kind}_model",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "projection_dim": v.features,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "layer_norm_eps": 1e-5,
+            **more,
+        }
+
+    text = {
+        "max_position_embeddings": v.context_length,
+        "vocab_size": v.vocab_size,
+        "bos_token_id": v.vocab_size - 2,
+        "eos_token_id": v.vocab_size - 1,
+        "pad_token_id": 0,
+    }
+    vision = {"patch_size": v.patch, "num_channels": 3}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": v.features,
-        "text_config": {
-            "model_type": "clip_text_model",
-            "hidden_size": v.text_width,
-            "intermediate_size": 4 * v.text_width,
-            "projection_dim": v.features,
-            "num_hidden_layers": v.text_layers,
-            "num_attention_heads": v.text_heads,
-            "max_position_embeddings": v.context_length,
-            "vocab_size": v.vocab_size,
-            "layer_norm_eps": 1e-5,
-            "bos_token_id": v.vocab_size - 2,
-            "eos_token_id": v.vocab_size - 1,
-            "pad_token_id": 0,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": v.vision_width,
-            "intermediate_size": 4 * v.vision_width,
-            "projection_dim": v.features,
-            "num_hidden_layers": v.vision_layers,
-            "num_attention_heads": v.vision_heads,
-            "patch_size": v.patch,
-            "num_channels": 3,
-            "layer_norm_eps": 1e-5,
-        },
+        "text_config": tower("text", v.text_width, v.text_layers, v.text_heads, **text),
+        "vision_config": tower("vision", v.vision_width, v.vision_layers, v.vision_heads, **vision),
     }
 
 

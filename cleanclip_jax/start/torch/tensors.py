@@ -1,6 +1,6 @@
 """Between PyTorch's tensors and ours, bit for bit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -62,26 +62,35 @@ def to_tensors(
       forwards: passes in training mode that the run has made.
       dtype: in place of the source's types, for all that is floating point.
     """
+    return dict(each_tensor(layout, v, variables, origin, forwards, dtype))
+
+
+def each_tensor(
+    layout: str,
+    v: Variant,
+    variables: Mapping[str, Any],
+    origin: Origin | None = None,
+    forwards: int = 0,
+    dtype: str | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Gives the items of `to_tensors` one by one, each made when it is reached."""
     flat: dict[str, Any] = flatten_dict(dict(variables), sep="/")
-    needed = rules(layout, v)
-    if left := sorted(flat.keys() - {rule.path for rule in needed}):
+    by_name = {rule.name: rule for rule in rules(layout, v)}
+    if left := sorted(flat.keys() - {rule.path for rule in by_name.values()}):
         raise UserError(f"{left[0]} has no name in the {layout} layout")
     same = origin.tensors if origin is not None and origin.layout == layout else {}
     kinds = _kinds_by_path(origin, v) if origin else {}
-    before = origin.counters if origin else {}
-    out = {}
-    for rule in needed:
-        if rule.counts:
-            count = np.asarray(before.get(rule.name, 0) + forwards)
-            out[rule.name] = count.astype(same.get(rule.name, count.dtype))
+    before, sizes = origin.counters if origin else {}, constants(layout, v)
+    for name in same or by_name:
+        rule = by_name.get(name)
+        if rule is None:
+            yield name, sizes[name].astype(same[name])
+        elif rule.counts:
+            count = np.asarray(before.get(name, 0) + forwards)
+            yield name, count.astype(same.get(name, count.dtype))
         else:
-            kind = dtype or same.get(rule.name) or kinds.get(rule.path, "float32")
-            out[rule.name] = _cast(rule, rule.to_theirs(np.asarray(flat[rule.path])), kind)
-    if not same:
-        return out
-    sizes = {n: x.astype(same[n]) for n, x in constants(layout, v).items() if n in same}
-    out |= sizes
-    return {name: out[name] for name in same}
+            kind = dtype or same.get(name) or kinds.get(rule.path, "float32")
+            yield name, _cast(rule, rule.to_theirs(np.asarray(flat[rule.path])), kind)
 
 
 def _kinds_by_path(origin: Origin, v: Variant) -> dict[str, str]:

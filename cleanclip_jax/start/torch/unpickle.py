@@ -117,7 +117,7 @@ class Unpickler(pickle._Unpickler):
             "torch._utils._rebuild_parameter_with_state": self._parameter,
         }
 
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
         """What stands here for a name in the file."""
         full = f"{module}.{name}"
         if full in self._functions:

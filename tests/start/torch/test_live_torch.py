@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from helpers import layers
 from helpers.openai_layout import relative
-from helpers.torch_files import KINDS, cleanclip_file, random_values
+from helpers.torch_files import KINDS, by_path, cleanclip_file, random_values
 
 from cleanclip_jax.models.clip import build, encode_image, encode_text
 from cleanclip_jax.models.variants import VARIANTS
@@ -103,7 +102,7 @@ def test_features_logits_and_gradients_of_a_step(pair):
     assert relative(w, found.text_embeds.detach().numpy()) <= 1e-4
     assert relative(logits, found.logits_per_text.detach().numpy()) <= 1e-4
     assert relative(loss, found.loss.detach().numpy()) <= 1e-4
-    ours, wanted = flatten_dict(ours, sep="/"), flatten_dict(gradients, sep="/")
+    ours, wanted = by_path(ours), by_path(gradients)
     assert ours.keys() == wanted.keys()
     beyond = {}
     for path, values in wanted.items():

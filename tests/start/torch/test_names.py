@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
-from helpers.torch_files import KINDS, random_values
+from helpers.torch_files import KINDS, by_path, random_values
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
@@ -79,7 +78,7 @@ def test_hugging_face_has_no_resnet():
 @functools.cache
 def our_shapes(variant):
     shapes = jax.eval_shape(lambda: init(build(variant), jax.random.key(0)))
-    return {path: leaf.shape for path, leaf in flatten_dict(shapes, sep="/").items()}
+    return {path: leaf.shape for path, leaf in by_path(shapes).items()}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -120,13 +119,13 @@ def test_thirds_are_queries_keys_and_values():
     """OpenAI's packed rows are q | k | v: the two layouts give one model."""
     v = VARIANTS["ViT-test"]
     openai = random_values("openai", v)
-    ours = flatten_dict(to_variables("it", "openai", v, openai), sep="/")
+    ours = by_path(to_variables("it", "openai", v, openai))
     theirs = to_tensors("huggingface", v, ours)
     packed = openai["visual.transformer.resblocks.1.attn.in_proj_weight"]
     for third, letter in enumerate("qkv"):
         name = f"vision_model.encoder.layers.1.self_attn.{letter}_proj.weight"
         np.testing.assert_array_equal(theirs[name], packed[third * 64 : (third + 1) * 64])
     np.testing.assert_array_equal(theirs["text_projection.weight"], openai["text_projection"].T)
-    again = flatten_dict(to_variables("it", "huggingface", v, theirs), sep="/")
+    again = by_path(to_variables("it", "huggingface", v, theirs))
     assert ours.keys() == again.keys()
     assert all(jnp.array_equal(ours[path], again[path]) for path in ours)

@@ -1,16 +1,14 @@
-"""Types, counters and order on the way back, and position tables of another size."""
+"""Types, counters and order on the way back."""
 
 import ml_dtypes
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
-from helpers.torch_files import random_values
+from helpers.torch_files import by_path, random_values
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.store import load_saved, save_first
-from cleanclip_jax.start.torch.origin import Origin, load_origin
-from cleanclip_jax.start.torch.resize import resize_positions
+from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.start.torch.tensors import to_tensors, to_variables
 
 VIT, RN = VARIANTS["ViT-test"], VARIANTS["RN-test"]
@@ -36,7 +34,7 @@ def origin_of(layout, tensors):
 
 def trained(tree, by=0.0):
     """The variables as a run saves them: float32, and moved."""
-    flat = flatten_dict(tree, sep="/")
+    flat = by_path(tree)
     return {path: np.asarray(x.astype(np.float32) + np.float32(by)) for path, x in flat.items()}
 
 
@@ -44,7 +42,7 @@ def test_each_tensor_comes_back_in_its_own_type():
     theirs = half_like_openai(random_values("openai", RN))
     theirs["token_embedding.weight"] = theirs["token_embedding.weight"].astype(ml_dtypes.bfloat16)
     tree, origin = to_variables("it", "openai", RN, theirs), origin_of("openai", theirs)
-    for flat in (flatten_dict(tree, sep="/"), trained(tree)):
+    for flat in (by_path(tree), trained(tree)):
         back = to_tensors("openai", RN, flat, origin)
         assert list(back) == list(theirs)
         for name, x in theirs.items():
@@ -72,7 +70,7 @@ def test_queries_keys_and_values_of_different_types_lose_nothing():
     name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
     theirs[name.format("q")] = theirs[name.format("q")].astype(np.float16)
     theirs[name.format("k")] = theirs[name.format("k")].astype(ml_dtypes.bfloat16)
-    flat = flatten_dict(to_variables("it", "huggingface", VIT, theirs), sep="/")
+    flat = by_path(to_variables("it", "huggingface", VIT, theirs))
     back = to_tensors("huggingface", VIT, flat, origin_of("huggingface", theirs))
     assert all(back[name].tobytes() == x.tobytes() for name, x in theirs.items())
 
@@ -80,7 +78,7 @@ def test_queries_keys_and_values_of_different_types_lose_nothing():
 def test_counters_advance_with_the_run():
     theirs = random_values("openai", RN)
     origin = origin_of("openai", theirs)
-    flat = flatten_dict(to_variables("it", "openai", RN, theirs), sep="/")
+    flat = by_path(to_variables("it", "openai", RN, theirs))
     back = to_tensors("openai", RN, flat, origin.advanced(2), 5)
     assert {int(back[name]) for name in origin.counters} == {7 + 2 + 5}
     assert {int(to_tensors("openai", RN, flat, None, 5)[name]) for name in origin.counters} == {5}
@@ -94,45 +92,13 @@ def test_what_does_not_fit_a_type_is_refused():
         to_tensors("openai", VIT, flat, origin)
 
 
-def test_an_origin_is_saved_and_a_damaged_one_refused(tmp_path):
-    assert load_origin(tmp_path) is None
-    origin = origin_of("openai", random_values("openai", RN))
-    origin.save(tmp_path)
-    again = load_origin(tmp_path)
-    assert again is not None and again == origin and list(again.tensors) == list(origin.tensors)
-    (tmp_path / "interop.json").write_text('{"version": 1}')
-    with pytest.raises(UserError, match=r"interop\.json is damaged"):
-        load_origin(tmp_path)
-
-
 def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     theirs = half_like_openai(random_values("openai", RN))
     theirs["ln_final.bias"] = theirs["ln_final.bias"].astype(np.float64) / 3
     tree = to_variables("it", "openai", RN, theirs)
     save_first(tmp_path, tree)
     step, variables = load_saved(tmp_path)
-    found, wanted = flatten_dict(variables, sep="/"), flatten_dict(tree, sep="/")
+    found, wanted = by_path(variables), by_path(tree)
     assert step == 0 and found.keys() == wanted.keys()
     for path, x in wanted.items():
         assert found[path].dtype == x.dtype and found[path].tobytes() == x.tobytes(), path
-
-
-@pytest.mark.parametrize(("v", "old", "new"), [(VIT, 32, 48), (VIT, 32, 16), (RN, 64, 96)])
-def test_positions_are_interpolated_as_torch_does(v, old, new):
-    torch = pytest.importorskip("torch")
-    tree = to_variables("it", "openai", v, random_values("openai", v))
-    resized = flatten_dict(resize_positions(tree, v, new), sep="/")
-    before = flatten_dict(tree, sep="/")
-    path = "params/visual/positions" if v.patch else "params/visual/attnpool/positions"
-    table, step = before[path], v.patch or 32
-    grid = torch.from_numpy(table[1:].reshape(1, old // step, old // step, -1).copy())
-    wanted = torch.nn.functional.interpolate(
-        grid.permute(0, 3, 1, 2), (new // step, new // step), mode="bicubic", antialias=True
-    )
-    wanted = wanted.permute(0, 2, 3, 1).reshape((new // step) ** 2, -1).numpy()
-    assert resized[path].dtype == table.dtype
-    np.testing.assert_array_equal(resized[path][0], table[0])
-    np.testing.assert_allclose(resized[path][1:], wanted, atol=1e-6)
-    assert all(resized[p] is before[p] for p in before if p != path)
-    with pytest.raises(UserError, match="is not a multiple of"):
-        resize_positions(tree, v, new + 1)
