@@ -71,7 +71,7 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] |
 
 
 def measure_course(workdir: Path, config: ConfigDict, newest: Mapping[str, Any]) -> list[Row]:
-    """CA, ASR and what goes with them at each checkpoint that a run has kept, ascending.
+    """CA, ASR and what goes with them at each checkpoint of a workdir, ascending.
 
     What was measured is remembered in course.json, a step at a time.
 

@@ -116,7 +116,7 @@ def test_defences_side_by_side(runs, tmp_path, capsys):
     assert len(page.alts) == 5 and all(page.alts)
     pictures = [row for row in page.rows if row[0].startswith(("1. ", "2. ", "3. "))]
     assert len(pictures) == 3 and len(pictures[0]) == 2 + 3
-    assert all(row[1] != "seven" for row in pictures)  # the target's own are left out
+    assert all(row[1] != "seven" for row in pictures)  # those of the target are left out
     turned = [float(row[2].rsplit(" ", 1)[-1]) for row in pictures]
     assert turned == sorted(turned)
     files = {path.name for path in output.iterdir()}
