@@ -229,6 +229,12 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     assert "whole number" in refused(capsys, runs / "mmcl", "--pictures=0")
     (tmp_path / "new/evaluation.json").write_text('{"torn')
     assert "not readable as JSON" in refused(capsys, tmp_path / "new")
+    for content in ("3", "[]", "{}"):
+        (tmp_path / "new/evaluation.json").write_text(content)
+        assert "of an older program" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").write_text(content)
+        assert "holds no sweep's keys and runs" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").unlink()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium, which is not installed")
