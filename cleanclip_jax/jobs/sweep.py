@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="cleanclip sweep",
         description="Trains and measures a config at every combination of the --over values.",
-        epilog="{seed} in a value stands for the point's own seed, and so for every swept key: "
+        epilog="{seed} in a value stands for the point's seed, and so for every swept key: "
         "--config.start=runs/poisoned/runs/seed={seed}",
     )
     parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--every",
         metavar="epoch|STEPS",
-        help="also measure each run that often on its way; all those checkpoints are kept",
+        help="also measure each run that often on its way; all those checkpoints stay",
     )
     add_flags(parser)
     args, overrides = parse(parser, argv)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--every={args.every}: it takes epoch, or a number of steps")
     for folder in (args.workdir, args.workdir / "runs"):
         if Workdir(folder).has(CONFIG):
-            raise UserError(f"{folder} is a run's workdir: name a folder of the sweep's own")
+            raise UserError(f"{folder} is a run's workdir: name a folder for the sweep")
     names = [run_name(point) for point in points(grid)]
     if len(set(names)) < len(names):
         raise UserError("--over: two points would have the same folder; name other values")
@@ -134,7 +134,7 @@ def run_point(
     point: Mapping[str, str],
     every: str | None = None,
 ) -> Row:
-    """Trains and measures one point, unless that was done; a run's own failure is its row's."""
+    """Trains and measures one point, unless that was done; a failure of the run is its row's."""
     named = short_names(list(point))
     short = {named[key]: value for key, value in point.items()}
     name = run_name(point)

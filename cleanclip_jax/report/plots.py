@@ -93,7 +93,7 @@ def ca_asr_curve(
         axes.set_ylabel("clean accuracy (%)")
         _legend(figure)
         figure.draw_without_rendering()  # settles the layout, which the labels are placed in
-        _label(axes, series)
+        _label(axes, series, start)
         return to_png(figure)
 
 
@@ -231,16 +231,17 @@ def _legend(figure: Figure) -> None:
         figure.legend(handles, short, loc="outside upper left", ncols=min(len(names), columns))
 
 
-def _label(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
+def _label(axes: Axes, series: Mapping[str, Sequence[Point]], start: Point | None) -> None:
     """Writes each point's label beside it, clear of marks, lines and other labels where it can."""
     size = 8
     line = size * DPI / 72  # pixels: the height of a line of text
     frame = axes.get_window_extent()
     spots = [
         [tuple(axes.transData.transform((100 * p.asr, 100 * p.ca))) for p in points]
-        for points in series.values()
+        for points in (*series.values(), [start] if start is not None else [])
     ]
     taken = [box for each in spots for box in labels.boxes_along(each, line)]
+    taken += [labels.around(spot, 1.4 * line, 1.4 * line) for spot in spots.pop()]  # a larger mark
     for each, (points, look) in zip(spots, _looks(series), strict=True):
         for spot, point in zip(each, points, strict=True):
             width, height = 0.62 * line * len(point.label), 1.15 * line

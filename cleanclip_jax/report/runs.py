@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Run:
     if not workdir.has(EVALUATION):
         raise UserError(f"{folder} is not measured yet: {again}")
     evaluation = workdir.read_json(EVALUATION)
-    if "figures" not in evaluation:
+    if not isinstance(evaluation, dict) or "figures" not in evaluation:
         raise UserError(f"{workdir / EVALUATION} is of an older program: measure it again: {again}")
     return Run(workdir, config, evaluation)
 
@@ -227,6 +227,8 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
     content, rows = Workdir(folder).read_json(SWEEP), []
+    if not isinstance(content, dict) or not content.get("over") or not content.get("runs"):
+        raise UserError(f"{folder / SWEEP} holds no sweep's keys and runs: give the sweep again")
     for row in content["runs"]:
         # Where the sweep was is not always where it lies.
         place = folder / "runs" / Path(row["workdir"]).name

@@ -64,7 +64,7 @@ class Sweep:
 
     @property
     def only_line(self) -> str:
-        """What a line is called that no key tells apart from another."""
+        """What a line is called where there is one alone."""
         return self.names[self.along] if self.along else "runs"
 
     @cached_property

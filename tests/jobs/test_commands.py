@@ -1,4 +1,4 @@
-"""The command as a person types it: one line for a mistake, exit code 2; results where said."""
+"""The command as a person types it: one line for a mistake, exit code 2; and what it writes."""
 
 import json
 import subprocess
@@ -87,10 +87,10 @@ def test_help_lists_the_jobs(capsys):
 def test_evaluate_writes_what_it_shows(capsys, workdir):
     assert cli.main(["evaluate", f"--workdir={workdir}"]) == 0
     shown = capsys.readouterr().out
-    found = json.loads((workdir / "evaluation.json").read_text())
-    figures = found["figures"]
-    (facts,) = found["sets"].values()
-    assert facts["target"] == {"index": 7, "name": "seven"} and found["step"] == 4
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    figures = evaluation["figures"]
+    (facts,) = evaluation["sets"].values()
+    assert facts["target"] == {"index": 7, "name": "seven"} and evaluation["step"] == 4
     assert figures["ca"]["of"] == figures["asr_all"]["of"] == 400
     sevens = 400 - figures["asr"]["of"]
     assert 20 < sevens < 60 and figures["clean_target_rate"]["of"] == 400 - sevens

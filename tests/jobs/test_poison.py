@@ -81,8 +81,8 @@ def test_exported_pairs_are_those_that_are_trained_on(output: Path):
         index = int(row["index"])
         image, caption = resize_crop(np.asarray(source[index].image), SIDE), source.caption(index)
         assert row["original_caption"] == caption and row["where"] == source.where(index)
-        if (found := plan.poison_at(index)) is not None:
-            image, caption = plan.trigger.apply(image, found[0]), found[1]
+        if (poison := plan.poison_at(index)) is not None:
+            image, caption = plan.trigger.apply(image, poison.stamp), poison.caption
         assert row["caption"] == caption
         np.testing.assert_array_equal(pixels(output / "pairs" / row["image"]), image)
 
@@ -179,7 +179,7 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--config.attack=None",), "poisons nothing"),
         (("--rows=0",), "--rows=0"),
@@ -190,8 +190,8 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
         (("--config.attack.trigger.name=wanett",), "'wanet'"),
     ],
 )
-def test_mistakes_are_one_line_and_make_nothing(tmp_path: Path, capsys, flags, said: str):
-    assert said in fails(capsys, f"--output={tmp_path}/plan", *flags)
+def test_mistakes_are_one_line_and_make_nothing(tmp_path: Path, capsys, flags, message: str):
+    assert message in fails(capsys, f"--output={tmp_path}/plan", *flags)
     assert not list(tmp_path.iterdir())
 
 

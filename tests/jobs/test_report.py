@@ -116,7 +116,7 @@ def test_defences_side_by_side(runs, tmp_path, capsys):
     assert len(page.alts) == 5 and all(page.alts)
     pictures = [row for row in page.rows if row[0].startswith(("1. ", "2. ", "3. "))]
     assert len(pictures) == 3 and len(pictures[0]) == 2 + 3
-    assert all(row[1] != "seven" for row in pictures)  # the target's own are left out
+    assert all(row[1] != "seven" for row in pictures)  # those of the target are left out
     turned = [float(row[2].rsplit(" ", 1)[-1]) for row in pictures]
     assert turned == sorted(turned)
     files = {path.name for path in output.iterdir()}
@@ -229,6 +229,12 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     assert "whole number" in refused(capsys, runs / "mmcl", "--pictures=0")
     (tmp_path / "new/evaluation.json").write_text('{"torn')
     assert "not readable as JSON" in refused(capsys, tmp_path / "new")
+    for content in ("3", "[]", "{}"):
+        (tmp_path / "new/evaluation.json").write_text(content)
+        assert "of an older program" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").write_text(content)
+        assert "holds no sweep's keys and runs" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").unlink()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium, which is not installed")

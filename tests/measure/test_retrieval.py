@@ -28,9 +28,9 @@ def by_hand(images, texts, owner):
     scores = images.astype(np.float64) @ texts.T.astype(np.float64)
     of_texts, of_images = [], []
     for i, row in enumerate(scores):
-        own = owner == i
-        best = row[own].max() if own.any() else -np.inf
-        of_texts.append(int((row[~own] >= best - 1e-6).sum()))
+        mine = owner == i
+        best = row[mine].max() if mine.any() else -np.inf
+        of_texts.append(int((row[~mine] >= best - 1e-6).sum()))
     for j, column in enumerate(scores.T):
         others = np.arange(len(images)) != owner[j]
         of_images.append(int((column[others] >= column[owner[j]] - 1e-6).sum()))
@@ -51,7 +51,7 @@ def test_blocks_give_what_the_whole_table_gives(devices, block):
     assert ranks.of_texts[18] == len(texts) and sum(of_images) > 0
 
 
-def test_a_picture_is_found_by_its_best_caption():
+def test_a_pictures_best_caption_counts():
     """Two pictures with two captions: the second's own captions are no mistakes of each other."""
     images = np.eye(2, dtype=np.float32)
     texts = unit(np.array([[1, 0.9], [1, 0.1], [0.1, 1], [0.9, 1]], np.float32))

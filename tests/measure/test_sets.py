@@ -20,7 +20,7 @@ WORDS = ["tench", "goldfish", "banana", "ambulance"]
 
 @pytest.fixture(autouse=True)
 def sources(monkeypatch):
-    """What open_source gives, by the path or the TFDS name that it is asked for."""
+    """What open_source gives, by the path or the TFDS name of its options."""
     known = {
         "main": Pictures([0, 1, 2, 3], tuple(WORDS)),
         "cifar10": Pictures([0, 1], ("airplane", "banana_tree")),
@@ -30,14 +30,14 @@ def sources(monkeypatch):
         "twins": Pictures([0, 1], ("banana", "banana")),
         "nameless": Pictures([0, 1, 5], None),
     }
-    asked = []
+    opened = []
 
     def open_source(config):
-        asked.append(config)
+        opened.append(config)
         return known[config.get("path") or config["name"]]
 
     monkeypatch.setattr(sets, "open_source", open_source)
-    return asked
+    return opened
 
 
 def evaluation(tmp_path=None, **keys: Any) -> ConfigDict:
@@ -77,13 +77,13 @@ def test_every_tfds_name_is_one():
 
 
 def test_the_first_sets_figures_have_no_name_before_them(sources, words):
-    asked = evaluation(
+    settings = evaluation(
         data=kind("main"),
         sets=["imagenet_a", {"name": "signs", "data": kind("signs"), "templates": ["a {} sign"]}],
         classes=words,
         target="banana",
     )
-    main, subset, signs = open_sets(asked)
+    main, subset, signs = open_sets(settings)
     assert (main.name, main.prefix, main.target) == ("data", "", 2)
     assert main.templates == tuple(TEMPLATES["imagenet"]) and main.classes == tuple(WORDS)
     assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
@@ -96,25 +96,25 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
 
 
 def test_one_name_is_a_list_of_one_and_underscores_are_spaces():
-    (found,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
-    assert found.classes == ("airplane", "banana tree") and found.target == 1
-    assert found.prefix == "" and found.templates == tuple(TEMPLATES["objects"])
+    (only,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
+    assert only.classes == ("airplane", "banana tree") and only.target == 1
+    assert only.prefix == "" and only.templates == tuple(TEMPLATES["objects"])
 
 
 def test_an_index_means_the_first_sets_class(words):
-    asked = evaluation(data=kind("main"), sets=["imagenet", "cifar10"], classes=words, target=2)
-    main, same, other = open_sets(asked)
+    settings = evaluation(data=kind("main"), sets=["imagenet", "cifar10"], classes=words, target=2)
+    main, same, other = open_sets(settings)
     assert main.target == same.target == 2
     assert other.target is None and "'banana'" in other.note
     lone = open_sets(evaluation(sets=["imagenet_a", "cifar10"], classes=words, target="banana"))
-    assert [found.target for found in lone] == [None, None]
+    assert [each.target for each in lone] == [None, None]
 
 
 def test_twins_need_an_index(words):
-    asked = evaluation(data=kind("main"), sets=[{"name": "t", "data": kind("twins")}], target=2)
-    assert "'banana' names 2 of the 2 classes" in open_sets(asked)[1].note
-    asked.sets = [{"name": "t", "data": kind("twins"), "target": 1}]
-    assert open_sets(asked)[1].target == 1
+    settings = evaluation(data=kind("main"), sets=[{"name": "t", "data": kind("twins")}], target=2)
+    assert "'banana' names 2 of the 2 classes" in open_sets(settings)[1].note
+    settings.sets = [{"name": "t", "data": kind("twins"), "target": 1}]
+    assert open_sets(settings)[1].target == 1
 
 
 def test_the_first_set_and_its_target():
@@ -158,9 +158,9 @@ def test_mistakes_are_one_line(keys, message, words):
 
 def test_names_that_half_agree_are_refused(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps([*WORDS[:3], "car"]))
-    own = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
+    entry = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
     with pytest.raises(UserError, match="some are not, as 'ambulance'"):
-        first_set(evaluation(sets=[own]))
+        first_set(evaluation(sets=[entry]))
     # The same names in another order: each label keeps its own.
     (tmp_path / "other.json").write_text(json.dumps(WORDS[::-1]))
-    assert first_set(evaluation(sets=[own])).classes == tuple(WORDS)
+    assert first_set(evaluation(sets=[entry])).classes == tuple(WORDS)

@@ -119,7 +119,7 @@ def test_difference_is_black_where_nothing_changed():
     assert not difference(before, before).any()
 
 
-def test_groups_are_told_apart_with_and_without_colour():
+def test_groups_differ_with_and_without_colour():
     assert len({marker for marker, _ in GROUPS.values()}) == len(GROUPS)
     assert len({colour for _, colour in GROUPS.values()}) == len(GROUPS)
     rng = np.random.default_rng(0)
