@@ -155,7 +155,6 @@ def _check_values(config: ConfigDict) -> None:
         value = key.read(f"config.{name}", node[last])
         if value is not node[last]:
             with node.ignore_type():
-                node[last] = None  # else an int is made a float again
                 node[last] = value
     for table in ("attack", "evaluation.attack"):
         _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)

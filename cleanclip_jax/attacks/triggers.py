@@ -85,7 +85,7 @@ TRIGGERS: Registry[Row] = Registry(
         "wanet": Row(
             patterns.wanet,
             {
-                "k": keys.whole(None, least=1, below=4096),
+                "k": keys.whole(None, least=1, below=4096, floats=True),
                 "strength": keys.number(1.0),
                 "field": keys.text(None),
                 "field_digest": keys.text(None),
@@ -96,7 +96,7 @@ TRIGGERS: Registry[Row] = Registry(
 
 _COMMON = {
     # Below 2**63, as a plan's table holds seeds as int64.
-    "seed": keys.whole(0, below=2**63),
+    "seed": keys.whole(0, below=2**63, floats=True),
     "overflow": keys.choice("clip", "clip | wrap"),
 }
 
