@@ -47,7 +47,7 @@ def eda(
     Words are what spaces separate, and stay as they are. The original strips a caption down to
     the letters a-z first, which takes "7" out of "the digit 7" and all of a Russian caption.
     A caption with nothing to change, or a draw that changes nothing, gives the caption
-    ("captions without letters" in docs/fidelity.md).
+    (fidelity row 12).
     """
     words = caption.split()
     if not any(map(_core, words)) or strength <= 0:

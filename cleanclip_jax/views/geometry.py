@@ -34,7 +34,7 @@ def resize_crop(picture: Picture, size: int) -> UInt8[np.ndarray, "{size} {size}
 def squash(picture: Picture, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Resizes both sides to `size` (Pillow bicubic) whatever the shape was.
 
-    The original does this to the images it poisons and to no others ("trigger after crop").
+    The original does this to the images it poisons and to no others (fidelity row 7).
     """
     return np.array(_image(picture).resize((size, size), Image.Resampling.BICUBIC))
 
