@@ -32,8 +32,8 @@ def put(
     """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
-    but other numbers. All pictures of a batch are computed, and the clean ones then left out: for
-    noise "fresh" over whole pictures that takes a float32 batch or two.
+    but other numbers. Clean pictures get a trigger too, which is then not used: for noise "fresh"
+    over whole pictures that takes a float32 batch or two.
 
     Args:
       stamps: for each picture what `attacks.triggers.fold` makes of its stamp.

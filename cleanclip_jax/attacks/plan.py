@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def geometry(self) -> str:
-        """How poisoned pictures come to their size: "crop" or "squash" ("trigger after crop")."""
+        """How poisoned pictures come to their size: "crop", or "squash" as in the original."""
         return self.header["attack"]["geometry"]
 
     def stamp_at(self, index: int) -> tuple[Stamp, str] | None:
@@ -161,7 +161,7 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
           or "kept".
         templates: a set's name or a list.
         words: what counts as naming the target; its name.
-        geometry: "crop" or "squash" ("trigger after crop").
+        geometry: "crop" or "squash".
         seed: draws everything.
         manifest: a file that `save` wrote, in place of all other keys.
       pairs: what is poisoned, as a data.records.Source.
@@ -190,15 +190,15 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
         )
     drawn = np.random.default_rng(seed).permutation(size)
     if attack["select"] != "any":
-        targets = named | of_class(pairs, target)
-        drawn = drawn[targets[drawn] if attack["select"] == "target" else ~targets[drawn]]
+        named |= of_class(pairs, target)
+        drawn = drawn[named[drawn] == (attack["select"] == "target")]
     digests = readable(pairs, drawn, count)
     if len(digests) < count:
         which = {"any": "", "others": " that don't name", "target": " that name"}[attack["select"]]
         which = f"{which} {_listed(attack['words'])}" if which else which
         raise UserError(
-            f"config.attack: {count} poisons of {size} pairs: there are {len(drawn)}{which}, "
-            f"{len(digests)} of them readable; take fewer."
+            f"attack: {count} poisons are to be made, and of {size} pairs there are {len(drawn)}"
+            f"{which}, {len(digests)} of them readable; set fewer."
         )
     rows = []
     for i in sorted(digests):

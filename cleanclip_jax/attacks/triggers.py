@@ -120,7 +120,7 @@ def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[n
     """Scales [0, 1] to [0, 255] and cuts fractions off, as the original does.
 
     What lies outside [0, 1] is clipped, or with `overflow` "wrap" taken modulo 256 as the
-    original's cast does ("fixed noise" in docs/fidelity.md). Exact for every x = k / 255.
+    original's cast does (docs/fidelity.md: fixed noise). Exact for every x = k / 255.
     """
     x = x * np.float32(255)
     if overflow == "clip":
@@ -152,7 +152,7 @@ class Trigger:
         return {"name": self.name, **self.options, **common}
 
     def draw(self, image_size: int, rng: np.random.Generator) -> Stamp:
-        """Draws one application to a square picture, within which a patch has to lie."""
+        """Draws one application to a square picture of `image_size` pixels."""
         # Both are always drawn, so that one option does not move the draws of another.
         free = rng.random(2)
         seed = int(rng.integers(2**63 - 1))
@@ -161,7 +161,7 @@ class Trigger:
         return Stamp(*self._place(image_size, free), seed)
 
     def stamp(self, image_size: int, index: int) -> Stamp:
-        """The stamp of evaluation picture `index`: the same at each call ("seeded triggers")."""
+        """The stamp of evaluation picture `index`: the same at each call."""
         return self.draw(image_size, np.random.default_rng([_EVALUATION, self.seed, index]))
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"], stamp: Stamp) -> UInt8[np.ndarray, "h w 3"]:
