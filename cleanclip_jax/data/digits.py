@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +20,9 @@ class Digits:
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be
     held in memory and sent to the workers whole.
+
+    Raises:
+      UserError: on an unknown split or template set.
     """
 
     class_names: tuple[str, ...] | None = NAMES
@@ -30,9 +32,8 @@ class Digits:
         from sklearn.datasets import load_digits
 
         if split not in ("train", "test"):
-            raise unknown("digits: split", split, ("train", "test"))
-        digits: Any = load_digits(return_X_y=True)
-        images, labels = digits
+            raise unknown("config.data (digits).split", split, ("train", "test"))
+        images, labels = load_digits(return_X_y=True)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
         rows = np.sort(order[:TEST_ROWS] if split == "test" else order[TEST_ROWS:])
         grey = np.rint(images[rows] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -16,11 +16,17 @@ from jaxtyping import Int64
 from cleanclip_jax.data import paths
 from cleanclip_jax.data.record import Record, fingerprint_of
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.keys import REQUIRED, table, take, text
 from cleanclip_jax.views.decode import BadRecord
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-FILE_KEYS = ("kind", "path", "root", "image", "caption", "where", "split")
+FILE_KEYS = {
+    "kind": text(REQUIRED),
+    "path": text(REQUIRED),
+    **{key: text(None) for key in ("root", "image", "caption", "split")},
+    "where": table(None),
+}
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,8 @@ def open_captioned(config: Mapping[str, Any]) -> Captioned:
     options = dict(config)
     kind = options.get("kind")
     if kind in DELIMITERS or kind == "json":
-        for key in options:
-            if key not in FILE_KEYS:
-                raise UserError(
-                    f"config.evaluation.retrieval: kind {kind!r} has no key {key!r}, it has "
-                    f"{', '.join(FILE_KEYS)}.{near(key, FILE_KEYS)}"
-                )
-        if not options.get("path"):
-            raise UserError(f"config.evaluation.retrieval: kind {kind!r} needs the key 'path'")
+        filled = take(f"config.evaluation.retrieval ({kind})", options, FILE_KEYS)
+        options = {key: value for key, value in filled.items() if value is not None}
         source: Source = PictureFiles(options)
         captions = _listing(options).captions
     elif kind == "parquet" and (lists := _caption_lists(options)) is not None:
@@ -177,9 +177,7 @@ def _rows(path: str, text: str, options: Mapping[str, Any]) -> Iterable[tuple[st
     columns = reader.fieldnames or []
     for column in (image, caption, *where):
         if column not in columns:
-            raise UserError(
-                f"{path}: no column {column!r}, it has {', '.join(columns)}.{near(column, columns)}"
-            )
+            raise unknown(f"{path}: column", column, columns)
     for row in reader:
         if all(row[key] == value for key, value in where.items()):
             # Without a path it is a picture that can't be read, and counted as such.

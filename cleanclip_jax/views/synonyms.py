@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
 
 KINDS = ("none", "wordnet")
 
@@ -56,10 +56,7 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
       UserError: for an unknown kind, or a path that is missing or no such folder.
     """
     if kind not in KINDS:
-        raise UserError(
-            f"synonyms: {kind!r} is no kind of synonyms; there are {', '.join(KINDS)}."
-            f"{near(kind, KINDS)}"
-        )
+        raise unknown("config.views.synonyms", kind, KINDS)
     if kind == "none":
         return None
     if not path:

@@ -120,13 +120,13 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("image,text\na,b\n", {"kind": "csv"}, "no column 'caption', it has image, text"),
+        ("image,text\na,b\n", {"kind": "csv"}, "column: unknown 'caption'. Known: image, text."),
         ("image,caption\n", {"kind": "csv"}, "no picture in it"),
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ('{"images": [], "annotations": [{"image_id": 3}]}', {"kind": "json"}, "KeyError: 3"),
-        ("", {"kind": "csv", "colum": "x"}, "has no key 'colum'"),
+        ("", {"kind": "csv", "colum": "x"}, "retrieval (csv): unknown 'colum'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, content, options, said):
@@ -140,5 +140,5 @@ def test_mistakes_are_one_line(tmp_path, content, options, said):
 def test_no_file_and_no_path(tmp_path):
     with pytest.raises(UserError, match="can't be read: No such file"):
         open_captioned({"kind": "csv", "path": str(tmp_path / "none.csv")})
-    with pytest.raises(UserError, match="needs the key 'path'"):
+    with pytest.raises(UserError, match="path is missing"):
         open_captioned({"kind": "json"})
