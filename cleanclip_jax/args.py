@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     Every job takes --import.
     """
 
-    def __init__(self, prog: str, description: str | None, **options):
+    def __init__(self, prog: str, description: str | None = None, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog=prog, description=description, **options)
         self.add_argument(

@@ -35,6 +35,12 @@ def defaults() -> ConfigDict:
     return config
 
 
+def _find(name: str) -> Key:
+    if name in KEYS or name.startswith("objective."):  # a term of one's own: see --import
+        return KEYS.find(name)
+    raise unknown("config", name, KEYS)
+
+
 def keys_of(table: str) -> dict[str, Key]:
     """The keys that are declared below a table: those of "attack"."""
     prefix = f"{table.removeprefix('evaluation.')}."
@@ -104,7 +110,7 @@ def override(config: ConfigDict, name: str, given: str) -> None:
         if table.endswith("attack") and key is None and ".trigger." not in name:
             raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
     else:
-        key = KEYS.find(name)
+        key = _find(name)
     value = literal(given) if key is None else key.parse(f"config.{name}", given)
     node: Any = config
     *parents, last = name.split(".")
@@ -125,7 +131,7 @@ def check(config: ConfigDict) -> None:
     for section, node in config.items():
         below = () if section in KEYS or not isinstance(node, ConfigDict) else node
         for name in [f"{section}.{last}" for last in below] or [section]:
-            KEYS.find(name)
+            _find(name)
     _check_values(config)
     if config.train.batch_size % config.model.bn_groups:
         raise UserError(
@@ -155,7 +161,6 @@ def _check_values(config: ConfigDict) -> None:
         value = key.read(f"config.{name}", node[last])
         if value is not node[last]:
             with node.ignore_type():
-                node[last] = None  # else an int is made a float again
                 node[last] = value
     for table in ("attack", "evaluation.attack"):
         _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)

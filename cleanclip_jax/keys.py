@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +97,24 @@ def flag(default: bool | None, meaning: str = "") -> Key:
 
 
 def whole(
-    default: int | None, meaning: str = "", least: int = 0, also: int | None = None, below: int = 0
+    default: int | None,
+    meaning: str = "",
+    least: int = 0,
+    also: int | None = None,
+    below: int | None = None,
+    floats: bool = False,
 ) -> Key:
-    """A whole number, `least` or more (below `below`, where that isn't 0), or `also`."""
+    """A whole number, `least` <= v < `below`, or `also`; with `floats` 3.0 is one."""
     takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
-        if not is_number(value) or value != int(value):
+        if (
+            not is_number(value)
+            or value != int(value)
+            or not (floats or isinstance(value, Integral))
+        ):
             return False
-        return value == also or (value >= least and (not below or value < below))
+        return value == also or (value >= least and (below is None or value < below))
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -174,7 +183,7 @@ def place(default: str) -> Key:
     """Where a patch goes: a word, or its top left corner in pixels."""
     words = ("fixed", "random", "corners")
     takes = "fixed, random, corners, or [row, col] in pixels from the top left"
-    corner = whole(None, least=0, below=2**31).accepts
+    corner = whole(None, below=2**31, floats=True).accepts
 
     def accepts(value: Any) -> bool:
         if isinstance(value, list | tuple):

@@ -88,6 +88,8 @@ def test_overrides_keep_types_and_reach_into_open_parts():
         ("model.dtype", "float16", "model.dtype: unknown 'float16'. Did you mean 'bfloat16'"),
         ("data.max_bad_share", "1.5", "a number from 0 to 1"),
         ("mesh.data", "0", "a whole number, 1 or more, or -1"),
+        ("mesh.fsdp", "0", "a whole number, 1 or more"),
+        ("train.chunks", "0", "a whole number, 1 or more"),
         ("train.text_lengths", "(16, 0)", "it takes whole numbers, as"),
     ],
 )
@@ -155,10 +157,11 @@ def test_a_value_that_no_run_can_have_is_one_line(key, value, message):
 def test_check_brings_values_to_their_keys_types():
     config = defaults()
     with config.ignore_type():
-        config.train.steps, config.optimizer.learning_rate, config.start = 7.0, 1, 2024
+        config.objective.in_modal, config.start = None, 2024
+        config.objective.in_modal = 1
     check(config)
-    assert (config.train.steps, config.optimizer.learning_rate, config.start) == (7, 1.0, "2024")
-    assert isinstance(config.train.steps, int) and isinstance(config.optimizer.learning_rate, float)
+    assert (config.objective.in_modal, config.start) == (1.0, "2024")
+    assert isinstance(config.objective.in_modal, float)
 
 
 def test_an_old_config_loads_over_todays_defaults(tmp_path):

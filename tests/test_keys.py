@@ -13,7 +13,7 @@ from cleanclip_jax.errors import UserError
 @pytest.mark.parametrize(
     ("key", "value", "read"),
     [
-        (keys.whole(1), 3.0, 3),
+        (keys.whole(1, floats=True), 3.0, 3),
         (keys.whole(1), np.int64(3), 3),
         (keys.whole(None), None, None),
         (keys.whole(-1, least=1, also=-1), -1, -1),
@@ -35,7 +35,8 @@ def test_a_value_is_brought_to_its_type(key, value, read):
     ("key", "value", "message"),
     [
         (keys.whole(1), True, "here is True: it takes a whole number, 0 or more"),
-        (keys.whole(1), 1.5, "here is 1.5"),
+        (keys.whole(1), 3.0, "here is 3.0: it takes a whole number, 0 or more"),
+        (keys.whole(1, floats=True), 1.5, "here is 1.5"),
         (keys.whole(1, below=4), 4, "here is 4"),
         (keys.whole(1), None, "here is None"),
         (keys.number(1.0), float("inf"), "it takes a number from 0 on"),

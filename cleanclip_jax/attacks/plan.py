@@ -220,8 +220,8 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
         which = {"any": "", "others": " that don't name", "target": " that name"}[attack["select"]]
         which = f"{which} {_listed(attack['words'])}" if which else which
         raise UserError(
-            f"config.attack: {count} poisons of {size} pairs: there are {len(drawn)}{which}, "
-            f"{len(digests)} of them readable; take fewer."
+            f"attack: {count} poisons are to be made, and of {size} pairs there are {len(drawn)}"
+            f"{which}, {len(digests)} of them readable; set fewer."
         )
     rows = []
     for i in sorted(digests):

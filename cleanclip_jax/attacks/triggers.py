@@ -85,7 +85,7 @@ TRIGGERS: Registry[Row] = Registry(
         "wanet": Row(
             patterns.wanet,
             {
-                "k": keys.whole(None, least=1, below=4096),
+                "k": keys.whole(None, least=1, below=4096, floats=True),
                 "strength": keys.number(1.0),
                 "field": keys.text(None),
                 "field_digest": keys.text(None),
@@ -96,7 +96,7 @@ TRIGGERS: Registry[Row] = Registry(
 
 _COMMON = {
     # Below 2**63, as a plan's table holds seeds as int64.
-    "seed": keys.whole(0, below=2**63),
+    "seed": keys.whole(0, below=2**63, floats=True),
     "overflow": keys.choice("clip", "clip | wrap"),
 }
 
@@ -152,7 +152,7 @@ class Trigger:
         return {"name": self.name, **self.options, **common}
 
     def draw(self, image_size: int, rng: np.random.Generator) -> Stamp:
-        """Draws one application to a square picture, within which a patch has to lie."""
+        """Draws one application to a square picture of `image_size` pixels."""
         # Both are always drawn, so that one option does not move the draws of another.
         free = rng.random(2)
         seed = int(rng.integers(2**63 - 1))
@@ -161,7 +161,7 @@ class Trigger:
         return Stamp(*self._place(image_size, free), seed)
 
     def stamp(self, image_size: int, index: int) -> Stamp:
-        """The stamp of evaluation picture `index`: the same at each call ("seeded triggers")."""
+        """The stamp of evaluation picture `index`: the same at each call."""
         return self.draw(image_size, np.random.default_rng([_EVALUATION, self.seed, index]))
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"], stamp: Stamp) -> UInt8[np.ndarray, "h w 3"]:

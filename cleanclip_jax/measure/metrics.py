@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
+from cleanclip_jax.measure.estimates import Figure
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.measure.zeroshot import unit
 from cleanclip_jax.registry import Registry
@@ -39,7 +39,7 @@ class Seen:
         return np.asarray(rows @ classifier.weights.T + bias, np.float32)
 
 
-Metric = Callable[[Seen], Figure | MedianRank | Mapping[str, Figure | MedianRank]]
+Metric = Callable[[Seen], Figure | Mapping[str, Figure]]
 METRICS: Registry[Metric] = Registry("config.evaluation.metrics", {})
 
 
@@ -57,15 +57,15 @@ def find_metrics(names: str | list[str] | tuple[str, ...] | None) -> dict[str, M
     return {name: METRICS.find(name) for name in names}
 
 
-def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> Measured:
+def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> dict[str, Figure]:
     """What each of the metrics gives."""
-    figures: Measured = {}
+    figures: dict[str, Figure] = {}
     for name, function in metrics.items():
         given = function(seen)
         named = given if isinstance(given, Mapping) else {"": given}
         parts = {f"{name}_{part}".removesuffix("_"): one for part, one in named.items()}
         for key, figure in parts.items():
-            if not isinstance(figure, Figure | MedianRank):
+            if not isinstance(figure, Figure):
                 raise UserError(
                     f"config.evaluation.metrics: {key} gave {type(figure).__name__}, no Figure: "
                     "measure.estimates.share makes one"

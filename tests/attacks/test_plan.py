@@ -198,7 +198,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
         ({"captions": "template"}, r"attack\.captions: .*Did you mean 'templates'"),
         (
             {"select": "target"},
-            "20 poisons of 1000 pairs: there are 0 that name 'banana', 0 of them",
+            "20 poisons .*1000 pairs there are 0 that name 'banana', 0 of them",
         ),
         ({"select": "other"}, r"attack\.select: .*Did you mean 'others'"),
         ({"captions": "natural"}, "none of the 1000 captions names 'banana'"),
