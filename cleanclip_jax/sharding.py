@@ -23,9 +23,6 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 
     Args:
       data: -1: as many as there are, over `fsdp`.
-
-    Raises:
-      UserError: the devices can't be laid out so.
     """
     devices = jax.devices()
     if fsdp < 1:
@@ -40,10 +37,10 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             )
         data = len(devices) // fsdp
     if data * fsdp > len(devices):
-        asked = f"config.mesh.data is {data}"
+        wanted = f"config.mesh.data is {data}"
         if fsdp > 1:
-            asked += f" and config.mesh.fsdp {fsdp}, together {data * fsdp},"
-        raise UserError(f"{asked} but there are {len(devices)} devices")
+            wanted += f" and config.mesh.fsdp {fsdp}, together {data * fsdp},"
+        raise UserError(f"{wanted} but there are {len(devices)} devices")
     # Auto axes: XLA places the collectives of a loss that is written once for the whole batch.
     types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices[: data * fsdp])

@@ -56,5 +56,5 @@ def load_head(workdir: Path) -> Head | None:
     path = workdir / FILE
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
-    return Head(tuple(found["classes"]), found["normalised"])
+    content = json.loads(path.read_text())
+    return Head(tuple(content["classes"]), content["normalised"])
