@@ -232,7 +232,7 @@ class Trace:
     """
 
     def __init__(self, workdir: Workdir, first: int, steps: int):
-        self._folder = str(workdir / PROFILE)
+        self._folder = str(workdir.folder(PROFILE))
         self._from = first + WARM_UP
         self._to = self._from + (steps if is_first() else 0)
         self._running = False

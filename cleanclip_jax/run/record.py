@@ -99,7 +99,7 @@ class Recorder:
             if is_first():
                 rows = [row for row in workdir.lines(METRICS) if row["step"] <= first_step]
                 workdir.write_lines(METRICS, rows)
-                (workdir / NOT_FINITE).unlink(missing_ok=True)
+                workdir.remove(NOT_FINITE)
                 self._boards = None if boards is None else boards()
         if is_first():
             # A file instead of a terminal gets a line every half minute.
@@ -179,7 +179,7 @@ class Boards:
         self, workdir: Workdir, first_step: int, project: str | None, config: Mapping[str, Any]
     ):
         self._run = None if project is None else _wandb_run(workdir, project, config)
-        folder = str(workdir / TENSORBOARD)
+        folder = str(workdir.folder(TENSORBOARD))
         self._board = _tensorboardx().SummaryWriter(folder, purge_step=first_step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -227,7 +227,7 @@ def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any
             # The same workdir is the same run, however often it was stopped.
             id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
             resume="allow",
-            dir=str(path),
+            dir=str(workdir.folder("")),
             config=dict(config),
             settings=wandb.Settings(silent=True),
         )
