@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cleanclip_jax import __version__
+from cleanclip_jax.files import writing
 from cleanclip_jax.losses.compare import NEEDS_VIEWS
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
 from cleanclip_jax.process import agreed, is_first, largest
@@ -117,7 +118,7 @@ def note_start(workdir: Workdir, step: int, began: float) -> None:
 
     Every process is to call it; the first writes.
     """
-    with agreed():
+    with agreed(), writing(workdir.path):
         if is_first():
             facts = {
                 "time": began,

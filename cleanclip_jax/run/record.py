@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import writing
 from cleanclip_jax.process import agreed, is_first
 from cleanclip_jax.run.clock import Clock
 from cleanclip_jax.workdir import BAD_ROWS, METRICS, NOT_FINITE, TENSORBOARD, Workdir
@@ -31,7 +32,7 @@ class BadRows:
 
     def __init__(self, workdir: Workdir, process: int):
         self._workdir, self._name = workdir, _of_process(BAD_ROWS, process)
-        with agreed():
+        with agreed(), writing(workdir.path):
             rows = workdir.lines(self._name)
             self._known = {row["index"] for row in rows}
             if rows:  # without a torn last line, which the next would be appended to
@@ -95,7 +96,7 @@ class Recorder:
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
         self._bar = self._boards = None
         rows = []
-        with agreed():
+        with agreed(), writing(workdir.path):
             if is_first():
                 rows = [row for row in workdir.lines(METRICS) if row["step"] <= first_step]
                 workdir.write_lines(METRICS, rows)
