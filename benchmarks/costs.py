@@ -4,7 +4,7 @@
 
 Compiles CleanCLIP's step (two views, bfloat16) for this machine's CPU and doesn't run it. Beside
 what XLA counts in that program stands the floor: the model's own FLOPs
-(training/utilisation.py), and the least memory traffic: every operand of a product or convolution
+(run/clock.py), and the least memory traffic: every operand of a product or convolution
 is read and its result written once, in bfloat16, three times for forward and backward, and AdamW
 reads and writes what it keeps, in float32. Norms and activations, which may be fused into
 products, are not in it; attention's weights are, which a fused attention never writes.

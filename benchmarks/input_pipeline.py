@@ -46,7 +46,7 @@ ROWS = 1000  # Grain's shuffle takes its time for a set of a few records only
 SIZES = {"500x375": (500, 375, 107_000), "1024x768": (1024, 768, 344_000)}
 WAYS = ("original", "exact", "fast", "prepared exact", "prepared fast")
 WORKERS = ("exact 1", "exact 2")
-# OpenAI's, as in device/normalise.py.
+# OpenAI's, as in views/normalise.py.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 WORDS = "a photo of the red old temple with small yellow flowers under trees in evening light near"

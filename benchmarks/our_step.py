@@ -93,7 +93,7 @@ def look(
 
 
 class Ours:
-    """The step of training/step.py on one device. The weights are written to `job.weights`."""
+    """The step of run/step.py on one device. The weights are written to `job.weights`."""
 
     def __init__(self, job: Job):
         keep_memory()

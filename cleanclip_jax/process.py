@@ -198,9 +198,9 @@ def agree_on(facts: Mapping[str, str]) -> None:
       facts: text by name, as {"config.seed": "0", "the data's fingerprint": "81f3..."}.
     """
     first, *others = (json.loads(text) for text in _exchange(json.dumps(dict(facts))))
-    for index, theirs in enumerate(others, 1):
-        for name in {**first, **theirs}:
-            here, there = first.get(name, "not given"), theirs.get(name, "not given")
+    for index, other in enumerate(others, 1):
+        for name in {**first, **other}:
+            here, there = first.get(name, "not given"), other.get(name, "not given")
             if here != there:
                 raise UserError(
                     f"{name} differs between the processes: {here:.80} on process 0, {there:.80} "

@@ -71,3 +71,11 @@ class Workdir:
         """Adds a row to a .jsonl file."""
         with (self.path / name).open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def folder(self, name: str) -> Path:
+        """Where a library that knows disks alone writes the files of folder `name`."""
+        return self.path / name

@@ -33,9 +33,9 @@ def own_folder(prefix: str) -> str:
     return folder
 
 
-# What compiles for longer than half a second compiles once for all tests that need it.
+# What compiles for longer than a tenth of a second compiles once for all tests that need it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", own_folder("cleanclip-jit-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Shapes are broadcast where the code says so, and nowhere else.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")

@@ -22,9 +22,6 @@ def model_of_a_part(model: CLIP, chunks: int, devices: int, frozen: bool = False
     Args:
       devices: a part has rows of each.
       frozen: whether the image tower runs in evaluation mode, without batch statistics.
-
-    Raises:
-      UserError: a group of batch norm would not lie within one part.
     """
     has_norms = isinstance(model.variant.vision_layers, tuple)
     if chunks == 1 or not has_norms or model.compute.bn_frozen or frozen:

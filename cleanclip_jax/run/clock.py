@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cleanclip_jax import __version__
+from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.run.state import Objective
@@ -120,7 +121,7 @@ def note_start(workdir: Workdir, step: int, began: float) -> None:
 
     Every process is to call it; the first writes.
     """
-    with agreed():
+    with agreed(), writing(workdir.path):
         if is_first():
             facts = {
                 "time": began,
@@ -235,7 +236,7 @@ class Trace:
     """
 
     def __init__(self, workdir: Workdir, first: int, steps: int):
-        self._folder = str(workdir / PROFILE)
+        self._folder = str(workdir.folder(PROFILE))
         self._from = first + WARM_UP
         self._to = self._from + (steps if is_first() else 0)
         self._running = False

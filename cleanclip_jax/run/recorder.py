@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import writing
 from cleanclip_jax.process import agreed, is_first
 from cleanclip_jax.run.clock import Clock
 from cleanclip_jax.workdir import BAD_ROWS, METRICS, NOT_FINITE, TENSORBOARD, Workdir
@@ -31,7 +32,7 @@ class BadRows:
 
     def __init__(self, workdir: Workdir, process: int):
         self._workdir, self._name = workdir, _of_process(BAD_ROWS, process)
-        with agreed():
+        with agreed(), writing(workdir.path):
             rows = workdir.lines(self._name)
             self._known = {row["index"] for row in rows}
             if rows:  # without a torn last line, which the next would be appended to
@@ -95,11 +96,11 @@ class Recorder:
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
         self._bar = self._boards = None
         rows = []
-        with agreed():
+        with agreed(), writing(workdir.path):
             if is_first():
                 rows = [row for row in workdir.lines(METRICS) if row["step"] <= first_step]
                 workdir.write_lines(METRICS, rows)
-                (workdir / NOT_FINITE).unlink(missing_ok=True)
+                workdir.remove(NOT_FINITE)
                 self._boards = None if boards is None else boards()
         if is_first():
             # A file instead of a terminal gets a line every half minute.
@@ -179,7 +180,7 @@ class Boards:
         self, workdir: Workdir, first_step: int, project: str | None, config: Mapping[str, Any]
     ):
         self._run = None if project is None else _wandb_run(workdir, project, config)
-        folder = str(workdir / TENSORBOARD)
+        folder = str(workdir.folder(TENSORBOARD))
         self._board = _tensorboardx().SummaryWriter(folder, purge_step=first_step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -227,7 +228,7 @@ def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any
             # The same workdir is the same run, however often it was stopped.
             id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
             resume="allow",
-            dir=str(path),
+            dir=str(workdir.folder("")),
             config=dict(config),
             settings=wandb.Settings(silent=True),
         )

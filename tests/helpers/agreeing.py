@@ -4,7 +4,9 @@ python -m helpers.agreeing --coordinator=localhost:PORT --processes=2 --process=
 """
 
 import argparse
+import errno
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ def refuse() -> Any:
     raise UserError("Weights & Biases refuses")
 
 
+def full(folder: Path) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device", str(folder / "tensorboard"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser)
@@ -34,8 +40,8 @@ def main() -> None:
             if not first:
                 raise UserError("é" * 3000 + " of one")
 
-    def boards() -> None:
-        Recorder(workdir, 0, 9, log_every=1, batch_size=8, boards=refuse)
+    def recorder(boards: Callable[[], Any]) -> None:
+        Recorder(workdir, 0, 9, log_every=1, batch_size=8, boards=boards)
 
     seed = "0" if first else "1"
     same = {"config.seed": "0", "the plan": "none"}
@@ -44,7 +50,8 @@ def main() -> None:
         "another seed": lambda: agree_on({**same, "config.seed": seed}),
         "a fact more": lambda: agree_on(same if first else {**same, "the start": "81f3"}),
         "one alone": one_alone,
-        "boards": boards,
+        "boards": lambda: recorder(refuse),
+        "a full disk": lambda: recorder(partial(full, args.folder)),
         # Process 1's bad_rows.1.jsonl and the starts.jsonl that process 0 reads are damaged.
         "bad rows": lambda: BadRows(workdir, jax.process_index()),
         "starts": lambda: note_start(workdir, 0, 0.0),

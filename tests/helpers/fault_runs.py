@@ -37,12 +37,7 @@ def words(workdir: Path, steps: int, every: int, **keys: Any) -> list[str]:
 @contextmanager
 def running(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
     """`python -m cleanclip_jax.cli WORDS` as a process that does not outlive the block."""
-    hidden = log.parent / "hidden"
-    hidden.mkdir(exist_ok=True)
-    # TensorBoard's writer imports PyTorch where it is installed, which takes longer than JAX.
-    (hidden / "torch.py").write_text("raise ImportError\n")
     environment = os.environ | {
-        "PYTHONPATH": f"{hidden}:{os.environ.get('PYTHONPATH', '')}",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
