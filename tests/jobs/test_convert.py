@@ -281,7 +281,6 @@ def test_memory_stays_below_three_checkpoints(tmp_path):
     torch.save(state, tmp_path / "in.pt")
     del state
     size = (tmp_path / "in.pt").stat().st_size
-    # Not the child's ru_maxrss: that begins with what its parent had.
     program = """import sys, torch
 from cleanclip_jax import cli
 from cleanclip_jax.jobs import convert
