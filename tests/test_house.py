@@ -27,7 +27,7 @@ FLOORS = (  # from the bottom
         *("errors", "cache", "keys", "config_keys", "config", "recipes"),
         *("files", "args", "registry", "workdir"),
     ),
-    ("models", "losses", "sharding", "process", "attacks", "text", "views"),
+    ("models", "losses", "sharding", "process", "attacks", "text", "views", "record"),
     ("data", "start"),
     ("measure",),
     ("run", "extend"),
@@ -42,7 +42,7 @@ FRAMEWORKS = {"jax", "jaxlib", "flax", "torch", "tensorflow"}
 # What training on a CSV does without.
 OPTIONAL = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "matplotlib", "sklearn"}
 OPTIONAL |= {"pandas", "nltk", "wandb"}
-HOST_ROOMS = ("attacks", "text", "views", "data")  # what Grain's worker processes load
+HOST_ROOMS = ("attacks", "text", "views", "record", "data")  # what Grain's workers load
 
 # Lines: of a file, of all of the package; files and lines that `cleanclip train` on a CSV loads.
 LONGEST = 393

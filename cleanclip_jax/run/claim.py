@@ -60,7 +60,7 @@ def facts_of(
             if key != "start" and not key.startswith(("data.train.", *COPIED, *FREE))
         },
         "the fingerprint of the data": source.fingerprint,
-        "the poison plan": "none" if plan is None else plan.fingerprint,
+        "the poison plan": "none" if plan is None else plan.digest,
         "the start": str(identity.get("digest", "none")),
     }
 
