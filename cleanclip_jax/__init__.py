@@ -193,7 +193,7 @@ def evaluate(
 
     start = _open(path, overrides or {})
     config = _overridden(start.config, overrides)
-    return measure_run(start, config, output and Path(output))
+    return measure_run(start, config, None if output is None else Path(output))
 
 
 def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.process import keep_compiled
 from cleanclip_jax.report.document import PAGE, write_report
 from cleanclip_jax.report.runs import gather
 

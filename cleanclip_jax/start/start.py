@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import from_json
+from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.losses.terms import TERMS, read_objective
 from cleanclip_jax.models.clip import CLIP, init
