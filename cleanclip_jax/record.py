@@ -9,8 +9,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from cleanclip_jax.text.prompts import fill
-
 
 @dataclass(frozen=True)
 class Record:
@@ -76,6 +74,8 @@ def template_caption(index: int, templates: Sequence[str], name: str) -> str:
     Labelled sets have no captions. A hash and not `index % n`: neighbours in a file are often of
     one class, or alternate, and would otherwise meet the same templates.
     """
+    from cleanclip_jax.text.prompts import fill
+
     digest = hashlib.blake2b(b"template %d" % index, digest_size=8).digest()
     return fill(templates[int.from_bytes(digest, "little") % len(templates)], name)
 

@@ -12,10 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.models.blocks import ACTIVATIONS, Compute
-from cleanclip_jax.models.resnet import ResNet
 from cleanclip_jax.models.text import TextTransformer
 from cleanclip_jax.models.variants import VARIANTS, Variant
-from cleanclip_jax.models.vit import VisionTransformer
 
 Variables = Mapping[str, Any]
 
@@ -27,8 +25,11 @@ class CLIP(nn.Module):
     compute: Compute = Compute()
 
     def setup(self) -> None:
-        resnet = isinstance(self.variant.vision_layers, tuple)
-        self.visual = (ResNet if resnet else VisionTransformer)(self.variant, self.compute)
+        if isinstance(self.variant.vision_layers, tuple):
+            from cleanclip_jax.models.resnet import ResNet as ImageTower
+        else:
+            from cleanclip_jax.models.vit import VisionTransformer as ImageTower
+        self.visual = ImageTower(self.variant, self.compute)
         self.text = TextTransformer(self.variant, self.compute)
         scale_init = nn.initializers.constant(math.log(1 / 0.07))
         self.logit_scale = self.param("logit_scale", scale_init, (), self.compute.param_dtype)

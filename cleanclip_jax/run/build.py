@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.data.stream.pipeline import Reading, Views, train_batches
 from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP
@@ -193,7 +192,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             )
 
 
-def _device_views(config: ConfigDict, views: Views, plan: Plan | None) -> Any:
+def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
     """What the step makes of its pictures; None where they come as they are shown."""
     if views.on == "host":
         return None

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
@@ -19,11 +19,16 @@ from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.settings import has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.sharding import check_batch, make_mesh
-from cleanclip_jax.start.head import Head
 from cleanclip_jax.start.model import make_model
-from cleanclip_jax.start.start import Start, open_start
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir
+
+if TYPE_CHECKING:
+    from cleanclip_jax.attacks.plan import Plan
+    from cleanclip_jax.start.head import Head
+    from cleanclip_jax.start.start import Start
+else:  # loaded where a run has one
+    Head = Plan = Start = Any
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,11 @@ class Checked:
 def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     """Makes all of a run that can be made without writing anything."""
     begun = has_begun(workdir)
-    start = open_start(Path(config.start), config) if config.start and not begun else None
+    start = None
+    if config.start and not begun:
+        from cleanclip_jax.start.start import open_start
+
+        start = open_start(Path(config.start), config)
     config = resolve(config, workdir, start)
     objective = make_objective(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -59,6 +68,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     head = None
     if "head" in objective.needs:
         assert source.class_names is not None
+        from cleanclip_jax.start.head import Head
+
         head = Head(source.class_names, config.objective.normalise_features)
     if config.evaluation.data or config.evaluation.sets:
         from cleanclip_jax.measure.sets import open_sets
@@ -149,6 +160,8 @@ def poison_plan(config: ConfigDict, workdir: Workdir, source: Source) -> Plan | 
     """Returns the run's poison plan, replayed from its manifest or made."""
     if config.attack is None:
         return None
+    from cleanclip_jax.attacks.plan import Plan, make_plan
+
     if workdir.has(MANIFEST):
         return Plan.load(workdir / MANIFEST, source)
     return make_plan(config.attack.to_dict(), source, config.model.image_size)

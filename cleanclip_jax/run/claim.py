@@ -4,18 +4,22 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import flatten, from_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.settings import has_begun
-from cleanclip_jax.start.start import Start, open_start
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.workdir import CONFIG, INPUTS, MANIFEST, ORIGIN, TOKENIZER, Workdir
+
+if TYPE_CHECKING:
+    from cleanclip_jax.attacks.plan import Plan
+    from cleanclip_jax.start.start import Start
+else:
+    Plan = Start = Any
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +120,8 @@ def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | Non
         return False
     if os.path.realpath(old) == os.path.realpath(new):
         return True
+    from cleanclip_jax.start.start import open_start
+
     digest = (recorded or {}).get("digest")
     return digest is not None and open_start(Path(new)).identity.get("digest") == digest
 

@@ -13,7 +13,6 @@ from cleanclip_jax.models.clip import init
 from cleanclip_jax.run.checked import Checked
 from cleanclip_jax.run.state import State, fresh_state
 from cleanclip_jax.sharding import place_state, state_shardings
-from cleanclip_jax.start.start import RunStart, shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import ANCHOR, Workdir
 
@@ -47,6 +46,8 @@ def _moments_of_start(run: Checked, fresh: Any) -> Any:
 
     The schedule begins anew ("fresh optimizer" in docs/fidelity.md).
     """
+    from cleanclip_jax.start.start import RunStart
+
     if not isinstance(run.start, RunStart):
         raise UserError(
             "config.optimizer.moments is start, but config.start is no run's workdir, which "
@@ -76,6 +77,8 @@ def anchor(workdir: Workdir, run: Checked) -> Mapping[str, Any]:
             whole = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
             store.save(0, model=whole, progress={"step": np.zeros((), np.int32)})
             return whole
+        from cleanclip_jax.start.start import shapes_of
+
         return store.load(model=_placed(run, shapes_of(run.model)))["model"]
 
 

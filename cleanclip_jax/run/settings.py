@@ -1,15 +1,19 @@
 """A run's config, whole: what it leaves open comes from its start, its workdir, or by default."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.plan import spelled_out
 from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.start.start import Start, open_start
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir
+
+if TYPE_CHECKING:
+    from cleanclip_jax.start.start import Start
+else:
+    Start = Any
 
 # Keys of config.evaluation that a run takes over from its start where it names none of its own.
 INHERITED = ("data", "sets", "classes", "templates", "attack", "target", "retrieval")
@@ -43,6 +47,8 @@ def resolve(
                 assert workdir is not None
                 theirs = from_json(workdir / CONFIG)
             else:
+                from cleanclip_jax.start.start import open_start
+
                 theirs = (start or open_start(Path(config.start), config)).config
             _inherit(config, theirs)
         if config.model.variant is None:
@@ -59,6 +65,8 @@ def resolve(
         if config.evaluation.templates is None:
             config.evaluation.templates = "imagenet"
         if config.attack is not None:
+            from cleanclip_jax.attacks.plan import spelled_out
+
             attack = config.attack.to_dict()
             if begun and workdir is not None and attack.get("manifest") is not None:
                 # Its own copy: the file that it was begun with may be gone.

@@ -30,6 +30,8 @@ from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, TOKENIZER, Workdir
 
 if TYPE_CHECKING:
     from cleanclip_jax.start.torch.origin import Origin
+else:
+    Origin = Any
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class RunStart:
         digest = hashlib.sha256(digests.read_bytes()).hexdigest() if digests.is_file() else None
         return {"path": str(self.path), "step": self.step, "digest": digest}
 
-    def origin(self) -> "Origin | None":
+    def origin(self) -> Origin | None:
         """The PyTorch checkpoint behind it, its counters as at its newest step."""
         from cleanclip_jax.start.torch.origin import load_origin
 
@@ -149,7 +151,7 @@ class TorchStart:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return {"path": str(self.path), "digest": digest.hexdigest()}
 
-    def origin(self) -> "Origin":
+    def origin(self) -> Origin:
         return self._checkpoint.origin
 
     def restore(

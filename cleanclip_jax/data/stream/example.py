@@ -3,22 +3,25 @@
 import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from cleanclip_jax.attacks.pairs import Poison
-from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Stamp, Trigger, fold
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.views.autoaugment import autoaugment
 from cleanclip_jax.views.decode import BadRecord, decode
-from cleanclip_jax.views.eda import Synonyms, eda
 from cleanclip_jax.views.geometry import FAST_GEOMETRY, GEOMETRY, resize_crop
+
+if TYPE_CHECKING:
+    from cleanclip_jax.attacks.pairs import Poison
+    from cleanclip_jax.attacks.plan import Plan
+    from cleanclip_jax.attacks.triggers import Stamp, Trigger
+    from cleanclip_jax.views.eda import Synonyms
+else:  # a run that is not poisoned, or has no views, loads none of them
+    Plan = Poison = Stamp = Synonyms = Trigger = Any
 
 DECODING = ("exact", "fast")
 CHOICES = {
@@ -182,6 +185,8 @@ class Example:
                 caption, stamp = poison.caption, poison.stamp
         captions = [caption, self._reword(caption, shown, rng)] if self.views.any else [caption]
         if self.views.on == "device" and self.plan is not None:
+            from cleanclip_jax.attacks.triggers import fold
+
             made["stamp"] = fold(stamp)
         bad = -1 if shown == index else index
         return {**made, "captions": captions, "index": shown, "bad": bad, "reason": reason}
@@ -225,6 +230,8 @@ class Example:
             return [image]
         if self.views.image == "none":
             return [image, image]
+        from cleanclip_jax.views.autoaugment import autoaugment
+
         before = Image.fromarray(image) if read.whole is None else read.whole
         after = autoaugment(before, rng)
         if after is before:
@@ -235,6 +242,8 @@ class Example:
     def _reword(self, caption: str, index: int, rng: np.random.Generator) -> str:
         if self.views.text == "none":
             return caption
+        from cleanclip_jax.views.eda import eda
+
         if self.views.per == "once":
             rng = np.random.default_rng([self.seed, index])
         return eda(caption, rng, self.views.synonyms, self.views.strength)

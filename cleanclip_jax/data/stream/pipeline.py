@@ -9,13 +9,11 @@ import logging
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
 
-from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.data.stream.example import (
     DECODING,
     REASONS,
@@ -33,6 +31,12 @@ from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import GEOMETRY
+
+if TYPE_CHECKING:
+    from cleanclip_jax.attacks.plan import Plan
+    from cleanclip_jax.attacks.triggers import Trigger
+else:
+    Plan = Trigger = Any
 
 __all__ = [
     "Batch",

@@ -25,7 +25,6 @@ from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
 from cleanclip_jax.data.table.rows import Reader
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
-from cleanclip_jax.text.prompts import templates as find_templates
 from cleanclip_jax.views.decode import BadRecord
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -118,7 +117,11 @@ def make_table(
     names = None if classes is None else _names(classes)
     selection = Selection(image, caption, class_name, names, dict(where or {}), _range(place, rows))
     held, content = arrow_copy(files, reader, selection, content)
-    texts = None if templates is None else find_templates(templates)
+    texts = None
+    if templates is not None:
+        from cleanclip_jax.text.prompts import templates as find_templates
+
+        texts = find_templates(templates)
     fingerprint = fingerprint_of(table=content, templates=texts)
     return Table(held.path, tuple(files), root, texts, fingerprint)
 

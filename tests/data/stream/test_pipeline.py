@@ -134,7 +134,7 @@ def test_draws_follow_the_position_in_the_stream_and_the_seed(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        "cleanclip_jax.data.stream.example.autoaugment",
+        "cleanclip_jax.views.autoaugment.autoaugment",
         lambda image, rng: Image.new("RGB", image.size, (int(rng.integers(256)),) * 3),
     )
     drawn = [
@@ -175,11 +175,9 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
     """And views come from their own pair: augmented at full size, but poisoned and fast ones
     after."""
     monkeypatch.setattr(
-        "cleanclip_jax.data.stream.example.autoaugment", lambda image, _: rolled(image)
+        "cleanclip_jax.views.autoaugment.autoaugment", lambda image, _: rolled(image)
     )
-    monkeypatch.setattr(
-        "cleanclip_jax.data.stream.example.eda", lambda caption, *_: caption + " again"
-    )
+    monkeypatch.setattr("cleanclip_jax.views.eda.eda", lambda caption, *_: caption + " again")
     plan, tokenizer = plan_of(source, geometry=geometry), tokenizer_of(source)
     shapes = {"exact": GEOMETRY, "fast": FAST_GEOMETRY}[mode]
     seen = []
@@ -209,7 +207,7 @@ def rolled(image: Image.Image) -> Image.Image:
 def test_a_view_that_the_draw_leaves_alone_is_the_picture(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(f"{EXAMPLE}.autoaugment", lambda image, _: image)
+    monkeypatch.setattr("cleanclip_jax.views.autoaugment.autoaugment", lambda image, _: image)
     for row in rows(take(source, 3, views=VIEWS)):
         assert (row["images"][0] == row["images"][1]).all()
 
