@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
@@ -19,16 +19,23 @@ from cleanclip_jax.attacks.warp import sampling
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.registry import Registry
 
-# Of (trigger, pictures uint8 [b, s, s, 3], stamps [b, 4]): every picture with the trigger on.
-Version = Callable[[Trigger, jax.Array, jax.Array], jax.Array]
+# Of (trigger, pictures uint8 [b, s, s, 3], stamps [b, 4]): every picture with the trigger on. Of a
+# learned trigger also of its parameter; its pictures may be float32, of 0 to 255.
+Version = Callable[..., jax.Array]
+# What the parameter of a learned trigger begins as, by the trigger's name: of (trigger, side). It
+# is params["trigger"], which config.train.trainable may name.
+LEARNED: dict[str, Callable[[Trigger, int], jax.Array]] = {}
 
 # Each value's place in [0, 1], divided on the host: some devices divide with another last bit.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def put(
-    trigger: Trigger, images: UInt8[Array, "b s s 3"], stamps: Int32[Array, "b 4"]
-) -> UInt8[Array, "b s s 3"]:
+    trigger: Trigger,
+    images: UInt8[Array, "b s s 3"],
+    stamps: Int32[Array, "b 4"],
+    learned: jax.Array | None = None,
+) -> UInt8[Array, "b s s 3"] | Float32[Array, "b s s 3"]:
     """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
@@ -37,11 +44,13 @@ def put(
 
     Args:
       stamps: for each picture what `attacks.triggers.fold` makes of its stamp.
+      learned: the parameter of a trigger of `LEARNED`.
 
     Returns:
       a new batch; clean pictures as they were.
     """
-    triggered = _version(trigger)(trigger, images, stamps)
+    parameter = () if learned is None else (learned,)
+    triggered = _version(trigger)(trigger, images, stamps, *parameter)
     return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
 
 

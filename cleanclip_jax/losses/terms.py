@@ -44,7 +44,7 @@ class Context:
     metrics: dict[str, jax.Array]
 
 
-def _nothing(width: int) -> Memory:
+def _nothing(width: int, **options: Any) -> Memory:
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.data.stream.pipeline import Reading, Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Reading, train_batches
 from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
@@ -89,14 +89,13 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
     with agreed():
         run = check_run(config, workdir)
         config = run.config
-        device_views = _device_views(config, run.views, run.plan)
         step = make_step(
             run.model,
             run.optimizer,
             run.schedule,
             run.objective,
             mesh=run.mesh,
-            views=device_views,
+            views=run.device_views,
         )
         needs = run.objective.needs
         labels = run.source.labels().astype(np.int32) if "label" in needs else None
@@ -161,7 +160,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
 
         def place(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in IN_STEP if name in batch}
-            if device_views is not None:
+            if run.device_views is not None:
                 arrays["index"] = batch["index"].astype(np.int32)
             if labels is not None:
                 arrays["labels"] = labels[batch["index"]]
@@ -190,13 +189,3 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
                 preemption=preemption,
                 save=lambda done, state: store.save(done, **parts(state)),
             )
-
-
-def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
-    """What the step makes of its pictures; None where they come as they are shown."""
-    if views.on == "host":
-        return None
-    from cleanclip_jax.run.views import DeviceViews
-
-    trigger = None if plan is None else plan.trigger
-    return DeviceViews(config.seed, trigger, views.image, views.any)

@@ -43,6 +43,7 @@ class Checked:
     views: Views
     tokenizer: Tokenizer
     plan: Plan | None
+    device_views: Any
     model: CLIP
     total: int
     optimizer: optax.GradientTransformation
@@ -79,6 +80,13 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     check_workdir(config, workdir, source)
     tokenizer = _tokenizer(config, workdir, source, start)
     plan = poison_plan(config, workdir, source)
+    device_views = _device_views(config, views, plan)
+    learns = device_views is not None and device_views.learns
+    if objective.trainable != "all" and objective.moves("trigger") and not learns:
+        raise UserError(
+            "config.train.trainable names trigger, and this run has no learned one: set an attack "
+            "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
+        )
     model = make_model(config, tokenizer.vocab_size)
     steps_per_epoch = len(source) // batch_size
     if not steps_per_epoch:
@@ -98,6 +106,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         views,
         tokenizer,
         plan,
+        device_views,
         model,
         total,
         optimizer,
@@ -134,6 +143,16 @@ def _host_views(config: ConfigDict, second: bool) -> Views:
 
     synonyms = load_synonyms(v.synonyms, v.wordnet)
     return Views(v.image, v.text, synonyms, v.strength, v.per, v.on)
+
+
+def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
+    """What the step makes of its pictures; None where they come as they are shown."""
+    if views.on == "host":
+        return None
+    from cleanclip_jax.run.views import DeviceViews
+
+    trigger = None if plan is None else plan.trigger
+    return DeviceViews(config.seed, trigger, views.image, views.any)
 
 
 def _tokenizer(

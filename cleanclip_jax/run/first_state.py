@@ -29,6 +29,8 @@ def first_state(store: Store, run: Checked) -> State:
             head_key = jax.random.fold_in(key, 1)
             classes, dtype = len(run.head.classes), config.model.param_dtype
             params["head"] = init_head(head_key, width, classes, dtype)
+        if run.device_views is not None:
+            params |= run.device_views.parameters(config.model.image_size)
         return fresh_state({**variables, "params": params}, run.optimizer, run.objective, width)
 
     if store.latest is None:

@@ -50,6 +50,8 @@ class Fixed:
     table: jax.Array | None = None
 
 
+# The top-level parts of a run's parameters; a run need not have the last two.
+PARTS = ("visual", "text", "logit_scale", "head", "trigger")
 # Short names for parts of the parameters that move together.
 TRAINABLE = {"visual": ("visual", "head"), "head": ("head",)}
 
@@ -148,12 +150,12 @@ def make_objective(config: ConfigDict) -> Objective:
         chunks=config.train.chunks,
         ring=settings.ring,
     )
-    known = ["visual", "text", "logit_scale"] + ["head"] * ("head" in objective.needs)
-    named = (trainable,) if isinstance(trainable, str) else trainable
-    for name in named:
-        if name not in ("all", *TRAINABLE, *known):
-            raise unknown("config.train.trainable", name, ("all", *TRAINABLE, *known))
-    if not any(map(objective.moves, known)):
+    known = ("all", *TRAINABLE, *PARTS)
+    for name in (trainable,) if isinstance(trainable, str) else trainable:
+        if name not in known:
+            raise unknown("config.train.trainable", name, dict.fromkeys(known))
+    moving = set(filter(objective.moves, PARTS))
+    if moving == {"head"} and "head" not in objective.needs:
         raise UserError(
             f"config.train.trainable is {trainable}, which config.objective.classification has: "
             "give it a weight"

@@ -192,6 +192,8 @@ def make_step(
                 images = batch["images"]
             else:
                 images = views(params, state.step, batch, fixed.table, mesh)
+                if images.dtype != jnp.uint8:  # of a learned trigger
+                    images = normalise(images, str(jnp.dtype(model.compute.dtype)))
             now = State(state.step, params, state.batch_stats, None, state.memory)
             data = (images, batch["tokens"], batch.get("labels"))
             return compute_loss(model, objective, now, *data, start=fixed.start, mesh=mesh)

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 
-from cleanclip_jax.attacks.device_triggers import check_version, put
+from cleanclip_jax.attacks.device_triggers import LEARNED, check_version, put
 from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import split_over
 from cleanclip_jax.views.device_autoaugment import augment
 
@@ -37,6 +38,22 @@ class DeviceViews:
     def __post_init__(self):
         if self.trigger is not None:
             check_version(self.trigger)
+            if self.learns and self.image != "none":
+                raise UserError(
+                    f"config.views.image: a learned trigger ({self.trigger.name}) has no augmented "
+                    "view: set it to none"
+                )
+
+    @property
+    def learns(self) -> bool:
+        """Whether its trigger is a parameter."""
+        return self.trigger is not None and self.trigger.name in LEARNED
+
+    def parameters(self, side: int) -> dict[str, jax.Array]:
+        """What views add to the parameters of a run: a learned trigger, as it begins."""
+        if self.trigger is None or not self.learns:
+            return {}
+        return {"trigger": LEARNED[self.trigger.name](self.trigger, side)}
 
     def __call__(
         self,
@@ -45,14 +62,14 @@ class DeviceViews:
         batch: Mapping[str, jax.Array],
         table: UInt8[Array, "n s s 3"] | None,
         mesh: Mesh | None,
-    ) -> UInt8[Array, "b views s s 3"]:
+    ) -> UInt8[Array, "b views s s 3"] | Float32[Array, "b views s s 3"]:
         """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
         index = batch["index"]
         images = batch["images"][:, 0] if table is None else table[index]
         if mesh is not None:
             images = jax.lax.with_sharding_constraint(images, split_over(mesh))
         if self.trigger is not None:
-            images = put(self.trigger, images, batch["stamps"])
+            images = put(self.trigger, images, batch["stamps"], params.get("trigger"))
         if not self.second:
             return images[:, None]
         view = images

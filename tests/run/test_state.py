@@ -12,6 +12,9 @@ import pytest
 from helpers.small_run import small_config, train
 from ml_collections import ConfigDict
 
+from cleanclip_jax import keys
+from cleanclip_jax.attacks.device_triggers import LEARNED, ON_DEVICE
+from cleanclip_jax.attacks.triggers import TRIGGERS, Row
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.losses.terms import TERMS, Term
@@ -22,6 +25,7 @@ from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
+from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import Store
 
 NUMBERS = Variant(16, 16, 1, 64, 8, 0, 64, 1, context_length=6, vocab_size=80)
@@ -190,6 +194,44 @@ def test_a_view_may_be_a_parameter():
         after.pop("trigger"), before.pop("trigger")
     )
     jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_a_learned_trigger_is_trained_saved_and_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a user registers one: it alone moves, on the poisoned pairs alone."""
+
+    def on_host(x: np.ndarray, seed: int, place: Any, *, size: int) -> np.ndarray:
+        return x
+
+    def on_device(trigger: Any, images: jax.Array, stamps: jax.Array, patch: jax.Array) -> Any:
+        return images.astype(jnp.float32).at[:, :4, :4].set(patch)
+
+    monkeypatch.setitem(TRIGGERS._rows, "learned", Row(on_host, {"size": keys.size(4)}))
+    monkeypatch.setitem(ON_DEVICE._rows, "learned", on_device)
+    monkeypatch.setitem(LEARNED, "learned", lambda trigger, side: jnp.full((4, 4, 3), 128.0))
+
+    def config() -> ConfigDict:
+        config = small_config()
+        config.attack.rate, config.attack.count = 0.5, None
+        config.attack.trigger = ConfigDict({"name": "learned", "size": 4})
+        config.views.on, config.views.image = "device", "none"
+        config.train.trainable = "trigger"
+        config.optimizer.learning_rate = 1.0
+        return config
+
+    train(config(), tmp_path / "run")
+    with Store(tmp_path / "run" / "checkpoints") as store:
+        params = store.load(model=store.saved("model"))["model"]["params"]
+    assert np.abs(np.asarray(params["trigger"]) - 128).max() > 0.5
+    model = load_start(open_start(tmp_path / "run"), make_mesh(1)).model
+    fresh = init(model, jax.random.key(0))["params"]
+    jax.tree.map(np.testing.assert_array_equal, params["visual"], fresh["visual"])
+    train(config(), tmp_path / "run")  # taken up: nothing is left to do
+    without = small_config()
+    without.train.trainable = "trigger"
+    with pytest.raises(UserError, match="has no learned one"):
+        train(without, tmp_path / "without")
 
 
 def test_parts_that_move_are_named_by_the_config():
