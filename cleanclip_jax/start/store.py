@@ -234,7 +234,9 @@ def load_model(
     workdir: Path, abstract_model: dict[str, Any], step: int | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Returns (step, variables) of a run's newest whole checkpoint, or of the one at `step`."""
-    with open_store(workdir) as (latest, store):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # not what a run has learned beside its towers
+    with context, open_store(workdir) as (latest, store):
         if step is None:
             step = latest
         elif step not in store.listed:
