@@ -146,4 +146,4 @@ def head_logits(head: Head, features: Float[Array, "b d"], normalised: bool) -> 
         features = normalise_rows(features)
     # In the features' precision throughout, as the contrastive logits are.
     highest = jax.lax.Precision.HIGHEST
-    return jnp.matmul(features, head["kernel"], precision=highest) + head["bias"]
+    return jnp.matmul(features, head["kernel"], precision=highest) + head["bias"][None]

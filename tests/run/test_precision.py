@@ -72,7 +72,7 @@ def test_fused_attention_is_for_gpus_and_bfloat16(caplog):
     with pytest.raises(UserError, match="computes in bfloat16, not float32"):
         check(config)
     config.model.attention = "flash"
-    with pytest.raises(UserError, match="Known: xla, cudnn"):
+    with pytest.raises(UserError, match="Did you mean 'xla'"):
         check(config)
     if jax.default_backend() != "gpu":
         assert attention_here("cudnn") == "xla"

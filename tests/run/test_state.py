@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax import keys
 from cleanclip_jax.attacks.device_triggers import LEARNED, ON_DEVICE
 from cleanclip_jax.attacks.triggers import TRIGGERS, Row
+from cleanclip_jax.config_keys import KEYS, weight
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.losses.terms import TERMS, Term
@@ -58,7 +59,7 @@ def pool_memory(width: int, rows: int = 24) -> dict[str, jax.Array]:
     return {"rows": unit, "next": jnp.zeros((), jnp.int32)}
 
 
-def away_term(context: Any, threshold: float = 2.0) -> tuple[jax.Array, Any]:
+def away_term(context: Any, threshold: float = 4.0) -> tuple[jax.Array, Any]:
     """Pushes both towers away from the start's, up to a squared distance."""
     loss = 0.0
     for name in ("image", "text"):
@@ -76,6 +77,7 @@ def terms(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, term in rows.items():
         monkeypatch.setitem(TERMS._rows, name, term)
+        monkeypatch.setitem(KEYS._rows, f"objective.{name}", weight(0.0, "of these tests"))
 
 
 def two_steps(weights: dict[str, float], data: int = 1, fsdp: int = 1, **options: Any) -> Any:
@@ -106,9 +108,10 @@ def test_memory_and_start_are_the_same_in_chunks_in_a_ring_and_over_devices(term
 def test_the_start_gets_no_gradient_and_options_reach_their_term(terms: None):
     weights = {"away": 1.0}
     _, metrics = two_steps(weights)
-    far = 2 - 2 * 0.9  # the two towers of the two seeds are further apart
-    assert metrics["away_image"] > far and metrics["gradient_norm"] > 0
-    _, metrics = two_steps(weights, options={"away": {"threshold": far}})
+    near = 0.1  # the two towers of two seeds are further apart
+    assert metrics["away_image"] > near and metrics["away_text"] > near
+    assert metrics["gradient_norm"] > 0
+    _, metrics = two_steps(weights, options={"away": {"threshold": near}})
     assert metrics["away"] == 0 and metrics["gradient_norm"] == 0
 
 
@@ -179,7 +182,7 @@ def test_a_view_may_be_a_parameter():
 
     def views(params: Any, step: Any, batch: Any, table: Any, mesh: Any) -> jax.Array:
         images = batch["images"].astype(jnp.float32)
-        return images.at[:, :, :4, :4].set(params["trigger"]) / 255 - 0.5
+        return images.at[:, :, :4, :4].set(params["trigger"])
 
     objective = Objective({"cross_modal": 1.0}, trainable=("trigger",))
     step = make_step(model, optimizer, lambda _: jnp.float32(1.0), objective, views=views)
@@ -254,11 +257,11 @@ def test_an_option_that_a_term_has_not_is_refused(terms: None):
 
 def test_the_moments_of_the_start_are_taken_over(tmp_path: Path):
     """ "fresh optimizer" in docs/fidelity.md: the original loads its start's optimizer."""
-    train(small_config(), tmp_path / "start")
+    train(small_config(), tmp_path / "first")
     taken: dict[str, Any] = {}
     for moments in ("fresh", "start"):
         config = small_config("mmcl")
-        config.start, config.train.steps = str(tmp_path / "start"), 1
+        config.start, config.train.steps = str(tmp_path / "first"), 1
         config.optimizer.moments = moments
         train(config, tmp_path / moments)
         with Store(tmp_path / moments / "checkpoints") as store:

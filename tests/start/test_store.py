@@ -137,6 +137,7 @@ def test_a_checkpoint_of_before_the_redesign_is_whole_and_loads(run, step):
 
 FAULTS = """
 import sys
+import helpers.variants
 from pathlib import Path
 import numpy as np
 from orbax.checkpoint import v1 as ocp
@@ -177,7 +178,7 @@ def test_proofs_hold_under_python_O(tmp_path):
         [sys.executable, "-O", "-c", FAULTS, str(tmp_path / "a.safetensors"), str(tmp_path / "c")],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))},
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.endswith("written")]
