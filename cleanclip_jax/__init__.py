@@ -23,8 +23,9 @@ def load(path: str | PathLike[str], activation: str | None = None) -> tuple[Any,
     Raises:
       UserError: there is no such thing, it can't be read, or it is no CLIP that is known here.
     """
-    from pathlib import Path
+    from os import fspath
 
     from cleanclip_jax.run.build import load_weights
+    from cleanclip_jax.workdir import workdir_path
 
-    return load_weights(Path(path), activation)
+    return load_weights(workdir_path(fspath(path)), activation)

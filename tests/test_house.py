@@ -20,7 +20,7 @@ PACKAGE = ROOT / "cleanclip_jax"
 NAME = PACKAGE.name
 
 FLOORS = (  # from the bottom
-    ("errors", "config", "files", "args", "registry", "workdir"),
+    ("errors", "config", "files", "args", "registry", "workdir", "bucket"),
     (
         *("models", "losses", "sharding", "process", "compile_cache", "host_memory"),
         *("attacks", "text", "views"),

@@ -21,6 +21,7 @@ from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.errors import UserError, near
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.text.prompts import fill, templates
+from cleanclip_jax.workdir import workdir_path
 
 VERSION = 2
 _HEADER = b"cleanclip_plan"
@@ -122,7 +123,7 @@ class Plan:
     def save(self, path: Path | str) -> None:
         """Writes the plan as a parquet file, whole or not at all."""
         header = json.dumps(dict(self.header), sort_keys=True)
-        with written_whole(Path(path)) as scratch:
+        with written_whole(workdir_path(path)) as scratch:
             pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), scratch)
 
     @classmethod
@@ -132,10 +133,11 @@ class Plan:
         Raises:
           UserError: for a missing or broken file, another version or another dataset.
         """
-        if not Path(path).is_file():
+        if not (file := workdir_path(path)).is_file():
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
-            table = pq.read_table(path)
+            with file.open("rb") as stream:
+                table = pq.read_table(stream)
             header = json.loads((table.schema.metadata or {})[_HEADER])
         except (pa.ArrowInvalid, KeyError, ValueError) as error:
             raise UserError(f"{path}: this is no poison plan; check the path.") from error

@@ -46,6 +46,7 @@ from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.safetensors_file import file_order
 from cleanclip_jax.start.torch.tensors import derived, load_origin, to_tensors, weights
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
+from cleanclip_jax.workdir import workdir_path
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
 OF_FOREIGN = ("activation", "image_size", "tokenizer", "allow_torchscript")
@@ -55,8 +56,8 @@ DTYPES = ("source", "float32", "float16", "bfloat16")
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code, 1 where --verify finds a difference."""
     parser = Parser(prog="cleanclip convert", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="must not exist")
+    parser.add_argument("source", type=workdir_path, metavar="SOURCE")
+    parser.add_argument("dest", type=workdir_path, metavar="DEST", help="must not exist")
     parser.add_argument("--format", choices=FORMATS, help="PyTorch's side; default: recognised")
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, help="of SOURCE, in place of what its config says"

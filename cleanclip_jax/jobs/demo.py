@@ -22,6 +22,7 @@ from cleanclip_jax.jobs.report import write_report
 from cleanclip_jax.report.runs import gather
 from cleanclip_jax.run.build import MANIFEST
 from cleanclip_jax.run.loop import train
+from cleanclip_jax.workdir import workdir_path
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
@@ -32,7 +33,9 @@ Results = dict[str, Any]
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip demo", description=__doc__)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="its folder")
+    parser.add_argument(
+        "--workdir", type=workdir_path, default=Path("runs/demo"), help="its folder"
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked, overrides = parse(parser, argv)
     keep_compiled()

@@ -26,6 +26,7 @@ from cleanclip_jax.run.build import check, load_run
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import start_config
 from cleanclip_jax.start.torch.checkpoint import is_foreign
+from cleanclip_jax.workdir import workdir_path
 
 # The keys of a run that measuring it may change.
 MEASURED = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
@@ -37,9 +38,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip evaluate", description=__doc__)
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="the run's folder, or a PyTorch checkpoint"
+        "--workdir",
+        required=True,
+        type=workdir_path,
+        help="the run's folder, or a PyTorch checkpoint",
     )
-    parser.add_argument("--output", type=Path, help="default: WORKDIR/evaluation.json")
+    parser.add_argument("--output", type=workdir_path, help="default: WORKDIR/evaluation.json")
     parser.add_argument(
         "--floor", help="a model that was never poisoned, or start: what the run began with"
     )
@@ -111,6 +115,7 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Subject] |
                 "config.evaluation.floor is start, but this run began with fresh weights: name a "
                 "run that was never poisoned"
             )
-    run = load_run(Path(folder), mesh, start_config(Path(folder), config))
+    place = workdir_path(folder)
+    run = load_run(place, mesh, start_config(place, config))
     facts = {"workdir": str(folder), "step": run.step}
     return facts, subject(run.model, run.variables, run.tokenizer, mesh)

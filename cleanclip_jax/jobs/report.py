@@ -22,6 +22,7 @@ from cleanclip_jax.report.page import Block, Code, Facts, Section, Table, write_
 from cleanclip_jax.report.results import Pictures, every_figure, results, training
 from cleanclip_jax.report.runs import Entry, Gathered, Run, gather
 from cleanclip_jax.run.launches import FILE as STARTS
+from cleanclip_jax.workdir import workdir_path
 
 PAGE = "report.html"
 LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")
@@ -30,7 +31,9 @@ LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip report", description=__doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or sweeps")
+    parser.add_argument(
+        "workdirs", nargs="+", type=workdir_path, metavar="WORKDIR", help="runs, or sweeps"
+    )
     parser.add_argument(
         "--output",
         type=Path,

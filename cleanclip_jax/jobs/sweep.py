@@ -54,6 +54,7 @@ from cleanclip_jax.run.build import check_workdir, load_run, resolve
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import open_store
+from cleanclip_jax.workdir import workdir_path
 
 LONGEST_NAME = 120  # characters of a run's folder
 COURSE = "course.json"
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         "--config.start=runs/poisoned/runs/seed={seed}",
     )
     parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
-    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder")
+    parser.add_argument("--workdir", required=True, type=workdir_path, help="the sweep's folder")
     parser.add_argument(
         "--over", action="append", required=True, metavar="KEY=A,B", help="a key and its values"
     )
@@ -311,7 +312,9 @@ def flat_row(row: Row) -> Row:
 
 def starting_point(rows: Sequence[Row]) -> Point | None:
     """Where the finetuned runs started from, the mean over the start runs that were measured."""
-    paths = sorted({Path(row["start"]) / "evaluation.json" for row in rows if "start" in row})
+    paths = sorted(
+        {workdir_path(row["start"]) / "evaluation.json" for row in rows if "start" in row}
+    )
     figures = [json.loads(path.read_text())["figures"] for path in paths if path.is_file()]
     attacked = [found for found in figures if found.get("asr", {}).get("value") is not None]
     if not attacked:

@@ -56,7 +56,7 @@ class Projection:
           UserError: no such file, or another.
         """
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as stream, np.load(stream) as arrays:
                 found = dict(arrays)
             return cls(**{**found, "target": int(found["target"])})
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.report.sweeps import FIGURES, Grid, Row, along, groups, shares, short_names
+from cleanclip_jax.workdir import workdir_path
 
 MEASURED = "evaluation.json"
 SWEEP = "sweep.json"
@@ -27,7 +28,7 @@ class Run:
     @property
     def start(self) -> Path | None:
         """The run, or checkpoint, that it began with."""
-        return Path(self.config.start) if self.config.start else None
+        return workdir_path(self.config.start) if self.config.start else None
 
     @property
     def method(self) -> str:
@@ -232,7 +233,7 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
         keys = dict(zip((key for key in grid if key != "seed"), values, strict=True))
         words = [f"{named[key]} {value}" for key, value in keys.items()]
         line = [f"{named[key]} {value}" for key, value in keys.items() if key != way]
-        runs = [read_run(Path(row["workdir"])) for row in members]
+        runs = [read_run(workdir_path(row["workdir"])) for row in members]
         gathered.entries.append(
             Entry(
                 name=": ".join(filter(None, (prefix, ", ".join(words)))) or folder.name,

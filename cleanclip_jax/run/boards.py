@@ -9,6 +9,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import local_folder
 
 
 class Boards:
@@ -22,7 +23,9 @@ class Boards:
         self, workdir: Path, first_step: int, project: str | None, config: Mapping[str, Any]
     ):
         self._run = None if project is None else _wandb_run(workdir, project, config)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._board = SummaryWriter(
+            str(local_folder(workdir / "tensorboard")), purge_step=first_step + 1
+        )
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step."""
@@ -54,7 +57,7 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
             # The same workdir is the same run, however often it was stopped.
             id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
             resume="allow",
-            dir=str(path),
+            dir=str(local_folder(path)),
             config=dict(config),
             settings=wandb.Settings(silent=True),
         )

@@ -35,6 +35,7 @@ from cleanclip_jax.start.store import abstract, load_model
 from cleanclip_jax.start.torch import tensors as interop
 from cleanclip_jax.start.torch.checkpoint import is_foreign
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
+from cleanclip_jax.workdir import workdir_path
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     check(config)
     config = config.copy_and_resolve_references()
-    start = start_config(Path(config.start), config) if config.start else None
+    start = start_config(workdir_path(config.start), config) if config.start else None
     inherited = ("variant", "activation", "image_size")
     with config.unlocked(), config.ignore_type():
         if start is not None:
@@ -221,7 +222,7 @@ def claim(
     """
     inputs: dict[str, Any] = {
         "data": {"fingerprint": source.fingerprint, "pairs": len(source)},
-        "start": None if config.start is None else start_of(Path(config.start)),
+        "start": None if config.start is None else start_of(workdir_path(config.start)),
     }
     path = workdir / INPUTS
     if path.is_file() and json.loads(path.read_text())["data"] != inputs["data"]:
@@ -238,7 +239,7 @@ def claim(
     if plan is not None and not (workdir / MANIFEST).is_file():
         plan.save(workdir / MANIFEST)
     if config.start and not (workdir / interop.FILE).is_file():
-        origin = origin_of(Path(config.start))
+        origin = origin_of(workdir_path(config.start))
         if origin is not None:
             origin.save(workdir)
 
@@ -248,7 +249,7 @@ def make_tokenizer(config: ConfigDict, workdir: Path, source: Source) -> Tokeniz
     if (workdir / TOKENIZER).is_file():
         return Tokenizer.load(workdir / TOKENIZER)
     if config.start:
-        return load_tokenizer(Path(config.start), config)
+        return load_tokenizer(workdir_path(config.start), config)
     text = config.text
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
@@ -314,7 +315,7 @@ def start_variables(config: ConfigDict, model: CLIP, mesh: Mesh) -> Mapping[str,
     """Returns the weights that a run begins with: fresh by its seed, or its start run's."""
     if not config.start:
         return init(model, jax.random.key(config.seed))
-    return without_head(restore_variables(Path(config.start), model, mesh)[1])
+    return without_head(restore_variables(workdir_path(config.start), model, mesh)[1])
 
 
 def without_head(variables: Mapping[str, Any]) -> dict[str, Any]:

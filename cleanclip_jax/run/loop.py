@@ -22,7 +22,7 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views, every_picture, train_batches
 from cleanclip_jax.data.subset import Labelled
 from cleanclip_jax.errors import StartAgain, UserError, near
-from cleanclip_jax.files import writing
+from cleanclip_jax.files import local_folder, writing
 from cleanclip_jax.losses.classification import init_head
 from cleanclip_jax.losses.compare import NEEDS_VIEWS, TERMS
 from cleanclip_jax.measure.sets import open_sets
@@ -166,7 +166,7 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> ConfigDict:
             peak=peak and peak * mesh.devices.size,
             began=began,
         )
-        trace = Trace(workdir / "profile", first + 1, profile)
+        trace = Trace(local_folder(workdir / "profile"), first + 1, profile)
         with stream, recorder, trace, Preemption() as preemption:
             late: Done | None = None
             for done in range(first + 1, total + 1):

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_lines, write_whole
+from cleanclip_jax.files import append_line, read_lines, write_whole
 from cleanclip_jax.process import largest
 from cleanclip_jax.run.boards import Boards
 from cleanclip_jax.run.clock import memory_in_use
@@ -58,8 +58,8 @@ class BadRows:
         if index in self._known:
             return
         self._known.add(index)
-        with self._path.open("a") as file:
-            file.write(json.dumps({"index": index, "where": where, "reason": reason}) + "\n")
+        row = {"index": index, "where": where, "reason": reason}
+        append_line(self._path, json.dumps(row) + "\n")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Recorder:
             write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
             (workdir / NOT_FINITE).unlink(missing_ok=True)
             self._boards = None if boards is None else boards()
-            self._file = path.open("a", buffering=1)
+            self._file = path
             # A file instead of a terminal gets a line every half minute.
             interval = 0.2 if sys.stderr.isatty() else 30
             self._bar = tqdm(
@@ -134,7 +134,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for part in (self._bar, self._file, self._boards):
+        for part in (self._bar, self._boards):
             if part is not None:
                 part.close()
 
@@ -193,7 +193,7 @@ class Recorder:
             values["goodput"] = min(self._productive / max(now - self._origin, 1e-9), 1.0)
             # JSON has no NaN: a line that can't be read back would hide the step that matters.
             safe = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
-            self._file.write(json.dumps({"step": step, **safe}) + "\n")
+            append_line(self._file, json.dumps({"step": step, **safe}) + "\n")
             if self._boards is not None:
                 self._boards.add(step, values)
             self._bar.set_postfix_str(_said(values), refresh=False)

@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import in_bucket
+from cleanclip_jax.start.bucket_steps import BucketSteps, whole
 from cleanclip_jax.start.digests import damage, write_digests
 from cleanclip_jax.start.save_errors import explained, unheard
 
@@ -46,13 +48,19 @@ class Store:
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        self._folder = folder.absolute()
-        newest = _agreed(lambda: newest_whole(self._folder))
+        # A bucket's steps lie in a local folder for Orbax; `_keep` of them stay in the bucket.
+        self._place, self._keep = folder.absolute(), keep
+        self._bucket = None if (bucket := in_bucket(folder)) is None else BucketSteps(bucket)
+        self._folder = self._place if self._bucket is None else self._bucket.here
+        self._there = [] if self._bucket is None else self._bucket.steps()
+        newest = _agreed(lambda: _newest(self._place, self._all(), self._local))
+        if newest is not None:
+            self._local(newest)
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
         # Orbax would save whenever it is idle and keep everything unless told otherwise.
         self._checkpointer = ocp.training.Checkpointer(
             str(self._folder),
-            preservation_policy=policies[0].LatestN(keep),
+            preservation_policy=policies[0].LatestN(keep if self._bucket is None else 1),
             save_decision_policy=policies[1].FixedIntervalPolicy(1),
         )
         # What is newer than the newest that is whole is damaged.
@@ -66,10 +74,21 @@ class Store:
         # It raises once more what a save has raised.
         with suppress(*[Exception] * self._failed):
             self._checkpointer.close()
+        if self._bucket is not None:
+            self._bucket.close()
+
+    def _all(self) -> list[int]:
+        return _steps(self._folder) if self._bucket is None else self._there
+
+    def _local(self, step: int) -> Path:
+        """The folder of a step on this host's disk."""
+        return self._folder / str(step) if self._bucket is None else self._bucket.fetch(step)
 
     @property
     def listed(self) -> list[int]:
         """The steps of all checkpoints that lie there, damaged ones too."""
+        if self._bucket is not None:
+            return self._there
         return [found.step for found in self._checkpointer.checkpoints]
 
     @property
@@ -90,9 +109,9 @@ class Store:
         """
 
         def look() -> int:
-            if (problem := damage(self._folder / str(step))) is not None:
+            if (problem := damage(self._local(step))) is not None:
                 raise UserError(
-                    f"{self._folder / str(step)} is damaged ({problem}): name another step"
+                    f"{self._place / str(step)} is damaged ({problem}): name another step"
                 )
             return step
 
@@ -106,6 +125,8 @@ class Store:
         """
         if self.latest == step:
             return
+        if self._bucket is not None:
+            model, progress = whole((model, progress))
         try:
             with unheard():
                 self._make_room()
@@ -123,6 +144,14 @@ class Store:
             if (line := explained(error, self._folder, step, last)) is None:
                 raise
             raise UserError(line) from None
+        if self._bucket is not None:
+            if jax.process_index() == 0:
+                # Nothing of the run's rows is older than its checkpoint.
+                self._bucket.folder.parent.flush()
+                self._bucket.put(step, self._keep)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("the checkpoint is in the bucket")
+            self._there = sorted({*self._there, step})[-self._keep :]
 
     def _make_room(self) -> None:
         """Sees that the folder takes a checkpoint; the first time, moves away what is none."""
@@ -138,10 +167,14 @@ class Store:
             if not self._tidy:
                 _remove_unfinished(self._folder)
                 for step in self._damaged:
-                    _move_aside(self._folder / str(step))
+                    if self._bucket is None:
+                        _move_aside(self._folder / str(step))
+                    else:
+                        self._bucket.move_aside(step)
         if not self._tidy:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are moved")
+            self._there = [step for step in self._there if step not in self._damaged]
             self._damaged = set()
             self._checkpointer.reload()
             self._tidy = True
@@ -149,6 +182,7 @@ class Store:
     def saved(self, part: str) -> Any:
         """The newest checkpoint's part as a tree of arrays without memory, in shape and type."""
         assert self.latest is not None
+        self._bring(self.latest)
         tree = self._checkpointer.checkpointables_metadata(self.latest).metadata[part]
         return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
 
@@ -160,9 +194,14 @@ class Store:
           **abstract: `model` and, or, `progress`: trees of `jax.ShapeDtypeStruct`, or of NumPy
             arrays for what is to stay on the host.
         """
-        return self._checkpointer.load_checkpointables(
-            self.latest if step is None else step, abstract
-        )
+        step = self.latest if step is None else step
+        self._bring(step)
+        return self._checkpointer.load_checkpointables(step, abstract)
+
+    def _bring(self, step: int | None) -> None:
+        if self._bucket is not None and step is not None:
+            self._bucket.fetch(step)
+            self._checkpointer.reload()
 
 
 def newest_whole(folder: Path) -> int | None:
@@ -171,15 +210,22 @@ def newest_whole(folder: Path) -> int | None:
     Raises:
       UserError: there are some, and all are damaged.
     """
+    if (bucket := in_bucket(folder)) is None:
+        return _newest(folder, _steps(folder), lambda step: folder / str(step))
+    with closing(BucketSteps(bucket)) as steps:
+        return _newest(folder, steps.steps(), steps.fetch)
+
+
+def _newest(folder: Path, steps: list[int], local: Callable[[int], Path]) -> int | None:
     bad: dict[int, str] = {}
     newest = None
-    for step in reversed(_steps(folder)):
-        problem = damage(folder / str(step))
+    for step in reversed(steps):
+        problem = damage(local(step))
         if problem is None:
             newest = step
             break
         # A run that is training may have deleted it in the meantime.
-        if (folder / str(step)).is_dir():
+        if local(step).is_dir():
             bad[step] = problem
     if bad and newest is None:
         said = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
