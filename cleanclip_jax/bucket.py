@@ -5,11 +5,13 @@ as soon as something lies below it. Nothing is renamed, and nothing appended to:
 are gathered here, and the whole file is put again now and then.
 """
 
+import atexit
 import errno
 import fnmatch
 import io
 import math
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +143,18 @@ class BucketPath(PosixPath):
         files = [str(local / each) for each in names]
         self._do(lambda store, name: store.get([f"{name}/{each}" for each in names], files))
 
+    def copy(self) -> Path:
+        """A local copy of this file or folder, made once and kept until the program ends."""
+        if str(self) not in _copies:
+            folder = _temporary()
+            local = folder / self.name
+            if self.is_file():
+                self._do(lambda store, name: store.get_file(name, str(local)))
+            else:
+                self.get(local)
+            _copies[str(self)] = folder
+        return _copies[str(self)] / self.name
+
     def append(self, line: str) -> None:
         """Adds a line to this file; it lies in the bucket soon, and at the latest after `flush`."""
         if (file := _growing.get(str(self))) is None:
@@ -157,8 +171,8 @@ class BucketPath(PosixPath):
     def scratch(self) -> Path:
         """A local folder whose files `flush` copies to below this path."""
         if str(self) not in _scratch:
-            _scratch[str(self)] = tempfile.TemporaryDirectory(prefix="cleanclip-")
-        return Path(_scratch[str(self)].name)
+            _scratch[str(self)] = _temporary()
+        return _scratch[str(self)]
 
     def flush(self) -> None:
         """Puts what was added to files below this path, and what lies in their scratch folders."""
@@ -167,7 +181,7 @@ class BucketPath(PosixPath):
                 BucketPath(name)._put(file)
         for name, scratch in _scratch.items():
             if BucketPath(name).is_relative_to(self):
-                BucketPath(name).put(Path(scratch.name))
+                BucketPath(name).put(scratch)
 
     def _put(self, file: "_Growing") -> None:
         self._do(lambda store, name: store.pipe_file(name, file.content))
@@ -184,7 +198,15 @@ class _Growing:
 
 
 _growing: dict[str, _Growing] = {}
-_scratch: dict[str, tempfile.TemporaryDirectory] = {}
+_scratch: dict[str, Path] = {}
+_copies: dict[str, Path] = {}
+
+
+def _temporary() -> Path:
+    """A local folder that goes when the program ends."""
+    folder = tempfile.mkdtemp(prefix="cleanclip-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _is_plain(path: Path) -> bool:

@@ -90,6 +90,11 @@ def append_line(path: Path, line: str) -> None:
             file.write(line)
 
 
+def local_copy(path: Path) -> Path:
+    """Where a library that knows disks alone reads: `path`, or a copy of it as it now is."""
+    return path if (bucket := in_bucket(path)) is None else bucket.copy()
+
+
 def local_folder(path: Path) -> Path:
     """Where a library that knows disks alone writes: `path`, or for one in a bucket a folder here.
 
@@ -128,8 +133,8 @@ def writing(folder: Path) -> Iterator[None]:
                 "are as they were: the same command goes on from there"
             ) from None
         raise UserError(
-            f"{named} can't be written: {error.strerror}; the finished checkpoints are as they "
-            "were: mend that and give the same command again"
+            f"{error.filename or folder} can't be written: {error.strerror}; the finished "
+            "checkpoints are as they were: mend that and give the same command again"
         ) from None
 
 

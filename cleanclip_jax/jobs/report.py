@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=workdir_path,
         help="the page's folder; default: WORKDIR/report, of several ./report",
     )
     parser.add_argument("--title", help="of the page")

@@ -7,7 +7,9 @@ checkpoints in its temporary folder (TMPDIR).
 """
 
 import logging
+import shutil
 import tempfile
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,13 @@ UNFINISHED = "unfinished"
 
 
 class BucketSteps:
-    """The steps in `folder`, and the local folder `here` with some of them."""
+    """The steps in `folder`, and the local folder `here` with some of them, until `close()`."""
 
     def __init__(self, folder: BucketPath):
         self.folder = folder
-        self._scratch = tempfile.TemporaryDirectory(prefix="cleanclip-checkpoints-")
-        self.here = Path(self._scratch.name)
-
-    def close(self) -> None:
-        """Removes the local folder."""
-        self._scratch.cleanup()
+        self.here = Path(tempfile.mkdtemp(prefix="cleanclip-checkpoints-"))
+        # Also when a program ends by an error before it closes this.
+        self.close = weakref.finalize(self, shutil.rmtree, self.here, ignore_errors=True)
 
     def steps(self, finished: bool = True) -> list[int]:
         """The steps that lie in the bucket, ascending; or those that a kill has left in part."""
@@ -70,6 +69,7 @@ class BucketSteps:
         place /= next(name for name in names if not (place / name).is_dir())
         place.put(self.fetch(step))
         self._remove(step)
+        shutil.rmtree(self.here / str(step))
         log.warning("the damaged checkpoint of step %s now lies in %s", step, place)
 
     def _remove(self, step: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import local_copy
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.pickle_file import read_note, read_torch_file
@@ -106,6 +107,7 @@ def open_foreign(
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise UserError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    path = local_copy(path)
     weights, files = _find(path, format)
     content: dict[str, Any] = {}
     note: dict[str, Any] = {}
