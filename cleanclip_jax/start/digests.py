@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import tensorstore
 
@@ -17,8 +17,7 @@ from cleanclip_jax.files import written_whole
 
 FILE = "digests.json"
 THREADS = 4
-# Bytes of a file that get a digest of their own, so that one large file keeps all threads busy.
-PIECE = 64 << 20
+PIECE = 64 << 20  # bytes that get a digest, so that one large file keeps all threads busy
 
 
 def write_digests(folder: Path) -> None:
@@ -26,15 +25,13 @@ def write_digests(folder: Path) -> None:
 
     To be called when the folder is finished. All files of it are on the disk before this one is.
     """
-    names = _files(folder)
+    files = [path for path in folder.rglob("*") if path.is_file() and FILE not in path.name]
+    names = sorted(str(path.relative_to(folder)) for path in files)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_to_disk, [folder / name for name in names]))
-        found = _digests(folder, names, pool)
-    files = {name: {"bytes": size, "sha256": sums} for name, (size, sums) in found.items()}
-    with written_whole(folder / FILE) as scratch, scratch.open("w") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        list(pool.map(_to_disk, files))
+    with written_whole(folder / FILE) as scratch:
+        scratch.write_text(json.dumps({"files": _digests(folder, names)}, indent=1))
+        _to_disk(scratch)
 
 
 def damage(folder: Path) -> str | None:
@@ -44,37 +41,26 @@ def damage(folder: Path) -> str | None:
     killed between Orbax's last rename and this file: it is whole if everything in it can be read.
     That finds what is missing or cut off, not a flipped bit.
     """
-    facts = []
-    for name in [*_files(folder), FILE]:
-        if (path := folder / name).is_file():
-            facts.append((name, path.stat().st_size, path.stat().st_mtime_ns))
-    return _damage(folder.absolute(), tuple(facts))
-
-
-@lru_cache(maxsize=256)
-def _damage(folder: Path, facts: tuple[tuple[str, int, int], ...]) -> str | None:
-    """As `damage`, remembered as long as no file is another: a job opens a run several times."""
     try:
-        return _other(folder) if (folder / FILE).is_file() else _unreadable(folder)
+        return _difference(folder) if (folder / FILE).is_file() else _unreadable(folder)
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
 
 
-def _other(folder: Path) -> str | None:
+def _difference(folder: Path) -> str | None:
     try:
-        files = json.loads((folder / FILE).read_text())["files"]
-        expected = {name: (file["bytes"], file["sha256"]) for name, file in files.items()}
+        expected = json.loads((folder / FILE).read_text())["files"]
+        sizes = {name: file["bytes"] for name, file in expected.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FILE} is not as it was written"
-    for name, (size, _) in expected.items():
+    for name, size in sizes.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if (now := (folder / name).stat().st_size) != size:
             return f"{name} has {now} bytes, not {size}"
-    with ThreadPoolExecutor(THREADS) as pool:
-        for name, found in _digests(folder, list(expected), pool).items():
-            if found != expected[name]:
-                return f"{name} has another content than was written"
+    for name, digests in _digests(folder, list(sizes)).items():
+        if digests != expected[name]:
+            return f"{name} has another content than was written"
     return None
 
 
@@ -97,33 +83,23 @@ def _unreadable(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(name) for name in found if FILE not in name.name)
-
-
 def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _digests(
-    folder: Path, names: list[str], pool: ThreadPoolExecutor
-) -> dict[str, tuple[int, list[str]]]:
+def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     sizes = {name: (folder / name).stat().st_size for name in names}
     pieces = [(name, start) for name in names for start in range(0, sizes[name], PIECE)]
-    sums: dict[str, list[str]] = {name: [] for name in names}
-    found = pool.map(lambda piece: _digest(folder / piece[0], piece[1]), pieces)
-    for (name, _), digest in zip(pieces, found, strict=True):
-        sums[name].append(digest)
-    return {name: (sizes[name], sums[name]) for name in names}
+    files = {name: {"bytes": sizes[name], "sha256": []} for name in names}
+    with ThreadPoolExecutor(THREADS) as pool:
+        sums = pool.map(lambda piece: _sha256(folder / piece[0], piece[1]), pieces)
+        for (name, _), digest in zip(pieces, sums, strict=True):
+            files[name]["sha256"].append(digest)
+    return files
 
 
-def _digest(path: Path, start: int) -> str:
-    digest, left, buffer = hashlib.sha256(), PIECE, memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
+def _sha256(path: Path, start: int) -> str:
+    with path.open("rb") as file:
         file.seek(start)
-        while left and (size := file.readinto(buffer[: min(left, len(buffer))])):
-            digest.update(buffer[:size])
-            left -= size
-    return digest.hexdigest()
+        return hashlib.sha256(file.read(PIECE)).hexdigest()

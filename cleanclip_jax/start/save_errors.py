@@ -1,19 +1,12 @@
-"""What a failed save says of the disk, in one line and no more."""
+"""A disk that takes no checkpoint: noticed before the save, and told in one line."""
 
+import ctypes
 import errno
-import logging
 import os
 import re
+import shutil
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-# Seconds for the threads of a save that failed.
-PATIENCE = 10.0
 
 # How TensorStore, which writes the arrays, names the system's error in its message.
 _CODE = re.compile(r"os_error_code='(\d+)'")
@@ -26,6 +19,39 @@ _MEND = {
     errno.ENOENT: "bring it back",
     errno.ENOTDIR: "bring it back",
 }
+# What Orbax calls a step that is not finished: 400.orbax-checkpoint-tmp.
+UNFINISHED = ".orbax-checkpoint-tmp"
+# What a file system answers that can't take room beforehand.
+_UNABLE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+def try_room(folder: Path, size: int) -> None:
+    """Takes `size` bytes in `folder` and gives them back: raises the OSError that a save would.
+
+    Orbax itself would make a missing folder anew, without the run's other checkpoints; and its
+    threads log each error, and wait twenty minutes for folders that one of them can't make.
+    """
+    trial = folder / f"trial{UNFINISHED}"
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.mkdir()
+    try:
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        with (trial / "file").open("wb") as file:
+            if sys.platform == "linux":  # a quota is noticed as well
+                libc, long = ctypes.CDLL(None, use_errno=True), ctypes.c_longlong
+                failed = libc.fallocate(file.fileno(), 0, long(0), long(size))
+                if failed and (code := ctypes.get_errno()) not in _UNABLE:
+                    raise OSError(code, os.strerror(code), file.name)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a program that was killed while it saved, or couldn't, has left."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if UNFINISHED in path.name:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def explained(error: BaseException, folder: Path, step: int, last: int | None) -> str | None:
@@ -52,40 +78,7 @@ def system_code(error: BaseException | None) -> int | None:
         # A timeout is an OSError without a number.
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
-        if found := _CODE.search(str(error)):
-            return int(found[1])
+        if match := _CODE.search(str(error)):
+            return int(match[1])
         error = error.__cause__ or error.__context__
     return None
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """A save whose errors are raised, and only raised.
-
-    Orbax logs each of them with its stack before, and its other threads go on, each to an error of
-    its own; so after an error this stays as it is.
-    """
-    logger, hook, before = logging.getLogger("absl"), sys.unraisablehook, threading.enumerate()
-    level = logger.level
-
-    def others(unraisable: Any) -> None:
-        # TensorStore's writes end after the loop that awaited them.
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = others
-    try:
-        yield
-    except Exception:
-        _wait_for(set(threading.enumerate()) - set(before))
-        raise
-    logger.setLevel(level)
-    sys.unraisablehook = hook
-
-
-def _wait_for(threads: set[threading.Thread]) -> None:
-    until = time.monotonic() + PATIENCE
-    for thread in threads:
-        if not thread.daemon and "Executor" not in thread.name and "asyncio" not in thread.name:
-            thread.join(max(until - time.monotonic(), 0))

@@ -1,8 +1,8 @@
 """Checkpoints of a run, with Orbax: a folder a step, written whole or not at all, and checked.
 
 Orbax writes a step beside its place and renames it; digests.json comes into it last. Who opens a
-run gets the newest step that is whole (checkpoints/digests.py says what that is), and a line about
-each newer one that is not. Only a store that goes on to save, so the run's own, moves those to
+run gets the newest step that is whole (start/digests.py says what that is), and a line about each
+newer one that is not. Only a store that goes on to save, so the run's own, moves those to
 WORKDIR/damaged: one that reads may be another machine's, in the middle of a save, or on a disk
 that it can't write to.
 
@@ -11,10 +11,8 @@ of them open a store, save, and close it.
 """
 
 import logging
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,42 +23,42 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import in_bucket
-from cleanclip_jax.start.bucket_steps import BucketSteps, whole
+from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.start.digests import damage, write_digests
-from cleanclip_jax.start.save_errors import explained, unheard
+from cleanclip_jax.start.save_errors import explained, remove_unfinished, try_room
+from cleanclip_jax.start.steps import Steps, steps_of
+from cleanclip_jax.workdir import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 MODEL, PROGRESS = "model", "progress"
-# What Orbax calls a step that is not finished: 400.orbax-checkpoint-tmp.
-UNFINISHED = re.compile(r".*\.orbax-checkpoint-tmp.*")
+# What a checkpoint of an earlier program may lack: what loss terms keep between steps.
+MEMORY = "memory"
+# Bytes for what lies beside the arrays, and a little more.
+BESIDE = 1 << 20
 
 
 class Store:
     """The checkpoints in `folder`, of which the newest `keep` stay.
 
     A checkpoint has two parts, so that a model can be had without its optimizer: `model`
-    ({'params', 'batch_stats'}) and `progress` ({'step', 'opt_state'}).
-
-    Raises:
-      UserError: there are checkpoints, and all are damaged.
+    ({'params', 'batch_stats'}) and `progress` ({'step', 'opt_state', 'memory'}). If there are
+    checkpoints and all are damaged, that is a UserError.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        # A bucket's steps lie in a local folder for Orbax; `_keep` of them stay in the bucket.
-        self._place, self._keep = folder.absolute(), keep
-        self._bucket = None if (bucket := in_bucket(folder)) is None else BucketSteps(bucket)
-        self._folder = self._place if self._bucket is None else self._bucket.here
-        self._there = [] if self._bucket is None else self._bucket.steps()
-        newest = _agreed(lambda: _newest(self._place, self._all(), self._local))
+        self._at, self._keep = steps_of(folder), keep
+        self._there = self._at.steps()
+        newest = _of_first(lambda: _newest_whole(self._at, self._there))
         if newest is not None:
-            self._local(newest)
+            self._at.fetch(newest)
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
         # Orbax would save whenever it is idle and keep everything unless told otherwise.
         self._checkpointer = ocp.training.Checkpointer(
-            str(self._folder),
-            preservation_policy=policies[0].LatestN(keep if self._bucket is None else 1),
+            str(self._at.here),
+            preservation_policy=policies[0].LatestN(
+                keep if self._at.here == self._at.folder else 1
+            ),
             save_decision_policy=policies[1].FixedIntervalPolicy(1),
         )
         # What is newer than the newest that is whole is damaged.
@@ -74,22 +72,12 @@ class Store:
         # It raises once more what a save has raised.
         with suppress(*[Exception] * self._failed):
             self._checkpointer.close()
-        if self._bucket is not None:
-            self._bucket.close()
-
-    def _all(self) -> list[int]:
-        return _steps(self._folder) if self._bucket is None else self._there
-
-    def _local(self, step: int) -> Path:
-        """The folder of a step on this host's disk."""
-        return self._folder / str(step) if self._bucket is None else self._bucket.fetch(step)
+        self._at.close()
 
     @property
     def listed(self) -> list[int]:
         """The steps of all checkpoints that lie there, damaged ones too."""
-        if self._bucket is not None:
-            return self._there
-        return [found.step for found in self._checkpointer.checkpoints]
+        return list(self._there)
 
     @property
     def latest(self) -> int | None:
@@ -98,79 +86,56 @@ class Store:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all checkpoints that lie there, ascending, without those found damaged."""
+        """The steps of all checkpoints that lie there, ascending, without those known damaged."""
         return sorted(set(self.listed) - self._damaged)
 
     def check(self, step: int) -> None:
-        """Refuses a damaged checkpoint.
-
-        Raises:
-          UserError: it is.
-        """
+        """Refuses a damaged checkpoint."""
 
         def look() -> int:
-            if (problem := damage(self._local(step))) is not None:
+            if (problem := damage(self._at.fetch(step))) is not None:
                 raise UserError(
-                    f"{self._place / str(step)} is damaged ({problem}): name another step"
+                    f"{self._at.folder / str(step)} is damaged ({problem}): name another step"
                 )
             return step
 
-        _agreed(look)
+        _of_first(look)
 
     def save(self, step: int, model: dict[str, Any], progress: dict[str, Any]) -> None:
         """Writes a checkpoint and returns when it lies there.
 
-        Raises:
-          UserError: the folder takes nothing; the checkpoints in it are as they were.
+        If the folder takes nothing, that is a UserError, and what lies there is as it was.
         """
         if self.latest == step:
             return
-        if self._bucket is not None:
-            model, progress = whole((model, progress))
+        parts = self._at.part({MODEL: model, PROGRESS: progress})
         try:
-            with unheard():
-                self._make_room()
-                parts = {MODEL: model, PROGRESS: progress}
-                saved = self._checkpointer.save_checkpointables(step, parts)
-                assert saved, f"Orbax did not save step {step}"
-                if jax.process_index() == 0:
-                    write_digests(self._folder / str(step))
+            self._make_room(parts)
+            if not self._checkpointer.save_checkpointables(step, parts):
+                raise RuntimeError(f"Orbax did not save step {step}: a fault of this program")
+            if is_first():
+                write_digests(self._at.here / str(step))
         except Exception as error:
             self._failed = True
-            if jax.process_index() == 0:
+            if is_first():
                 with suppress(OSError):  # what it has written would keep the disk full
-                    _remove_unfinished(self._folder)
-            last = max(set(_steps(self._folder)) - self._damaged, default=None)
-            if (line := explained(error, self._folder, step, last)) is None:
+                    remove_unfinished(self._at.here)
+            last = max(set(self._at.steps()) - self._damaged, default=None)
+            if (line := explained(error, self._at.here, step, last)) is None:
                 raise
             raise UserError(line) from None
-        if self._bucket is not None:
-            if jax.process_index() == 0:
-                # Nothing of the run's rows is older than its checkpoint.
-                self._bucket.folder.parent.flush()
-                self._bucket.put(step, self._keep)
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("the checkpoint is in the bucket")
-            self._there = sorted({*self._there, step})[-self._keep :]
+        self._at.put(step, self._keep)
+        self._there = sorted({*self._there, step})[-self._keep :]
 
-    def _make_room(self) -> None:
+    def _make_room(self, parts: Mapping[str, Any]) -> None:
         """Sees that the folder takes a checkpoint; the first time, moves away what is none."""
-        if jax.process_index() == 0:
-            # Orbax would make the folder anew and go on without the run's other checkpoints; and
-            # its threads wait twenty minutes for folders that one of them can't make.
-            trial = self._folder / "trial.orbax-checkpoint-tmp"
-            shutil.rmtree(trial, ignore_errors=True)
-            trial.mkdir()
-            for part in (MODEL, PROGRESS):
-                (trial / part).mkdir()
-            shutil.rmtree(trial)
+        if is_first():
+            sizes = (getattr(x, "nbytes", 0) for x in jax.tree.leaves(parts))
+            try_room(self._at.here, sum(sizes) + BESIDE)
             if not self._tidy:
-                _remove_unfinished(self._folder)
+                remove_unfinished(self._at.here)
                 for step in self._damaged:
-                    if self._bucket is None:
-                        _move_aside(self._folder / str(step))
-                    else:
-                        self._bucket.move_aside(step)
+                    self._at.move_aside(step)
         if not self._tidy:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are moved")
@@ -181,56 +146,76 @@ class Store:
 
     def saved(self, part: str) -> Any:
         """The newest checkpoint's part as a tree of arrays without memory, in shape and type."""
-        assert self.latest is not None
-        self._bring(self.latest)
-        tree = self._checkpointer.checkpointables_metadata(self.latest).metadata[part]
-        return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
+        return jax.tree.map(
+            lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), self._metadata(part)
+        )
+
+    def has(self, part: str, key: str, step: int | None = None) -> bool:
+        """Whether the part of a checkpoint, by default the newest, holds `key`."""
+        return key in self._metadata(part, step)
+
+    def _metadata(self, part: str, step: int | None = None) -> Any:
+        return self._checkpointer.checkpointables_metadata(self._bring(step)).metadata[part]
+
+    def _bring(self, step: int | None) -> int | None:
+        """Sees that a step, by default the newest, lies here; returns it."""
+        step = self.latest if step is None else step
+        known = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
+        if step is not None and step not in known:
+            self._at.fetch(step)
+            self._checkpointer.reload()
+        return step
 
     def load(self, step: int | None = None, **abstract: Any) -> dict[str, Any]:
         """Returns a checkpoint's parts, placed as the given abstract trees say.
+
+        A `memory` in `progress` that the checkpoint lacks, since it is of an earlier program, is
+        left out.
 
         Args:
           step: of the checkpoint; None: the newest.
           **abstract: `model` and, or, `progress`: trees of `jax.ShapeDtypeStruct`, or of NumPy
             arrays for what is to stay on the host.
         """
-        step = self.latest if step is None else step
-        self._bring(step)
+        step = self._bring(step)
+        progress = abstract.get(PROGRESS, {})
+        if MEMORY in progress and not self.has(PROGRESS, MEMORY, step):
+            abstract[PROGRESS] = {key: x for key, x in progress.items() if key != MEMORY}
         return self._checkpointer.load_checkpointables(step, abstract)
 
-    def _bring(self, step: int | None) -> None:
-        if self._bucket is not None and step is not None:
-            self._bucket.fetch(step)
-            self._checkpointer.reload()
+
+def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...], str]]:
+    """Each leaf's last name, shape and type, in an order that the kinds of containers leave."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = ((re.findall(r"\w+", jax.tree_util.keystr(path)), x) for path, x in leaves)
+    return sorted((" ".join(name), tuple(x.shape), str(x.dtype)) for name, x in named)
 
 
 def newest_whole(folder: Path) -> int | None:
     """Returns the step of the newest checkpoint in `folder` that is whole; None: it has none.
 
-    Raises:
-      UserError: there are some, and all are damaged.
+    If there are some and all are damaged, that is a UserError.
     """
-    if (bucket := in_bucket(folder)) is None:
-        return _newest(folder, _steps(folder), lambda step: folder / str(step))
-    with closing(BucketSteps(bucket)) as steps:
-        return _newest(folder, steps.steps(), steps.fetch)
+    with closing(steps_of(folder)) as there:
+        return _newest_whole(there, there.steps())
 
 
-def _newest(folder: Path, steps: list[int], local: Callable[[int], Path]) -> int | None:
+def _newest_whole(there: Steps, steps: list[int]) -> int | None:
     bad: dict[int, str] = {}
     newest = None
     for step in reversed(steps):
-        problem = damage(local(step))
+        problem = damage(there.fetch(step))
         if problem is None:
             newest = step
             break
         # A run that is training may have deleted it in the meantime.
-        if local(step).is_dir():
+        if there.fetch(step).is_dir():
             bad[step] = problem
+    folder = there.folder
     if bad and newest is None:
-        said = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
+        reasons = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
         raise UserError(
-            f"{folder}: no checkpoint is whole ({said}): put one back from a copy, or move the "
+            f"{folder}: no checkpoint is whole ({reasons}): put one back from a copy, or move the "
             "folder away to begin anew"
         )
     for step, problem in bad.items():
@@ -240,45 +225,12 @@ def _newest(folder: Path, steps: list[int], local: Callable[[int], Path]) -> int
     return newest
 
 
-def _steps(folder: Path) -> list[int]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdecimal())
-
-
-def _agreed(look: Any) -> int | None:
-    """What `look()` gives on the first process, on all; its UserError too, in words."""
-    if jax.process_count() == 1:
-        return look()
-    found, problem = None, None
-    if jax.process_index() == 0:
-        try:
-            found = look()
-        except UserError as error:
-            problem = error
-    # -1: no checkpoint, -2: an error.
-    code = -2 if problem else -1 if found is None else found
-    code = int(multihost_utils.broadcast_one_to_all(np.asarray(code, np.int32)))
-    if code == -2:
-        raise problem or UserError("a damaged checkpoint: the first process says which")
-    return None if code == -1 else code
-
-
-def _move_aside(step: Path) -> None:
-    """Moves a step's folder to WORKDIR/damaged, where nothing is written over."""
-    home = step.parent.parent / "damaged"
-    home.mkdir(exist_ok=True)
-    taken = {path.name for path in home.iterdir()}
-    names = [step.name, *(f"{step.name}.{i}" for i in range(1, len(taken) + 1))]
-    place = home / next(name for name in names if name not in taken)
-    os.rename(step, place)
-    log.warning("the damaged checkpoint of step %s now lies in %s", step.name, place)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Removes what a program that was killed while it saved has left."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if UNFINISHED.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+def _of_first(look: Callable[[], int | None]) -> int | None:
+    """What `look()` gives on the first process, on all; its UserError too."""
+    with agreed():
+        step = look() if is_first() else None
+    step = int(largest(-1 if step is None else step)[0])
+    return None if step < 0 else step
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -289,30 +241,53 @@ def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 def load_model(
     workdir: Path, abstract_model: dict[str, Any], step: int | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Returns (step, variables) of a run's newest whole checkpoint, or of the one at `step`.
-
-    Raises:
-      UserError: the run has no checkpoint yet, or none at `step`, or it is damaged.
-    """
+    """Returns (step, variables) of a run's newest whole checkpoint, or of the one at `step`."""
     with open_store(workdir) as (latest, store):
         if step is None:
             step = latest
         elif step not in store.listed:
-            kept = ", ".join(map(str, store.steps))
-            raise UserError(f"{workdir} keeps no checkpoint of step {step}; it has {kept}")
+            there = ", ".join(map(str, store.steps))
+            raise UserError(f"{workdir} keeps no checkpoint of step {step}; it has {there}")
         else:
             store.check(step)
         return step, store.load(step, **{MODEL: abstract_model})[MODEL]
 
 
+def load_saved(workdir: Path) -> tuple[int, dict[str, Any]]:
+    """Returns (step, variables) of a run's newest checkpoint as they were saved, in NumPy."""
+    with open_store(workdir) as (step, store):
+        return step, store.load(step, **{MODEL: store.saved(MODEL)})[MODEL]
+
+
+def load_opt_state(workdir: Path, abstract: Any) -> Any:
+    """Returns the optimizer's state of a run's newest checkpoint, placed as `abstract` says.
+
+    A state of another optimizer, or of other parameters, is refused.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # nothing else of `progress`
+    with context, open_store(workdir) as (step, store):
+        if _shapes(store.saved(PROGRESS).get("opt_state")) != _shapes(abstract):
+            raise UserError(
+                f"{workdir}: its optimizer's state is of another optimizer, or of other "
+                "parameters: begin with a fresh one"
+            )
+        return store.load(step, **{PROGRESS: {"opt_state": abstract}})[PROGRESS]["opt_state"]
+
+
+def save_first(workdir: Path, variables: dict[str, Any]) -> None:
+    """Writes NumPy arrays of any types as the checkpoint of step 0 of a new workdir."""
+    context = ocp.Context()  # as they lie: without a copy, and so without compression
+    context.memory.deepcopy_host_arrays = False
+    context.array.saving.use_compression = False
+    with context, Store(workdir / CHECKPOINTS) as store:
+        store.save(0, variables, {"step": np.zeros((), np.int32)})
+
+
 @contextmanager
 def open_store(workdir: Path) -> Iterator[tuple[int, Store]]:
-    """Gives (step, store) of a run's newest whole checkpoint.
-
-    Raises:
-      UserError: the run has no checkpoint yet, or none that is whole.
-    """
-    folder = workdir / "checkpoints"
+    """Gives (step, store) of a run's newest whole checkpoint."""
+    folder = workdir / CHECKPOINTS
     if not folder.is_dir():
         raise UserError(f"{workdir} holds no checkpoints: train it first (cleanclip train)")
     with Store(folder) as store:

@@ -1,6 +1,5 @@
 """A disk that is full, read-only or gone while a run saves: one line, and what was whole stays."""
 
-import logging
 import os
 import shutil
 import subprocess
@@ -25,15 +24,6 @@ from cleanclip_jax.start.store import Store, newest_whole
 NUMBERS = np.random.default_rng(0).random((500, 500), np.float32)
 MODEL = {"params": {"w": jnp.asarray(NUMBERS)}, "batch_stats": {}}
 PROGRESS = {"step": jnp.asarray(3, jnp.int32), "opt_state": (jnp.ones(2),)}
-
-
-@pytest.fixture(autouse=True)
-def heard_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A failed save leaves Orbax unheard, for the program ends then."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    level = logging.getLogger("absl").level
-    yield
-    logging.getLogger("absl").setLevel(level)
 
 
 @pytest.fixture
