@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
@@ -63,12 +63,12 @@ class BucketPath(PosixPath):
     def is_symlink(self) -> bool:
         return False
 
-    def iterdir(self) -> Iterator["BucketPath"]:
+    def iterdir(self) -> Generator["BucketPath", None, None]:
         names = self._do(lambda store, name: store.ls(name, detail=False))
         found = {name.rstrip("/").rpartition("/")[2] for name in names}
         return (self / name for name in sorted(found - {self.name}))
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["BucketPath"]:
+    def glob(self, pattern: str, **_: Any) -> Generator["BucketPath", None, None]:
         return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
 
     def files(self) -> list[str]:

@@ -35,7 +35,7 @@ SHARDED = {"mesh.data": 1, "mesh.fsdp": 2}
 class Exact(BytesParser):
     """Reads gcsfs's uploads, whose parts end in a bare newline: the server's would lose an \\r."""
 
-    def parsebytes(self, text: bytes, headersonly: bool = False) -> Any:
+    def parsebytes(self, text: Any, headersonly: bool = False) -> Any:
         message: Any = super().parsebytes(text, headersonly)
         if message.get_content_type() == "multipart/related":
             content = text.rpartition(b"\n--==0==--")[0].split(b"\n\n", 2)[2]
