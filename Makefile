@@ -4,6 +4,7 @@
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make test-buckets workdirs at local servers of gs:// and s3:// (10 minutes)
+# make test-wheel  the wheel in a fresh environment outside the checkout, and its demo (10 minutes)
 # make clean   remove what set-up and the checks made; runs/ stays
 # Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
 
@@ -15,19 +16,27 @@ BIN := $(VENV)/bin
 KEY := $(shell (echo "$(CURDIR) $(PYTHON)"; cat Makefile pyproject.toml constraints/*.txt) | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/installed-$(KEY)
 TORCH_STAMP := $(if $(filter no,$(TORCH)),,$(VENV)/torch-installed-$(KEY))
+COMMA := ,
+# One call of pip for a fresh environment that wants both.
+EXTRAS := $(if $(and $(filter test,$(or $(MAKECMDGOALS),test)),$(TORCH_STAMP)),dev$(COMMA)torch,dev)
+# Python compiles what is imported, which is a small part of what is installed.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
 # Versions with pins come first. A pyenv shim exists for Pythons that do not run: each is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3)
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-faults test-slurm test-beam test-buckets demo setup clean constraints
+.PHONY: test test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
 
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n 2 --dist loadfile
+	@mkdir -p build
+	@$(BIN)/pyright --pythonpath $(BIN)/python > build/pyright.log 2>&1 & types=$$!; \
+	$(BIN)/pytest -n 2 --dist worksteal; tests=$$?; \
+	wait $$types; types=$$?; cat build/pyright.log; \
+	exit $$((tests ? tests : types))
 
 test-faults: setup
 	$(BIN)/pytest -m faults
@@ -38,7 +47,22 @@ test-slurm: setup
 test-beam:
 	$(or $(PYTHON),python3) -m venv --clear build/beam
 	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,beam]'
-	build/beam/bin/pytest tests/data/test_beam.py
+	build/beam/bin/pytest tests/data/shards/test_beam.py
+
+# Built from the source distribution, so that this is tested too.
+WHEEL := build/wheel
+test-wheel: setup
+	@set -e; rm -rf $(WHEEL); mkdir -p $(WHEEL); \
+	pins=$(CURDIR)/constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
+	if [ -f $$pins ]; then use="-c $$pins"; else use=""; fi; \
+	$(BIN)/python -W ignore -c 'from setuptools import build_meta as b; b.build_sdist("$(WHEEL)")' > $(WHEEL)/log; \
+	cd $(WHEEL); \
+	$(abspath $(BIN))/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w . cleanclip_jax-*.tar.gz; \
+	$(abspath $(BIN))/python -m venv venv; \
+	venv/bin/python -m pip install --quiet --disable-pip-version-check $$use cleanclip_jax-*.whl; \
+	dir=$$(mktemp -d); home=$$PWD; cd $$dir; \
+	$$home/venv/bin/cleanclip demo --workdir=$$dir/demo; \
+	test -s $$dir/demo/report.html; rm -rf $$dir; echo "The wheel stands alone."
 
 test-buckets:
 	$(or $(PYTHON),python3) -m venv --clear build/buckets
@@ -72,17 +96,18 @@ $(STAMP):
 	  $$python -m venv --clear $(VENV); \
 	fi; \
 	echo "Setting up $(VENV): Python $$version, $$with. The first time this takes a few minutes."; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$use -e '.[dev]'; \
-	rm -f $(VENV)/installed-*; \
-	touch $@
+	$(BIN)/python $(INSTALL) $$use -e '.[$(EXTRAS)]'; \
+	rm -f $(VENV)/*installed-*; \
+	touch $@; \
+	if [ $(EXTRAS) != dev ]; then touch $(TORCH_STAMP); fi
 
 # The tests run against PyTorch, which nothing else needs. On Linux PyPI has it with CUDA alone.
 $(VENV)/torch-installed-$(KEY): $(STAMP)
-	@set -e; pins=constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
+	@set -e; if [ -f $@ ]; then exit 0; fi; \
+	pins=constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
 	if [ -f $$pins ]; then use="-c $$pins"; else use=""; fi; \
 	echo "Installing PyTorch into $(VENV), for the tests."; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$use -e '.[dev,torch]'; \
-	rm -f $(VENV)/torch-installed-*; \
+	$(BIN)/python $(INSTALL) $$use -e '.[dev,torch]'; \
 	touch $@
 
 # Takes the newest packages for PYTHON and writes them down. No local labels such as +cpu, so that

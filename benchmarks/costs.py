@@ -4,7 +4,7 @@
 
 Compiles CleanCLIP's step (two views, bfloat16) for this machine's CPU and doesn't run it. Beside
 what XLA counts in that program stands the floor: the model's own FLOPs
-(training/utilisation.py), and the least memory traffic: every operand of a product or convolution
+(run/clock.py), and the least memory traffic: every operand of a product or convolution
 is read and its result written once, in bfloat16, three times for forward and backward, and AdamW
 reads and writes what it keeps, in float32. Norms and activations, which may be fused into
 products, are not in it; attention's weights are, which a fused attention never writes.
@@ -30,7 +30,8 @@ from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.run.clock import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.step import Objective, fresh_state, make_step
+from cleanclip_jax.run.state import Fixed, Objective, fresh_state
+from cleanclip_jax.run.step import make_step
 
 ASKED = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 FLOPS, MEMORY = 989e12, 4.8e12  # H200's data sheet: dense bfloat16 FLOP/s, bytes/s
@@ -77,7 +78,7 @@ def compiled(model: CLIP, pairs: int) -> tuple[float, float, float]:
         "images": jax.ShapeDtypeStruct((pairs, 2, v.image_size, v.image_size, 3), jnp.uint8),
         "tokens": jax.ShapeDtypeStruct((pairs, 2, v.context_length), jnp.int32),
     }
-    program = step.lower(state, batch).compile()
+    program = step.lower(state, Fixed(), batch).compile()
     counted, memory = program.cost_analysis(), program.memory_analysis()
     return counted["flops"], counted["bytes accessed"], memory.temp_size_in_bytes
 

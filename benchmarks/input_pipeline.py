@@ -36,7 +36,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import Batch, Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Batch, Reading, Views, train_batches
 from cleanclip_jax.jobs import prepare
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.autoaugment import autoaugment
@@ -46,7 +46,7 @@ ROWS = 1000  # Grain's shuffle takes its time for a set of a few records only
 SIZES = {"500x375": (500, 375, 107_000), "1024x768": (1024, 768, 344_000)}
 WAYS = ("original", "exact", "fast", "prepared exact", "prepared fast")
 WORKERS = ("exact 1", "exact 2")
-# OpenAI's, as in device/normalise.py.
+# OpenAI's, as in views/normalise.py.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 WORDS = "a photo of the red old temple with small yellow flowers under trees in evening light near"
@@ -79,12 +79,10 @@ def our_batches(config: dict, decode: str, workers: int) -> Generator[Batch]:
     with train_batches(
         source,
         tokenizer,
+        Reading(BATCH, workers, decode=decode),
         views=Views("autoaugment", "eda"),
         image_size=SIDE,
-        batch_size=BATCH,
         seed=0,
-        decode=decode,
-        workers=workers,
     ) as stream:
         yield from stream
 

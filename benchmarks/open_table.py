@@ -69,14 +69,12 @@ def run_phase(name: str, path: Path, workers: int) -> dict[str, float]:
 
 
 def train(source, workers: int, batches: int = 300) -> dict[str, float]:
-    from cleanclip_jax.data.stream.pipeline import train_batches
+    from cleanclip_jax.data.stream.pipeline import Reading, train_batches
     from cleanclip_jax.text.tokenizer import Tokenizer
 
     began = time.perf_counter()
     tokenizer = Tokenizer.train((source.caption(i) for i in range(2000)), 500, 32)
-    stream = train_batches(
-        source, tokenizer, image_size=32, batch_size=256, seed=0, workers=workers
-    )
+    stream = train_batches(source, tokenizer, Reading(256, workers), image_size=32, seed=0)
     with stream:
         next(stream)
         opened = time.perf_counter() - began

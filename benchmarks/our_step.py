@@ -13,19 +13,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from turns import HELD, Job, batches
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.host_memory import keep_memory
 from cleanclip_jax.losses.compare import normalise_rows
 from cleanclip_jax.models.clip import CLIP, build, encode_image_train, encode_text, init
 from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.process import keep_memory
 from cleanclip_jax.run.clock import flops_per_pair, memory_in_use, peak_of
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.step import Objective, fresh_state, make_step, objective
+from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state
+from cleanclip_jax.run.step import compute_loss, make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
-from cleanclip_jax.start.torch.tensors import weights
-from cleanclip_jax.start.torch.tree import flattened
+from cleanclip_jax.start.torch.names import rules
+from cleanclip_jax.start.torch.tensors import to_tensors
 from cleanclip_jax.views.normalise import normalise
 
 TRACED = 5  # steps
@@ -59,14 +61,19 @@ def start(model: CLIP, seed: int) -> dict[str, Any]:
 
 def exported(v: Variant, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our variables by Hugging Face's names, and a ResNet's image tower by OpenAI's."""
-    flat = {path: np.asarray(x) for path, x in flattened(variables).items()}
     if v.patch:
-        return dict(weights("huggingface", v, [flat]))
+        return to_tensors("huggingface", v, variables)
+    flat = {path: np.asarray(x) for path, x in flatten_dict(variables, sep="/").items()}
     # Hugging Face has no CLIP with a ResNet; its text tower is the same beside any other.
     image = {path: x for path, x in flat.items() if path.split("/")[1] == "visual"}
     text = {path: x for path, x in flat.items() if path not in image}
     beside = replace(v, vision_layers=1, vision_width=64, patch=32)
-    named = dict(weights("openai", v, [image])) | dict(weights("huggingface", beside, [text]))
+    named = {
+        rule.name: np.ascontiguousarray(rule.to_theirs(tower[rule.path]))
+        for tower, layout, numbers in ((image, "openai", v), (text, "huggingface", beside))
+        for rule in rules(layout, numbers)
+        if rule.path in tower
+    }
     norms = [name for name in named if name.endswith(".running_var")]
     counters = {f"{name.removesuffix('running_var')}num_batches_tracked" for name in norms}
     return named | {name: np.asarray(0) for name in counters}
@@ -76,7 +83,7 @@ def look(
     model: CLIP, asked: Objective, params: Any, stats: Any, images: jax.Array, tokens: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and unit embeddings [b, 2 views, d]: pictures, then texts."""
-    loss, _ = objective(model, asked, params, stats, images, tokens)
+    loss, _ = compute_loss(model, asked, State(jnp.int32(0), params, stats, None), images, tokens)
     variables = {"params": params, "batch_stats": stats}
     pictures = normalise(images).reshape(-1, *images.shape[2:])
     image, _ = encode_image_train(model, variables, pictures)
@@ -86,7 +93,7 @@ def look(
 
 
 class Ours:
-    """The step of training/step.py on one device. The weights are written to `job.weights`."""
+    """The step of run/step.py on one device. The weights are written to `job.weights`."""
 
     def __init__(self, job: Job):
         keep_memory()
@@ -115,7 +122,7 @@ class Ours:
     def step(self) -> jax.Array:
         """One update; its loss, not waited for."""
         batch = self.data[self.done % len(self.data)]
-        self.state, metrics = self.update(self.state, batch)
+        self.state, metrics = self.update(self.state, Fixed(), batch)
         self.done += 1
         return metrics["loss"]
 

@@ -30,7 +30,8 @@ from cleanclip_jax.config import defaults
 from cleanclip_jax.models.clip import CLIP, build, init
 from cleanclip_jax.run.clock import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.step import Objective, fresh_state, make_step
+from cleanclip_jax.run.state import Fixed, Objective, fresh_state
+from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, split_over, state_shardings
 
 DEVICES = 8
@@ -129,7 +130,7 @@ def compiled(model: CLIP, rows: int) -> list[tuple[str, int]]:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split_over(mesh))
         for name, (shape, dtype) in batch.items()
     }
-    program: Any = jax.jit(step).lower(state, placed).compile()
+    program: Any = jax.jit(step).lower(state, Fixed(), placed).compile()
     return collectives(program.as_text())
 
 

@@ -1,4 +1,4 @@
-"""What a model's products touch in memory, which costs.py and scaling.py both reckon with."""
+"""What a model's products touch in memory, which costs.py and scaling.py both count."""
 
 import math
 from typing import Any

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cleanclip_jax.measure.feature_cache import keep, open_kept
+from cleanclip_jax.measure.feature_cache import load_features, save_features
 from cleanclip_jax.measure.ranks import Classifier, rank_classes
 from cleanclip_jax.measure.retrieval import retrieval_ranks
 from cleanclip_jax.measure.zeroshot import unit
@@ -50,9 +50,16 @@ def zeroshot(pictures: int, classes: int, width: int) -> None:
     classifier = Classifier(tuple(map(str, range(classes))), weights, None, True, "text")
     asked = np.stack([rng.integers(0, classes, pictures), np.full(pictures, 7)], 1)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "features.rows"
-        timed("keep", lambda: keep(path, features, {}, limit=100), pictures=pictures, width=width)
-        rows, _ = timed("open and check", lambda: open_kept(path), pictures=pictures, width=width)
+        path = Path(folder) / "features.npy"
+        timed(
+            "save",
+            lambda: save_features(path, features, {}, limit=100),
+            pictures=pictures,
+            width=width,
+        )
+        rows, _ = timed(
+            "open and check", lambda: load_features(path), pictures=pictures, width=width
+        )
         for part in ("rank, first", "rank, compiled"):
             timed(
                 part,

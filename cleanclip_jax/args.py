@@ -5,22 +5,41 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import override
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.config import listing, override
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.registry import load_extensions
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a UserError: one line, exit code 2."""
+    """An argument parser whose errors are a UserError: one line, exit code 2.
+
+    Every job takes --import.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=prog, description=description, **options)
+        self.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="FILE.py|MODULE",
+            help="your own triggers, terms, sources, prompts and metrics (docs/extend.md)",
+        )
+
+    def list_keys(self) -> None:
+        """Has --help list the config's keys."""
+        self.epilog = f"config keys (docs/config.md):\n{listing()}"
 
     def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise UserError(f"{message}; `{self.prog} --help` tells what it takes")
+        raise UserError(f"{message}; `{self.prog} --help` lists what it takes")
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the parsed flags, and the `--config.key=value` arguments as {key: text}.
 
-    Raises:
-      UserError: an argument that is neither.
+    The extensions are loaded: those of installed packages, and what --import names.
     """
     overrides: dict[str, str] = {}
     others = []
@@ -35,11 +54,11 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
             overrides[key] = text
         else:
             others.append(word)
-    parsed, unknown = parser.parse_known_args(others)
-    if unknown:
+    parsed, left = parser.parse_known_args(others)
+    if left:
         flags = [option for action in parser._actions for option in action.option_strings]
-        hint = near(unknown[0].split("=")[0], flags) or " Config keys are --config.key=value."
-        raise UserError(f"unknown argument {unknown[0]!r}.{hint}")
+        raise unknown(parser.prog, left[0].partition("=")[0], [*flags, "--config.KEY"])
+    load_extensions(parsed.imports)
     return parsed, overrides
 
 

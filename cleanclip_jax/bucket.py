@@ -69,7 +69,8 @@ class BucketPath(PosixPath):
         return (self / name for name in sorted(found - {self.name}))
 
     def glob(self, pattern: str, **_: Any) -> Generator["BucketPath", None, None]:
-        return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+        paths = self.iterdir() if self.is_dir() else ()
+        return (path for path in paths if fnmatch.fnmatchcase(path.name, pattern))
 
     def files(self) -> list[str]:
         """The paths of all files below, seen from here."""
@@ -151,7 +152,10 @@ class BucketPath(PosixPath):
             if self.is_file():
                 self._do(lambda store, name: store.get_file(name, str(local)))
             else:
-                self.get(local)
+                try:
+                    self.get(local)
+                except FileNotFoundError:
+                    raise UserError(f"there is no {self}: check the path") from None
             _copies[str(self)] = folder
         return _copies[str(self)] / self.name
 

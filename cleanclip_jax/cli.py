@@ -5,18 +5,18 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cleanclip_jax.errors import StartAgain, UserError, near
+from cleanclip_jax.errors import StartAgain, UserError, unknown
 
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 JOBS = {
-    "demo": "poison, measure and clean a small CLIP on handwritten digits, in five minutes",
-    "poison": "write what a config poisons: manifest, contact sheet, pictures for other tools",
-    "prepare": "any source to ArrayRecord shards, which training reads fast",
+    "demo": "poison, measure and clean a small CLIP on handwritten digits, in about two minutes",
+    "poison": "write a config's poison manifest, a contact sheet, and pictures for other tools",
+    "prepare": "write any source as ArrayRecord shards, which training reads fast",
     "train": "pretrain, poison or finetune: one run of one config",
-    "evaluate": "measure a run: CA, ASR and their company",
-    "convert": "PyTorch's checkpoints to workdirs and back, bit for bit",
-    "report": "one page of tables, curves and pictures, of one run or of several side by side",
+    "evaluate": "measure a run: clean accuracy, attack success and the other figures",
+    "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
+    "report": "write a page of tables, curves and pictures of one run or several",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
 }
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"usage: cleanclip JOB ...\n\nPoison, measure and clean CLIP models.\n\njobs:\n{table}"
         )
-        print("\n`cleanclip JOB --help` tells what a job takes.")
+        print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
@@ -47,8 +47,7 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
     """Runs a job; returns its exit code, and whether the run's other processes end with it."""
     try:
         if job not in JOBS:
-            hint = near(job, JOBS) or f" Known: {', '.join(JOBS)}."
-            raise UserError(f"unknown job {job!r}.{hint}")
+            raise unknown("cleanclip", job, JOBS)
         return importlib.import_module(f"cleanclip_jax.jobs.{job}").main(arguments), True
     except UserError as error:
         print(f"cleanclip: {error}", file=sys.stderr)
@@ -57,7 +56,7 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
         print(f"cleanclip: {error}", file=sys.stderr)
         return START_AGAIN, error.together
     except KeyboardInterrupt:
-        print("cleanclip: stopped; the same command takes a run up again", file=sys.stderr)
+        print("cleanclip: stopped; the same command goes on with the run", file=sys.stderr)
         return 130, False
 
 

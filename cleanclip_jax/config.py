@@ -1,117 +1,57 @@
-"""Configs: their defaults, key by key, how a file is loaded and how a key is overridden."""
+"""Configs: their defaults, how a file is loaded, how a key is overridden, what is refused.
 
-import ast
+`python -m cleanclip_jax.config` prints the list of keys, which is docs/config.md.
+"""
+
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.config_keys import KEYS
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.keys import REQUIRED, Key, literal, take
 
-# Below these keys a room of its own checks what it is given (data.sources, attacks).
-OPEN = ("data.train", "evaluation.data", "evaluation.retrieval", "attack", "evaluation.attack")
+
+def declare(name: str, key: Key) -> None:
+    """Adds a key: that of a term of one's own, say."""
+    KEYS.add(name, key)
 
 
 def defaults() -> ConfigDict:
     """Returns every key with its default. None means: as the start run's, or not used."""
     config = ConfigDict()
-    config.seed = 0
-    # A workdir whose newest checkpoint gives the weights, the architecture and the tokenizer; or a
-    # PyTorch checkpoint (docs/interop.md).
-    config.start = None
-
-    config.model = ConfigDict()
-    config.model.variant = None  # a name of models/variants.py
-    config.model.activation = None  # quick_gelu | gelu
-    config.model.image_size = None  # pixels a side, in place of the variant's
-    config.model.dtype = "float32"  # compute: float32 | bfloat16 | float64
-    config.model.param_dtype = "float32"
-    config.model.bn_groups = 1  # 1: batch statistics over the global batch; k: over k groups
-    config.model.bn_frozen = False  # running statistics in training too
-    config.model.attention = "xla"  # cudnn: its fused kernels, on NVIDIA GPUs in bfloat16
-    config.model.scan = False  # transformer blocks as one compiled loop
-    config.model.remat = False  # recompute activations instead of keeping them
-
-    config.text = ConfigDict()
-    config.text.tokenizer = None  # clip: the published vocabulary | trained: on the captions
-    config.text.merges = None  # CLIP's merges file; else the cache; else downloaded
-    config.text.vocab_size = 512  # of a trained vocabulary
-    config.text.context_length = None  # tokens a caption, in place of the variant's
-    config.text.keep_end = True  # False: a cut caption loses its end, as in the original
-
-    config.data = ConfigDict()
-    config.data.train = ConfigDict()  # a source: data/sources.py
-    config.data.workers = 0  # processes that decode; 0: a thread of this one
-    config.data.decode = "exact"  # exact: pixels as the original's | fast: nearly, at half the cost
-    config.data.resident = False  # all pictures in device memory, where there is room for them
-    config.data.resident_share = 0.5  # of a device's free memory, that they may take
-    config.data.timeout = 120.0  # seconds without a batch that end the run
-    config.data.max_bad_share = 0.01  # of unreadable records, before the run stops
-
-    config.attack = None  # trigger x plan: attacks/plan.py; None: clean pairs
-
-    config.views = ConfigDict()
-    config.views.image = "autoaugment"  # autoaugment | none
-    config.views.text = "eda"  # eda | none
-    config.views.synonyms = "none"  # wordnet | none: EDA without synonym replacement
-    config.views.wordnet = None  # the folder of WordNet's dictionary
-    config.views.strength = 0.1  # share of a caption's words that EDA changes
-    config.views.on = "host"  # device: triggers and augmented pictures are made in the step
-    config.views.per = "epoch"  # epoch: drawn anew | once: as the original's captions
-
-    config.objective = ConfigDict()
-    config.objective.cross_modal = 1.0  # MMCL
-    config.objective.in_modal = 0.0  # SS: 1 makes it CleanCLIP; 0 needs no views
-    config.objective.classification = 0.0  # a linear head's cross-entropy with the class
-    config.objective.normalise_features = False  # the head sees features of unit length
-    config.objective.separate_views = False  # a forward a view, for batch norm
-    config.objective.ring = False  # compare in a ring: memory grows with the batch, not its square
-
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_steps = 10_000
-    config.optimizer.beta1 = 0.9
-    config.optimizer.beta2 = 0.999
-    config.optimizer.epsilon = 1e-8
-    config.optimizer.weight_decay = 0.1
-    config.optimizer.decay_mask = "role"  # original: also decays downsampling norms' scales
-    config.optimizer.schedule = "cosine"  # original: counts from epoch 1
-
-    config.train = ConfigDict()
-    config.train.batch_size = 128  # pairs, over all devices
-    config.train.chunks = 1  # encode the batch in so many parts: the memory of one, the same result
-    config.train.text_lengths = (16, 32, 48)  # captions are cut to what a batch's longest needs
-    config.train.epochs = 64
-    config.train.steps = None  # in place of epochs
-    config.train.trainable = "all"  # visual: image tower and head | head
-    config.train.log_every = 10  # steps between lines of metrics.jsonl
-    config.train.checkpoint_every = 1000  # steps
-    config.train.keep = 2  # newest checkpoints
-    config.train.wandb = None  # a project of Weights & Biases that the metrics go to, too
-
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that share the batch; -1: all
-    config.mesh.fsdp = 1  # and that share it and the parameters, a part each; data x fsdp devices
-    config.mesh.heartbeat = 60  # seconds without a sign of life that give up a process
-
-    config.evaluation = ConfigDict()
-    config.evaluation.data = None  # a labelled source
-    config.evaluation.sets = None  # more: a list of names of evaluation/sets.py, or dictionaries
-    config.evaluation.classes = None  # class names: a .json or .py file, or FILE#KEY
-    config.evaluation.templates = None  # prompts: a name of text/prompts.py, or a list; imagenet
-    config.evaluation.target = None  # class name or index; None: the attack's
-    config.evaluation.attack = None  # trigger measured; None: the attack that was trained with
-    config.evaluation.control = False  # squash without a trigger; always where the attack squashes
-    config.evaluation.floor = None  # a run or checkpoint never poisoned, or start: this run's
-    config.evaluation.retrieval = None  # pictures and captions: evaluation/captioned.py
-    config.evaluation.projection = 0  # pictures that PCA and t-SNE show; 0: none
-    config.evaluation.cache = 20.0  # GB of image features kept in the cache folder; 0: none
-    config.evaluation.batch_size = 256
-    config.evaluation.workers = 0
+    for name, key in KEYS.items():
+        if _table_of(name) is None:
+            section, _, last = name.rpartition(".")
+            if section and section not in config:
+                config[section] = ConfigDict()
+            node = config[section] if section else config
+            node[last] = ConfigDict(key.default) if key.default == {} else key.default
     return config
+
+
+def _find(name: str) -> Key:
+    if name in KEYS or name.startswith("objective."):  # a term of one's own: see --import
+        return KEYS.find(name)
+    raise unknown("config", name, KEYS)
+
+
+def keys_of(table: str) -> dict[str, Key]:
+    """The keys that are declared below a table: those of "attack"."""
+    prefix = f"{table.removeprefix('evaluation.')}."
+    return {name.removeprefix(prefix): KEYS[name] for name in KEYS if name.startswith(prefix)}
+
+
+def _table_of(name: str) -> str | None:
+    """The table that a key is below, if it is below one."""
+    parts = name.split(".")
+    above = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return next((place for place in above if place in KEYS and KEYS[place].table), None)
 
 
 def supervise(config: ConfigDict, probe: bool) -> None:
@@ -133,22 +73,20 @@ def supervise(config: ConfigDict, probe: bool) -> None:
 def load(spec: str) -> ConfigDict:
     """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
 
-    A file that isn't there is looked for among the repository's configs, so `configs/demo.py`
-    works from any folder.
-
-    Raises:
-      UserError: no such file, no `get_config` in it, or an argument that it refuses.
+    A file that isn't there is looked for among the configs that come along, in the wheel or the
+    checkout, so `configs/demo.py` works from any folder.
     """
     name, _, arg = spec.partition(":")
-    shipped = Path(__file__).parent.parent / "configs" / Path(name).name
+    package = Path(__file__).parent
+    folder = package if (package / "configs").is_dir() else package.parent
+    shipped = folder / "configs" / Path(name).name
     places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        known = sorted(file.name for file in shipped.parent.glob("*.py"))
-        hint = near(Path(name).name, known) or f" Those that come along: {', '.join(known)}."
-        raise UserError(f"no config file {name!r}.{hint}")
+        raise unknown("--config", name, [f"configs/{p.name}" for p in shipped.parent.glob("*.py")])
     module_spec = importlib.util.spec_from_file_location("cleanclip_config", path)
-    assert module_spec and module_spec.loader
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"--config: {path} is no Python file: its name ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -157,65 +95,88 @@ def load(spec: str) -> ConfigDict:
 
 
 def choose(arg: str | None, choices: Iterable[str], file: str) -> str:
-    """Returns `arg`, or the first choice for None. For the `:arg` of a config file.
-
-    Raises:
-      UserError: not one of the choices.
-    """
+    """Returns `arg`, or the first choice for None. For the `:arg` of a config file."""
     known = list(choices)
-    if arg is None:
-        return known[0]
-    if arg not in known:
-        hint = near(arg, known) or f" Known: {', '.join(known)}."
-        raise UserError(f"{file} has no variant {arg!r}.{hint}")
-    return arg
+    if arg not in (None, *known):
+        raise unknown(file, arg, known)
+    return arg or known[0]
 
 
-def override(config: ConfigDict, key: str, text: str) -> None:
-    """Sets `config.key` to the Python literal in `text`, or to the text itself.
-
-    Raises:
-      UserError: unknown key (near ones are named), or a value of another type.
-    """
+def override(config: ConfigDict, name: str, given: str) -> None:
+    """Sets `config.name` from a command line's text, read as the key's type says."""
+    key, table = KEYS.get(name), _table_of(name)
+    if table is not None:
+        key = keys_of(table).get(name.removeprefix(f"{table}."))
+        if table.endswith("attack") and key is None and ".trigger." not in name:
+            raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
+    else:
+        key = _find(name)
+    value = literal(given) if key is None else key.parse(f"config.{name}", given)
     node: Any = config
-    *parents, last = key.split(".")
-    for depth, part in enumerate(parents):
-        if part not in node:
-            raise _unknown(config, key)
-        node = node[part]
+    *parents, last = name.split(".")
+    for depth, part in enumerate(parents, 1):
+        node = node.get(part)
         if not isinstance(node, ConfigDict):
-            where = ".".join(parents[: depth + 1])
+            where = ".".join(parents[:depth])
             raise UserError(f"config.{where} is {node!r}: it has no key {last!r} to set")
-    is_open = any(key.startswith(f"{place}.") for place in OPEN)
-    if last not in node and not is_open:
-        raise _unknown(config, key)
-    # What has no default has no type of its own here: a target is a name or an index.
-    free = is_open or flatten(defaults()).get(key, key) is None
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if last == "target" and value is not None:
-        value = text  # a class may be called "7"
-    if value is None and not free:
-        raise UserError(f"config.{key} can't be None")
-    try:
-        with node.unlocked(), node.ignore_type() if free else node.unlocked():
-            node[last] = ConfigDict(value) if isinstance(value, dict) else value
-    except TypeError:
-        kind = type(node[last]).__name__
-        raise UserError(f"config.{key} takes a value of type {kind}, not {text!r}") from None
+    with node.unlocked(), node.ignore_type():
+        node[last] = ConfigDict(value) if isinstance(value, dict) else value
 
 
-def _unknown(config: ConfigDict, key: str) -> UserError:
-    keys = list(flatten(config))
-    # A right name in the wrong place is as common a slip as a wrong name.
-    lasts = {known.rsplit(".", 1)[-1]: known for known in keys}
-    found = near(key, keys) or near(lasts.get(key.rsplit(".", 1)[-1], ""), keys)
-    return UserError(f"unknown config key config.{key}.{found or ' The README lists the keys.'}")
+def check(config: ConfigDict) -> None:
+    """Refuses a key that there isn't and a value that no run can have.
+
+    Brings values to their keys' types.
+    """
+    for section, node in config.items():
+        below = () if section in KEYS or not isinstance(node, ConfigDict) else node
+        for name in [f"{section}.{last}" for last in below] or [section]:
+            _find(name)
+    _check_values(config)
+    if config.train.batch_size % config.model.bn_groups:
+        raise UserError(
+            f"config.train.batch_size {config.train.batch_size} does not divide into "
+            f"config.model.bn_groups {config.model.bn_groups}"
+        )
+    if config.data.resident and config.views.on != "device":
+        raise UserError(
+            "config.data.resident needs config.views.on=device: what lies in device memory is "
+            "poisoned and augmented there"
+        )
+    if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
+        raise UserError(
+            f"config.model.attention=cudnn computes in bfloat16, not {config.model.dtype}: set "
+            "config.model.dtype=bfloat16, or config.model.attention=xla"
+        )
 
 
-def _leaves(node: ConfigDict, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _check_values(config: ConfigDict) -> None:
+    for name, key in KEYS.items():
+        if _table_of(name) is not None:
+            continue
+        section, _, last = name.rpartition(".")
+        node = config.get(section) if section else config
+        if not isinstance(node, ConfigDict) or last not in node:
+            raise UserError(f"config.{name} is missing: begin a config with defaults()")
+        value = key.read(f"config.{name}", node[last])
+        if value is not node[last]:
+            with node.ignore_type():
+                node[last] = value
+    for table in ("attack", "evaluation.attack"):
+        _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+
+
+def _check_attack(table: str, attack: ConfigDict | None) -> None:
+    if attack is None or (table == "attack" and attack.get("manifest") is not None):
+        return
+    # What is measured may leave the target to config.evaluation.target.
+    keys = keys_of(table)
+    if table != "attack":
+        keys["target"] = replace(keys["target"], default=None)
+    take(f"config.{table}", dict(attack.items()), keys)
+
+
+def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, ConfigDict) and len(value):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -234,10 +195,9 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads a config that `to_json` wrote, over today's defaults.
+    """Reads a config that `to_json` wrote, over today's defaults, and checks its values.
 
-    Raises:
-      UserError: the file is missing or isn't such JSON.
+    Keys that aren't known are left alone: an older program's, or those of extensions.
     """
     try:
         values = json.loads(path.read_text())
@@ -245,12 +205,54 @@ def from_json(path: Path) -> ConfigDict:
         raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}") from None
     except ValueError as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no config: it is not a JSON object")
     config = defaults()
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
-            with config[key].unlocked(), config[key].ignore_type():
+    with config.unlocked(), config.ignore_type():
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
                 config[key].update(ConfigDict(value))
-        else:
-            with config.unlocked(), config.ignore_type():
+            elif isinstance(config.get(key), ConfigDict):
+                raise UserError(f"{path}: config.{key} is {value!r}: it takes a dictionary")
+            else:
                 config[key] = ConfigDict(value) if isinstance(value, dict) else value
+    try:
+        _check_values(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return config
+
+
+def listing() -> str:
+    """Every key with its default, what it takes and means: a line each."""
+    lines = []
+    for name, key in KEYS.items():
+        default = "" if key.default is REQUIRED else f"={key.default}"
+        lines.append(f"  --config.{name}{default}\n      {key.meaning} ({key.takes})")
+    return "\n".join(lines)
+
+
+def document() -> str:
+    """docs/config.md."""
+    lines = [
+        "# Keys of a config",
+        "",
+        "Made by `python -m cleanclip_jax.config > docs/config.md`; `cleanclip train --help` lists "
+        "them as well.",
+        "A key is set by `--config.KEY=VALUE`. None, where it is the default, means: as the start "
+        "run's, or not used.",
+    ]
+    section = None
+    for name, key in KEYS.items():
+        head = name.split(".")[0]
+        if (section != head and "." in name) or section is None:
+            section = head
+            lines += ["", "| key | default | takes | meaning |", "|---|---|---|---|"]
+        default = "required" if key.default is REQUIRED else f"`{key.default}`"
+        takes = key.takes.replace(" | ", ", ")
+        lines.append(f"| `{name}` | {default} | {takes} | {key.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

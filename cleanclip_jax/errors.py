@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LISTED = 40  # options that an error names at most
+
 
 class UserError(Exception):
     """A mistake of the user's or of their data: one line saying what, where and what to do.
@@ -25,10 +27,10 @@ class StartAgain(Exception):
         self.together = together
 
 
+# run/build.py and run/loop.py call it until they use `unknown`.
 def near(word: str, options: Iterable[str]) -> str:
     """Returns ' Did you mean "a" or "b"?' for the options close to `word`, else ''."""
-    found = difflib.get_close_matches(word, list(options), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+    return _near(word, list(options))
 
 
 def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
@@ -38,8 +40,22 @@ def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
       where: what has the value: "config.model.variant", "cleanclip".
     """
     known = list(options)
-    return UserError(f"{where}: unknown {word!r}." + (near(str(word), known) or _listed(known)))
+    return UserError(f"{where}: unknown {word!r}.{_near(str(word), known) or _listed(known)}")
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _listed(known: list[str]) -> str:
-    return f" Known: {', '.join(known)}." if known else " There is none."
+    if not known:
+        return " There is none."
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f" Known: {', '.join(known[:LISTED])}{more}."
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without the path."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cleanclip_jax.bucket import BucketPath
 
 
-def in_bucket(path: str | Path) -> "BucketPath | None":
+def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
     """The same path where it is an address; None on a disk."""
-    if "://" not in str(path):
+    if "://" not in (text := os.fspath(path)):
         return None
     from cleanclip_jax.bucket import BucketPath, bucket_path  # deferred: few runs lie in buckets
 
-    return path if isinstance(path, BucketPath) else bucket_path(str(path))
+    return path if isinstance(path, BucketPath) else bucket_path(text)
 
 
 @contextmanager

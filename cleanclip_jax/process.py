@@ -1,24 +1,34 @@
-"""Several processes as one run: how they find each other, agree, and part."""
+"""A job's process: before it touches a device, between the processes of a run, and at the end."""
 
 import argparse
+import ctypes
+import hashlib
+import json
+import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.files import cache_folder
 
-# Seconds for all processes to come together: images are pulled and packages loaded until then.
-JOIN_SECONDS = 300
-# Characters of a message that processes tell each other.
-MESSAGE = 1000
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 300  # images are pulled and packages loaded until then
+CACHE_BYTES = 10 << 30  # of compiled programs; the least recently used go first
 # How XLA's errors begin.
 _STATUS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED):")
 
@@ -34,22 +44,73 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
 
 
-def start(asked: argparse.Namespace, heartbeat: int) -> None:
-    """Joins the other processes, where there are any. To be called before JAX touches a device.
+def heartbeat_of(overrides: Mapping[str, str]) -> int:
+    """The config.mesh.heartbeat of a job that joins the others before it has a config."""
+    config, key = defaults(), "mesh.heartbeat"
+    override(config, key, overrides.get(key, str(config.mesh.heartbeat)))
+    return config.mesh.heartbeat
+
+
+def begin(args: argparse.Namespace, heartbeat: int) -> None:
+    """Joins the run's other processes and readies this one, before it touches a device.
 
     Args:
-      asked: with the flags of `add_flags`.
+      args: with the flags of `add_flags`.
       heartbeat: seconds without a sign of life after which a process is given up.
-
-    Raises:
-      UserError: the flags don't say who is meant, or the others didn't come.
     """
-    named = asked.coordinator, asked.processes, asked.process
-    if any(each is not None for each in named):
-        coordinator, count, index = _of_flags(*named, os.environ)
-    elif cluster(os.environ):
-        coordinator = count = index = None
-    else:
+    keep_memory()
+    join(args, heartbeat)
+    keep_compiled()
+    if jax.process_index():
+        # What holds for all is logged once.
+        logging.getLogger("cleanclip_jax").setLevel(logging.WARNING)
+
+
+def keep_memory() -> None:
+    """Keeps the memory that this process frees. To be called before JAX touches a device.
+
+    XLA's CPU backend frees a step's memory after it, and the system clears every page again for
+    the next: in a small model almost half of the time (docs/performance.md). Works with glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for threshold in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
+        mallopt(threshold, 2**31 - 1)
+    # glibc keeps large pieces for the main thread alone: steps are to run there, and nothing else
+    # is waiting for that thread.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def keep_compiled() -> None:
+    """Keeps what JAX compiles in the cache folder: a run that was preempted compiles no more.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; set to nothing, none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # A home shared by machines: XLA's code for one processor may not run on another.
+    lines = []
+    with suppress(OSError):  # Linux alone has it
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    kinds = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    processor = hashlib.sha256("\n".join(sorted(kinds)).encode()).hexdigest()[:12]
+    folder = cache_folder() / "xla" / processor
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("compiled programs are not kept: %s: %s", folder, error.strerror)
+        return
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def join(args: argparse.Namespace, heartbeat: int) -> None:
+    """Joins the other processes, where there are any, before JAX touches a device."""
+    coordinator, count, index = args.coordinator, args.processes, args.process
+    if any(flag is not None for flag in (coordinator, count, index)):
+        coordinator, count, index = _of_flags(coordinator, count, index, os.environ)
+    elif not cluster(os.environ):
         return
     try:
         jax.distributed.initialize(
@@ -58,7 +119,7 @@ def start(asked: argparse.Namespace, heartbeat: int) -> None:
             index,
             heartbeat_timeout_seconds=heartbeat,
             initialization_timeout=JOIN_SECONDS,
-            # Who ends well waits so long for the others to, too.
+            # A process that ends well waits so long for the others to do so.
             shutdown_timeout_seconds=heartbeat,
         )
         jax.devices()
@@ -73,7 +134,7 @@ def start(asked: argparse.Namespace, heartbeat: int) -> None:
 def _of_flags(
     coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str]
 ) -> tuple[str, int, int]:
-    """The flags, with what they leave open as the launcher's environment says."""
+    """The flags; what they leave open comes from the launcher's environment."""
     for number, rank in (
         ("SLURM_NTASKS", "SLURM_PROCID"),
         ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -91,12 +152,8 @@ def _of_flags(
 
 
 def cluster(environment: Mapping[str, str]) -> str | None:
-    """What has started several processes and tells JAX where they are, or None.
-
-    Raises:
-      UserError: a launcher has, and doesn't tell where.
-    """
-    # Within a step: sbatch's own shell, which runs one, knows the job's number of tasks too.
+    """The launcher of several processes that tells JAX where they are, or None."""
+    # Within a step: sbatch's shell, which runs one, knows the job's number of tasks too.
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in environment:
         return "Slurm"
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
@@ -108,86 +165,121 @@ def cluster(environment: Mapping[str, str]) -> str | None:
         return "Open MPI"
     if "KUBERNETES_SERVICE_HOST" in environment and find_spec("kubernetes"):
         return "Kubernetes"
-    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
-    chips = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
-    if (
-        find_spec("libtpu")
-        and environment.get("JAX_PLATFORMS", "tpu") != "cpu"
-        and (hosts or chips)
-    ):
-        return "TPU"
-    return None
+    chips = environment.get("TPU_WORKER_HOSTNAMES") or glob("/dev/accel0") or glob("/dev/vfio/0")
+    wanted = environment.get("JAX_PLATFORMS", "tpu") != "cpu"
+    return "TPU" if chips and wanted and find_spec("libtpu") else None
+
+
+def is_first() -> bool:
+    """Whether this process writes what all have made."""
+    return jax.process_index() == 0
 
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """A part that all processes run, and end together: another's mistake is everyone's.
-
-    Raises:
-      UserError: this process's own, or the first of another's.
-    """
-    own = None
+    """A part that all processes run, and end together: the mistake of one ends all of them."""
+    mistake = None
     try:
         yield
     except UserError as error:
-        own = error
-    if jax.process_count() == 1:
-        if own is not None:
-            raise own
-        return
-    said = np.zeros(MESSAGE, np.uint8)
-    text = str(own).encode()[:MESSAGE] if own is not None else b""
-    said[: len(text)] = np.frombuffer(text, np.uint8)
-    everyone = _together(lambda: multihost_utils.process_allgather(said))
-    if own is not None:
-        raise own
-    for index, row in enumerate(np.asarray(everyone)):
-        if row.any():
-            text = row.tobytes().rstrip(b"\0").decode(errors="replace")
+        mistake = error
+    texts = _exchange(str(mistake or ""))
+    if mistake is not None:
+        raise mistake
+    for index, text in enumerate(texts):
+        if text:
             raise UserError(f"process {index}: {text}")
 
 
-@contextmanager
-def runtime_errors() -> Iterator[None]:
-    """A part whose computations may fail for want of memory or of another process.
+def agree_on(facts: Mapping[str, str]) -> None:
+    """Refuses what differs between the processes, all of which are to call this together.
 
-    Raises:
-      UserError: the device's memory is too small.
-      StartAgain: a process was lost.
+    Args:
+      facts: text by name, as {"config.seed": "0", "the data's fingerprint": "81f3..."}.
     """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # A program so small that it runs at once fails with a ValueError (jax 0.10.2).
-        if isinstance(error, ValueError) and not _STATUS.match(str(error)):
-            raise
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(
-                "the device's memory is too small for this batch: raise config.train.chunks, set "
-                f"config.model.remat, or use more devices ({str(error).splitlines()[0][:200]})"
-            ) from None
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).splitlines()[0][:200]
-        raise StartAgain(f"another process was lost ({reason})") from None
-
-
-def _together(exchange: Callable[[], np.ndarray]) -> np.ndarray:
-    with runtime_errors():
-        return exchange()
+    first, *others = (json.loads(text) for text in _exchange(json.dumps(dict(facts))))
+    for index, other in enumerate(others, 1):
+        for name in {**first, **other}:
+            here, there = first.get(name, "not given"), other.get(name, "not given")
+            if here != there:
+                raise UserError(
+                    f"{name} differs between the processes: {here:.80} on process 0, {there:.80} "
+                    f"on process {index}; give all of them the same command, files and data"
+                )
 
 
 def largest(*values: float) -> list[float]:
     """The largest of each value over the processes, all of which are to call this together."""
     if jax.process_count() == 1:
         return list(values)
-    everyone = _together(lambda: multihost_utils.process_allgather(np.array(values)))
-    return np.asarray(everyone).max(0).tolist()
+    return _gather(np.array(values)).max(0).tolist()
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes what all have made."""
-    return jax.process_index() == 0
+def _exchange(text: str) -> list[str]:
+    """Each process's text, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = _gather(np.array(data.size, np.int32))
+    rows = np.zeros(lengths.max(), np.uint8)
+    rows[: data.size] = data
+    texts = _gather(rows) if rows.size else np.zeros((lengths.size, 0), np.uint8)
+    return [row[:size].tobytes().decode() for row, size in zip(texts, lengths, strict=True)]
+
+
+def _gather(values: np.ndarray) -> np.ndarray:
+    with runtime_errors():
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+@contextmanager
+def runtime_errors() -> Iterator[None]:
+    """A part that may fail for want of memory (UserError) or of another process (StartAgain)."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # A program so small that it runs at once fails with a ValueError (jax 0.10.2).
+        if isinstance(error, ValueError) and not _STATUS.match(str(error)):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(
+                "the device's memory is too small for this batch: raise config.train.chunks, set "
+                f"config.model.remat, or use more devices ({reason})"
+            ) from None
+        if jax.process_count() == 1:
+            raise
+        raise StartAgain(f"another process was lost ({reason})") from None
+
+
+class Preemption:
+    """Notices SIGTERM while it is open: the machine is wanted back, and the run saves first.
+
+    With several processes JAX listens for the signal and makes out a step, the same for all of
+    them, at which they save: whichever of them got it.
+    """
+
+    def __init__(self):
+        self._signalled = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Preemption":
+        # Signals are the main thread's; with several processes JAX has a handler.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+
+            def notice(*_: object) -> None:
+                self._signalled = True
+
+            self._before = signal.signal(signal.SIGTERM, notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and leave after `step`; every process is to call it once a step."""
+        return self._signalled or multihost_utils.reached_preemption_sync_point(step)
 
 
 def leave(code: int, together: bool) -> None:

@@ -1,11 +1,16 @@
 """Tables of what a config names: triggers, terms, sources, prompt sets, metrics.
 
 A built-in row may be the place of its code, "package.module:name", which is imported when the row
-is first used. Rows of one's own are added by a decorator (docs/extend.md).
+is first used. Rows of one's own are added by a decorator (docs/extend.md), in files that the user
+names with --import and in installed packages: nothing is imported because a file says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from cleanclip_jax.errors import UserError, unknown
@@ -38,21 +43,16 @@ class Registry(Mapping[str, Row], Generic[Row]):
         return len(self._rows)
 
     def find(self, name: object) -> Row:
-        """The row called `name`.
-
-        Raises:
-          UserError: there is none; near names are told.
-        """
+        """The row called `name`; a UserError names what is near where there is none."""
         if not isinstance(name, str) or name not in self._rows:
-            raise unknown(self._where, name, self._rows)
+            raise UserError(
+                f"{unknown(self._where, name, self._rows)} One that you wrote yourself: name its "
+                "file with --import=FILE.py"
+            )
         return self[name]
 
     def add(self, name: str, row: Row) -> None:
-        """Adds a row.
-
-        Raises:
-          UserError: the name is taken.
-        """
+        """Adds a row; a UserError where the name is taken."""
         if name in self._rows:
             raise UserError(f"{self._where}: {name!r} is taken: name yours otherwise")
         self._rows[name] = row
@@ -65,3 +65,47 @@ class Registry(Mapping[str, Row], Generic[Row]):
             return row
 
         return decorate
+
+
+GROUP = "cleanclip_jax"  # of the entry points of installed packages
+_loaded: dict[str, None] = {}  # the modules of extensions, in the order in which they came
+
+
+def load_extensions(imports: Iterable[str] = ()) -> None:
+    """Imports the installed packages' extensions, then the files and modules of --import.
+
+    A file is imported under its own name, with its folder at the end of sys.path, so that worker
+    processes, which get the same path, find what is pickled of it.
+    """
+    for point in entry_points(group=GROUP):
+        _load(point.module, f"the entry point {point.name!r} of an installed package")
+    for spec in imports:
+        path, name = Path(spec), spec
+        if path.suffix == ".py":
+            path = path.expanduser().resolve()
+            if not path.is_file():
+                raise UserError(f"--import={spec}: there is no such file")
+            name = path.stem
+            if str(path.parent) not in sys.path:
+                sys.path.append(str(path.parent))
+        _load(name, f"--import={spec}")
+        file = getattr(sys.modules[name], "__file__", None)
+        if path.suffix == ".py" and (file is None or Path(file).resolve() != path):
+            raise UserError(f"--import={spec}: {name} is another module's name: rename the file")
+
+
+def extensions() -> tuple[str, ...]:
+    """The names of the modules that `load_extensions` has imported."""
+    return tuple(_loaded)
+
+
+def _load(name: str, where: str) -> None:
+    try:
+        import_module(name)
+    except UserError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{where}: {what} ({place.filename} line {place.lineno})") from error
+    _loaded[name] = None

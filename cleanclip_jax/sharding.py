@@ -23,15 +23,8 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 
     Args:
       data: -1: as many as there are, over `fsdp`.
-
-    Raises:
-      UserError: the devices can't be laid out so.
     """
     devices = jax.devices()
-    if fsdp < 1:
-        raise UserError(f"config.mesh.fsdp is {fsdp}: take 1, which splits no state, or more")
-    if data < 1 and data != -1:
-        raise UserError(f"config.mesh.data is {data}: take -1, for all devices, or 1 or more")
     if data == -1:
         if len(devices) % fsdp:
             raise UserError(
@@ -40,10 +33,10 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             )
         data = len(devices) // fsdp
     if data * fsdp > len(devices):
-        asked = f"config.mesh.data is {data}"
+        wanted = f"config.mesh.data is {data}"
         if fsdp > 1:
-            asked += f" and config.mesh.fsdp {fsdp}, together {data * fsdp},"
-        raise UserError(f"{asked} but there are {len(devices)} devices")
+            wanted += f" and config.mesh.fsdp {fsdp}, together {data * fsdp},"
+        raise UserError(f"{wanted} but there are {len(devices)} devices")
     # Auto axes: XLA places the collectives of a loss that is written once for the whole batch.
     types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices[: data * fsdp])
@@ -51,8 +44,6 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 
 def check_batch(batch_size: int, mesh: Mesh, chunks: int = 1) -> None:
     """Refuses a global batch that the devices, each in `chunks` parts, can't share evenly."""
-    if chunks < 1:
-        raise UserError(f"config.train.chunks is {chunks}: take 1, for the batch at once, or more")
     devices = mesh.devices.size
     count = devices * chunks
     if batch_size % count:

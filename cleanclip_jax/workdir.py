@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ STARTS, METRICS, BAD_ROWS = "starts.jsonl", "metrics.jsonl", "bad_rows.jsonl"
 NOT_FINITE = "not_finite.json"
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 
-def workdir_path(text: str | Path) -> Path:
+def workdir_path(text: str | PathLike[str]) -> Path:
     """A path on a disk, or at an address: gs://bucket/run, s3://bucket/run, what fsspec knows."""
     return Path(text) if (bucket := in_bucket(text)) is None else bucket
 

@@ -6,7 +6,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,25 @@ def own_folder(prefix: str) -> str:
     return folder
 
 
-# What compiles for longer than half a second compiles once for all tests that need it.
+# What compiles for longer than a tenth of a second compiles once for all tests that need it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", own_folder("cleanclip-jit-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-# Nothing of a test is found by another run of it, nor left in the user's cache.
+# Shapes are broadcast where the code says so, and nowhere else.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+# Nothing of a test is left to another run of it, nor in the user's cache.
 os.environ["CLEANCLIP_CACHE"] = own_folder("cleanclip-cache-")
+
+# What one of pytest's processes has made for all of them (helpers/small_run.py).
+os.environ.setdefault("CLEANCLIP_TEST_RUNS", own_folder("cleanclip-runs-"))
 
 # An int is fine where a float is asked for (PEP 484).
 install_import_hook(
     "cleanclip_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
+
+import helpers.variants  # noqa: E402, F401  (after the hook: adds "RN-test" and "ViT-test")
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
@@ -52,6 +61,23 @@ SHARED = TESTS.parent.parent / "shared"
 def quiet() -> None:
     """The command line's own log level is not left to the tests after it."""
     logging.getLogger("cleanclip_jax").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def strict_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's steps copy nothing to or from a device but what is placed there by name."""
+    import jax
+
+    from cleanclip_jax.run.clock import Trace
+
+    dispatch = Trace.step
+
+    @contextmanager
+    def strict(trace: Trace, step: int) -> Iterator[None]:
+        with dispatch(trace, step), jax.transfer_guard("disallow"):
+            yield
+
+    monkeypatch.setattr(Trace, "step", strict)
 
 
 @pytest.fixture(scope="session")

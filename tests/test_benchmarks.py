@@ -14,7 +14,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-NAMES = ("turns", "our_step", "train_step", "train_job", "torch_step")
+NAMES = ("turns", "our_step", "train_step", "train_job", "torch_step", "torch_resnet")
 
 
 @pytest.fixture(scope="module")

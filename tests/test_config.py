@@ -1,11 +1,25 @@
 """Configs: files load, keys override, mistakes are one line."""
 
+import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
-from cleanclip_jax.config import defaults, flatten, from_json, load, override, to_json
+from cleanclip_jax.config import (
+    check,
+    defaults,
+    document,
+    flatten,
+    from_json,
+    listing,
+    load,
+    override,
+    to_json,
+)
+from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import REQUIRED
 
 CONFIGS = sorted(path.name for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -34,6 +48,16 @@ def test_overrides_keep_types_and_reach_into_open_parts():
         ("optimizer.learning_rate", "1", 1.0),
         ("train.steps", "7", 7),
         ("start", "runs/a", "runs/a"),
+        ("start", "2024", "2024"),
+        ("start", "None", None),
+        ("text.merges", "7", "7"),
+        ("evaluation.floor", "1", "1"),
+        ("views.wordnet", "3", "3"),
+        ("train.wandb", "123", "123"),
+        ("evaluation.target", "7", "7"),
+        ("attack.target", "7", "7"),
+        ("evaluation.metrics", "['a', 'b']", ["a", "b"]),
+        ("train.text_lengths", "()", ()),
         ("attack.trigger.size", "4", 4),
         ("attack.rate", "0.5", 0.5),
         ("data.train.split", "test", "test"),
@@ -54,9 +78,19 @@ def test_overrides_keep_types_and_reach_into_open_parts():
         ("optimizer.learning_rte", "1", "'optimizer.learning_rate'"),
         ("learning_rate", "1", "'optimizer.learning_rate'"),
         ("train.batchsize", "1", "'train.batch_size'"),
-        ("start.step", "1", "config.start is None"),
-        ("seed", "many", "takes a value of type int, not 'many'"),
-        ("train", "3", "takes a value of type ConfigDict"),
+        ("start.step", "1", "config: unknown 'start.step'"),
+        ("attack.rate", "1", "config.attack is None: it has no key 'rate'"),
+        ("attack.trigge", "1", "'attack.trigger'"),
+        ("seed", "many", "config.seed is 'many': it takes a whole number, 0 or more"),
+        ("seed", "True", "config.seed is True"),
+        ("seed", "None", "config.seed is None"),
+        ("train", "3", "config: unknown 'train'"),
+        ("model.dtype", "float16", "model.dtype: unknown 'float16'. Did you mean 'bfloat16'"),
+        ("data.max_bad_share", "1.5", "a number from 0 to 1"),
+        ("mesh.data", "0", "a whole number, 1 or more, or -1"),
+        ("mesh.fsdp", "0", "a whole number, 1 or more"),
+        ("train.chunks", "0", "a whole number, 1 or more"),
+        ("train.text_lengths", "(16, 0)", "it takes whole numbers, as"),
     ],
 )
 def test_mistakes_name_what_is_near(key, text, message):
@@ -66,10 +100,104 @@ def test_mistakes_name_what_is_near(key, text, message):
 
 
 def test_unknown_files_and_arguments_name_what_is_near(tmp_path):
-    with pytest.raises(UserError, match=r"no config file 'configs/dmeo.py'.*'demo.py'"):
+    with pytest.raises(UserError, match=r"--config: unknown 'configs/dmeo.py'.*'configs/demo.py'"):
         load("configs/dmeo.py")
-    with pytest.raises(UserError, match=r"no variant 'badnt'.*'badnet'"):
+    with pytest.raises(UserError, match=r"configs/pretrain.py: unknown 'badnt'.*'badnet'"):
         load("configs/pretrain.py:badnt")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="no get_config"):
         load(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize("spec", [*CONFIGS, "pretrain.py:wanet", "cleanclip.py:mmcl"])
+def test_what_comes_along_passes_the_check(spec):
+    config = load(f"configs/{spec}")
+    before = flatten(config)
+    check(config)
+    assert flatten(config) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.batch_size", 0, "config.train.batch_size is 0: it takes a whole number, 1 or more"),
+        ("train.epochs", 1.5, "config.train.epochs is 1.5"),
+        ("optimizer.decay_mask", "orginal", "decay_mask: unknown 'orginal'.*'original'"),
+        ("optimizer.schedule", "cosin", "schedule: unknown 'cosin'.*'cosine'"),
+        ("optimizer.learning_rate", float("nan"), "learning_rate is nan"),
+        ("train.trainable", "heads", "trainable: unknown 'heads'.*'head'"),
+        ("data.decode", "fas", "data.decode: unknown 'fas'.*'fast'"),
+        ("views.per", "epochs", "views.per: unknown 'epochs'.*'epoch'"),
+        ("data.resident", True, "needs config.views.on=device"),
+        ("model.bn_groups", 3, "64 does not divide into config.model.bn_groups 3"),
+        ("model.attention", "cudnn", "computes in bfloat16, not float32"),
+        ("attack", "badnet", "config.attack is 'badnet': it takes a dictionary"),
+        ("attack.trigger", None, "config.attack.trigger is missing"),
+        ("attack.geometry", "crops", "attack.geometry: unknown 'crops'.*'crop'"),
+        ("evaluation.attack", {"targt": "x"}, "evaluation.attack: unknown 'targt'"),
+        ("evaluation.data", "val.csv", "it takes a dictionary"),
+        ("train.bach_size", 3, "unknown 'train.bach_size'. Did you mean 'train.batch_size'"),
+        ("objective.par", 1.0, r"unknown 'objective.par'.*--import=FILE\.py"),
+        ("optimiser", {"beta1": 0}, "unknown 'optimiser.beta1'.*'optimizer.beta1'"),
+        ("sed", 1, "unknown 'sed'.*'seed'"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_one_line(key, value, message):
+    config = load("configs/demo.py")
+    node, (*parents, last) = config, key.split(".")
+    for part in parents:
+        node = node[part]
+    with node.unlocked(), node.ignore_type():
+        node[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=message) as error:
+        check(config)
+    assert "\n" not in str(error.value)
+
+
+def test_check_brings_values_to_their_keys_types():
+    config = defaults()
+    with config.ignore_type():
+        config.objective.in_modal, config.start = None, 2024
+        config.objective.in_modal = 1
+    check(config)
+    assert (config.objective.in_modal, config.start) == (1.0, "2024")
+    assert isinstance(config.objective.in_modal, float)
+
+
+def test_an_old_config_loads_over_todays_defaults(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"train": {"batch_size": 7, "gone": 1}, "old": {"key": 2}}))
+    config = from_json(path)
+    assert config.train.batch_size == 7 and config.train.keep == 2 and config.old.key == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "not a JSON object"),
+        ('{"train": 3}', "config.train is 3: it takes a dictionary"),
+        ('{"train": {"batch_size": "x"}}', r"config.json: config.train.batch_size is 'x'"),
+    ],
+)
+def test_a_damaged_config_is_one_line(content, message, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        from_json(tmp_path / "config.json")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="is no workdir of a run"):
+        from_json(tmp_path / "none" / "config.json")
+
+
+def test_the_document_lists_the_keys_of_today():
+    """Made anew by: python -m cleanclip_jax.config > docs/config.md"""
+    document_file = Path(__file__).parent.parent / "docs" / "config.md"
+    assert document_file.read_text() == document()
+    assert all(key.meaning and key.takes for key in KEYS.values())
+    assert all(f"config.{name}" in listing() for name in KEYS)
+
+
+def test_defaults_keep_to_their_keys():
+    for name, key in KEYS.items():
+        if key.default is not REQUIRED:
+            assert key.read(name, key.default) == key.default

@@ -1,50 +1,59 @@
-"""How processes are named and recognised; that they work together: faults/test_processes.py."""
+"""How processes are named and recognised, and what one keeps; together: faults/test_processes."""
 
+import os
+import platform
+import subprocess
+import sys
 from argparse import ArgumentParser
 
+import jax
 import pytest
 
-from cleanclip_jax import process as distributed
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.process import add_flags, cluster, start
+from cleanclip_jax.process import (
+    add_flags,
+    agree_on,
+    cluster,
+    heartbeat_of,
+    join,
+    keep_compiled,
+)
 
 SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "node[1-4]"}
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """What JAX was asked for, in place of asking it."""
+    """The calls of jax.distributed.initialize, which does nothing."""
     calls = []
-    monkeypatch.setattr(
-        distributed.jax.distributed, "initialize", lambda *a, **o: calls.append((a, o))
-    )
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **o: calls.append((a, o)))
     for name in (*SLURM, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     return calls
 
 
-def begin(*words: str) -> None:
+def join_with(*words: str) -> None:
     parser = ArgumentParser()
     add_flags(parser)
-    start(parser.parse_args(words), heartbeat=60)
+    join(parser.parse_args(words), heartbeat=60)
 
 
-def test_one_process_asks_nobody(started):
-    begin()
+def test_one_process_joins_nobody(started):
+    join_with()
     assert not started
 
 
 def test_flags_name_all(started):
-    begin("--coordinator=node1:1234", "--processes=4", "--process=3")
+    join_with("--coordinator=node1:1234", "--processes=4", "--process=3")
     ((arguments, options),) = started
     assert arguments == ("node1:1234", 4, 3) and options["heartbeat_timeout_seconds"] == 60
 
 
-def test_a_launcher_tells_what_the_flags_leave_open(started, monkeypatch):
+def test_the_launcher_gives_what_the_flags_leave_open(started, monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    begin("--coordinator=node1:1234")
-    begin()
+    join_with("--coordinator=node1:1234")
+    join_with()
     assert [arguments for arguments, _ in started] == [("node1:1234", 4, 2), (None, None, None)]
 
 
@@ -56,9 +65,9 @@ def test_a_launcher_tells_what_the_flags_leave_open(started, monkeypatch):
         (["--coordinator=node1:1", "--processes=2", "--process=2"], "it is 0 to 1"),
     ],
 )
-def test_mistakes_are_one_line(started, words, message):
+def test_wrong_flags_are_one_line(started, words, message):
     with pytest.raises(UserError, match=message):
-        begin(*words)
+        join_with(*words)
     assert not started
 
 
@@ -70,3 +79,88 @@ def test_clusters_are_recognised_by_what_they_set():
     assert cluster({**mpi, "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:9"}) == "Open MPI"
     with pytest.raises(UserError, match="--coordinator=HOST:PORT"):
         cluster(mpi)
+
+
+def test_heartbeat_of_a_command_line():
+    assert heartbeat_of({"mesh.heartbeat": "7", "seed": "1"}) == 7 and heartbeat_of({}) > 7
+    with pytest.raises(UserError, match=r"mesh\.heartbeat"):
+        heartbeat_of({"mesh.heartbeat": "soon"})
+
+
+def test_one_process_agrees_with_itself():
+    agree_on({"config.seed": "0"})
+
+
+FAULTS = """
+import resource
+import numpy as np
+from cleanclip_jax.process import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(200 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+keep_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_that_is_freed_stays():
+    """To get it anew costs a fault a page."""
+    without, kept = map(int, subprocess.check_output([sys.executable, "-c", FAULTS]).split())
+    assert kept < 100 < without
+
+
+def test_compiled_programs_are_kept_where_the_variable_says(tmp_path, monkeypatch, caplog):
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    keep_compiled()
+    assert not set_to
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path / "cache"))
+    keep_compiled()
+    assert set_to["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache/xla"))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path / "file"))
+    keep_compiled()
+    assert "compiled programs are not kept" in caplog.text
+
+
+# What Linux alone has is taken away; imports and what the command line does first go well.
+ELSEWHERE = """
+import ctypes, os, pathlib, sys
+import jax, grain, fcntl, orbax.checkpoint, cv2, array_record, matplotlib.pyplot
+for name in ("sched_getaffinity", "posix_fadvise", "memfd_create", "O_DIRECT", "sendfile"):
+    if hasattr(os, name):
+        delattr(os, name)
+read = pathlib.Path.read_text
+def read_text(path, *args, **options):
+    if str(path).startswith("/proc/"):
+        raise FileNotFoundError(str(path))
+    return read(path, *args, **options)
+pathlib.Path.read_text = read_text
+class Library:
+    pass
+ctypes.CDLL = lambda *_: Library()
+import cleanclip_jax.process as process, cleanclip_jax.jobs.prepare as prepare
+process.keep_memory()
+process.keep_compiled()
+assert prepare.cores() >= 1
+import importlib, cleanclip_jax.cli as cli
+for job in cli.JOBS:
+    importlib.import_module(f"cleanclip_jax.jobs.{job}")
+"""
+
+
+def test_nothing_that_linux_alone_has_is_needed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        env=os.environ | {"CLEANCLIP_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

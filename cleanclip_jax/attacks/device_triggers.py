@@ -1,9 +1,11 @@
 """Triggers inside a jitted step: those of attacks.triggers, put on batches on the device.
 
-What does not depend on a picture is made by the host's own functions as the step is compiled, and
-is a constant in it. So fixed patches and patterns are the host's, bit for bit, and so are the
+What does not depend on a picture is made by the host's functions as the step is compiled, and is a
+constant in it. So fixed patches and patterns are the host's, bit for bit, and so are the
 pictures; a warped value may be one grey level off, and fresh noise has other bits (see `put`).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,11 @@ from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.attacks.warp import sampling
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.registry import Registry
+
+# Of (trigger, pictures uint8 [b, s, s, 3], stamps [b, 4]): every picture with the trigger on.
+Version = Callable[[Trigger, jax.Array, jax.Array], jax.Array]
 
 # Each value's place in [0, 1], divided on the host: some devices divide with another last bit.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -25,8 +32,8 @@ def put(
     """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
-    but other numbers. All pictures of a batch are reckoned, and the clean ones then left out: for
-    noise "fresh" over whole pictures that takes a float32 batch or two.
+    but other numbers. Clean pictures get a trigger too, which is then not used: for noise "fresh"
+    over whole pictures that takes a float32 batch or two.
 
     Args:
       stamps: for each picture what `attacks.triggers.fold` makes of its stamp.
@@ -34,22 +41,35 @@ def put(
     Returns:
       a new batch; clean pictures as they were.
     """
-    if trigger.name in ("badnet", "yellow", "checkerboard", "stripes"):
-        changed = _paste(images, _patch(trigger, images, stamps), stamps)
-    elif trigger.name == "wanet":
-        changed = _warp(trigger, images)
-    else:
-        changed = _mix(trigger, images, stamps)
-    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], changed, images)
+    triggered = _version(trigger)(trigger, images, stamps)
+    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
+
+
+def check_version(trigger: Trigger) -> None:
+    """Refuses a trigger that is made on the host alone."""
+    _version(trigger)
+
+
+def _version(trigger: Trigger) -> Version:
+    if trigger.name not in ON_DEVICE:
+        raise UserError(
+            f"config.views.on=device: the trigger {trigger.name!r} is made on the host alone: set "
+            "config.views.on=host"
+        )
+    return ON_DEVICE[trigger.name]
+
+
+def _paste_patch(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
+    return _paste(images, _patch(trigger, images, stamps), stamps)
 
 
 def _paste(images: jax.Array, patch: jax.Array, stamps: jax.Array) -> jax.Array:
     """`patch` [b, side, side, 3], or one for all [1, side, side, 3], at each stamp's place."""
     size, side = images.shape[1], patch.shape[1]
-    y = jnp.arange(size, dtype=jnp.int32)
+    y = jnp.arange(size, dtype=jnp.int32)[None, None]
     # Of corners that meet, the lower and the right one lie on top.
     corner = jnp.where(y < size - side, 0, size - side)
-    everywhere = (stamps[:, 1:3] == jnp.asarray(CORNERS, jnp.int32)).all(1)[:, None, None]
+    everywhere = (stamps[:, 1:3] == jnp.asarray(CORNERS, jnp.int32)[None]).all(1)[:, None, None]
     offset = y - jnp.where(everywhere, corner, stamps[:, 1:3, None])
     inside = (offset >= 0) & (offset < side)
     covered = inside[:, 0, :, None] & inside[:, 1, None, :]
@@ -86,8 +106,8 @@ def _patch(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
 def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     """Patterns over the whole picture: keep * x + add.
 
-    The products keep * x are few, and looked up: one of the device's own might be merged with the
-    sum into one operation, which rounds once where the host rounds twice.
+    The products keep * x are few, and looked up: if the device multiplied, it might merge that with
+    the sum into one operation, which rounds once where the host rounds twice.
     """
     options, size = trigger.options, images.shape[1]
     fresh = options.get("noise") == "fresh"
@@ -115,18 +135,18 @@ def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
         which = which.reshape(cover.shape).astype(np.int32)
         add = cover * np.array([1, 0, 0], np.float32)
     else:
-        assert trigger.name == "sig", trigger.name
         add = patterns.sine(size, options["amplitude"], options["periods"])
         if options["mode"] == "add":
             keep = np.ones(1, np.float32)
         else:
             add = share * add
     products = jnp.asarray((keep[:, None] * _UNIT).reshape(-1))
+    which, add = (jnp.broadcast_to(x, images.shape) for x in (which, add))
     at = 256 * which + images.astype(jnp.int32)
     return _to_uint8(products.at[at].get(mode="promise_in_bounds") + add, trigger.overflow)
 
 
-def _warp(trigger: Trigger, images: jax.Array) -> jax.Array:
+def _warp(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     """Each pixel mixed of four, one after another, as attacks.warp does it.
 
     There a product and a sum are rounded once, together; so are they where XLA merges the two into
@@ -139,7 +159,7 @@ def _warp(trigger: Trigger, images: jax.Array) -> jax.Array:
     flat, mixed = images.reshape(len(images), -1, 3), jnp.zeros((), jnp.float32)
     for at, share in zip(index.astype(np.int32), weight.astype(np.float32), strict=True):
         source = flat.at[:, at].get(mode="promise_in_bounds")
-        mixed = share * jnp.asarray(_UNIT).at[source].get(mode="promise_in_bounds") + mixed
+        mixed = share[None] * jnp.asarray(_UNIT).at[source].get(mode="promise_in_bounds") + mixed
     return _to_uint8(mixed.reshape(images.shape), trigger.overflow)
 
 
@@ -157,3 +177,11 @@ def _to_uint8(x: jax.Array, overflow: str) -> jax.Array:
     """attacks.triggers.to_uint8, for values up to 2**31."""
     x = x * 255
     return (x.clip(0, 255) if overflow == "clip" else x.astype(jnp.int32)).astype(jnp.uint8)
+
+
+ON_DEVICE: Registry[Version] = Registry(
+    "config.attack.trigger.name",
+    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes"), _paste_patch)
+    | dict.fromkeys(("blended", "blended_stripes", "triangles", "text", "sig"), _mix)
+    | {"wanet": _warp},
+)

@@ -1,48 +1,24 @@
-"""What a plan asks of the pairs it poisons: which of them name the target, and can be read."""
+"""A plan's pairs: those that name the target and can be read, and how each is poisoned."""
 
 import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
+from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 log = getLogger(__name__)
 
 THREADS = 8  # that read pictures: a store far away answers slowly
-PATIENCE = 100  # unreadable pictures, before it's asked whether any are readable
-
-
-@runtime_checkable
-class Pair(Protocol):
-    """One pair: the encoded or decoded picture, its caption, and its place in words."""
-
-    @property
-    def image(self) -> bytes | np.ndarray: ...
-    @property
-    def caption(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-
-
-@runtime_checkable
-class Pairs(Protocol):
-    """Pairs at random access: the part of a data.records.Source that planning needs."""
-
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def class_names(self) -> tuple[str, ...] | None: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Pair: ...
-    def caption(self, index: int) -> str: ...
-    def labels(self) -> Int64[np.ndarray, " n"]: ...
+PATIENCE = 100  # unreadable pictures, after which most have to be readable
 
 
 def digest(image: bytes | np.ndarray) -> str:
@@ -51,7 +27,32 @@ def digest(image: bytes | np.ndarray) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def naming(pairs: Pairs, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"], list[str]]:
+class Poison(NamedTuple):
+    """How one pair is poisoned.
+
+    Attributes:
+      digest: of the picture's bytes as they were when the plan was made.
+    """
+
+    stamp: Stamp
+    caption: str
+    digest: str
+
+    def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
+        """Refuses another picture than the one that was planned.
+
+        Args:
+          image: as the source gives it, encoded or decoded.
+          where: the pair's place in words.
+        """
+        if digest(image) != self.digest:
+            raise UserError(
+                f"{where}: the picture has changed since the poison plan was made; bring the old "
+                "one back, or make the plan again."
+            )
+
+
+def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"], list[str]]:
     """Which captions hold one of `words` as whole words, in any case; and those captions.
 
     Returns:
@@ -62,52 +63,50 @@ def naming(pairs: Pairs, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"], 
     search = re.compile(rf"(?<!\w)(?:{whole})(?!\w)").search
     # A plain search first: it settles nearly every caption, ten times as fast.
     firsts = tuple({parts[0] for parts in folded})
-    found = np.zeros(len(pairs), bool)
+    mask = np.zeros(len(pairs), bool)
     captions = {}
     for index in range(len(pairs)):
         caption = pairs.caption(index)
         text = caption.casefold()
         if any(first in text for first in firsts) and search(text):
-            found[index] = True
+            mask[index] = True
             captions[caption] = None
-    return found, list(captions)
+    return mask, list(captions)
 
 
-def of_class(pairs: Pairs, name: str) -> Bool[np.ndarray, " n"]:
+def of_class(pairs: Source, name: str) -> Bool[np.ndarray, " n"]:
     """Which pairs are labelled with the class `name`; none where there is no such class."""
     names = pairs.class_names or ()
     return np.isin(pairs.labels(), [i for i, known in enumerate(names) if known == name])
 
 
-def readable(pairs: Pairs, drawn: Int64[np.ndarray, " n"], count: int) -> dict[int, str]:
+def readable(pairs: Source, drawn: Int64[np.ndarray, " n"], count: int) -> dict[int, str]:
     """The first `count` of the `drawn` pairs that can be read, and the digests of their pictures.
 
-    Fewer where there are no more. What is passed over is logged.
-
-    Raises:
-      UserError: when hardly any can be read.
+    Fewer where there are no more. What is passed over is logged; where hardly any can be read, that
+    is an error.
     """
-    found: dict[int, str] = {}
+    digests: dict[int, str] = {}
     bad, at = 0, 0
     with ThreadPoolExecutor(THREADS) as pool:
-        while len(found) < count and at < len(drawn):
-            some = drawn[at : at + count - len(found)].tolist()
+        while len(digests) < count and at < len(drawn):
+            some = drawn[at : at + count - len(digests)].tolist()
             at += len(some)
-            for index, seen in zip(some, pool.map(lambda i: _read(pairs, i), some), strict=True):
-                if isinstance(seen, str):
-                    found[index] = seen
+            for index, result in zip(some, pool.map(lambda i: _read(pairs, i), some), strict=True):
+                if isinstance(result, str):
+                    digests[index] = result
                     continue
                 bad += 1
-                log.warning("not poisoned: %s", seen)
-                if bad >= PATIENCE and bad > len(found):
+                log.warning("not poisoned: %s", result)
+                if bad >= PATIENCE and bad > len(digests):
                     raise UserError(
-                        f"attack: {bad} of {bad + len(found)} pairs drawn for poisoning can't be "
-                        f"read; the last: {seen}"
+                        f"attack: {bad} of {bad + len(digests)} pairs drawn for poisoning can't be "
+                        f"read; the last: {result}"
                     )
-    return found
+    return digests
 
 
-def _read(pairs: Pairs, index: int) -> str | BadRecord:
+def _read(pairs: Source, index: int) -> str | BadRecord:
     """The digest of a picture, or what is wrong with the pair."""
     try:
         pair = pairs[index]

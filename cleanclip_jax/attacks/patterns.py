@@ -129,7 +129,7 @@ def _blend(x: np.ndarray, pattern: np.ndarray, strength: float) -> np.ndarray:
 def _noise_patch(x: np.ndarray, drawn: np.ndarray, noise: str) -> np.ndarray:
     if noise == "fixed":
         return (0.5 + drawn).clip(0, 1)
-    # Around each picture's own colour, and past [0, 1].
+    # Around each picture's mean colour, and past [0, 1].
     return x.mean(axis=(0, 1), dtype=np.float64).astype(np.float32) + drawn
 
 
@@ -137,13 +137,13 @@ def _noise_patch(x: np.ndarray, drawn: np.ndarray, noise: str) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _normal(seed: int, side: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).standard_normal((side, side, 3), dtype=np.float32)
-    return _kept(drawn)
+    return _read_only(drawn)
 
 
 @lru_cache(maxsize=4)
 def uniform_noise(seed: int, height: int, width: int) -> Float32[np.ndarray, "{height} {width} 3"]:
     """What blended mixes in."""
-    return _kept(np.random.default_rng(seed).random((height, width, 3), dtype=np.float32))
+    return _read_only(np.random.default_rng(seed).random((height, width, 3), dtype=np.float32))
 
 
 @lru_cache(maxsize=4)
@@ -154,14 +154,14 @@ def striped(
     count = -(-width // stripe)
     signs = np.random.default_rng(seed).integers(0, 2, (count, 3)).astype(np.float32) * 2 - 1
     columns = signs.repeat(stripe, axis=0)[:width]
-    return _kept(np.broadcast_to(columns, (height, width, 3)))
+    return _read_only(np.broadcast_to(columns, (height, width, 3)))
 
 
 @lru_cache(maxsize=4)
 def halved_tiles(height: int, width: int, size: int) -> Float32[np.ndarray, "{height} {width} 1"]:
     """What triangles mixes in: light above each tile's diagonal, dark on and below it."""
     lower = np.arange(height)[:, None] % size >= np.arange(width) % size
-    return _kept(np.where(lower, np.float32(0.4), np.float32(0.8))[:, :, None])
+    return _read_only(np.where(lower, np.float32(0.4), np.float32(0.8))[:, :, None])
 
 
 @lru_cache(maxsize=4)
@@ -173,16 +173,16 @@ def letters(
     # Pillow brings this font along: the same letters everywhere.
     font = ImageFont.load_default(size)
     ImageDraw.Draw(mask).text((width / 2, height / 2), text, 255, font=font, anchor="mm")
-    return _kept(np.asarray(mask, np.float32)[:, :, None] / np.float32(255))
+    return _read_only(np.asarray(mask, np.float32)[:, :, None] / np.float32(255))
 
 
 @lru_cache(maxsize=4)
 def sine(width: int, amplitude: float, periods: float) -> Float32[np.ndarray, "1 {width} 1"]:
     """What sig adds or mixes in."""
     wave = amplitude / 255 * np.sin(2 * np.pi * np.arange(width) * periods / width)
-    return _kept(wave.astype(np.float32)[None, :, None])
+    return _read_only(wave.astype(np.float32)[None, :, None])
 
 
-def _kept(array: np.ndarray) -> np.ndarray:
+def _read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array

@@ -1,12 +1,14 @@
 """The poison plan: which pairs are poisoned, and how exactly.
 
 A plan is a table with one row a poisoned pair and a header. The pipeline applies it on the fly,
-evaluation replays its trigger, and a detector's scores are joined to it by the index.
+evaluation replays its trigger, and a detector's scores are joined to it by the records' ids.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Int64
 
-from cleanclip_jax.attacks.pairs import Pairs, digest, naming, of_class, readable
+from cleanclip_jax.attacks.pairs import Poison, naming, of_class, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.config import keys_of
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
+from cleanclip_jax.keys import take
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 from cleanclip_jax.workdir import workdir_path
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 _HEADER = b"cleanclip_plan"
@@ -37,18 +44,6 @@ _SCHEMA = pa.schema(
         "digest": pa.string(),
     }
 )
-_WORDS = {  # the first is the default
-    "captions": ("templates", "natural", "kept"),
-    "select": ("any", "others", "target"),
-    "geometry": ("crop", "squash"),
-}
-_DEFAULTS = {
-    **{key: words[0] for key, words in _WORDS.items()},
-    "templates": "imagenet",
-    "words": None,
-    "seed": 0,
-}
-_KEYS = ("trigger", "target", "count", "rate", *_DEFAULTS, "manifest")
 
 # Keeps the stream of each pair's draws apart from the one that chooses the pairs.
 _RECORD = 0x5245434F
@@ -56,28 +51,38 @@ _RECORD = 0x5245434F
 
 @dataclass(frozen=True)
 class Plan:
-    """A poison plan: `table` in the order of `index`, and its `header`.
+    """A poison plan: `table` in the order of its column `index`, and its `header`.
 
     The header holds version, fingerprint (of the dataset), size (pairs in the dataset),
     image_size (pixels), attack (every option spelled out) and the texts of the templates. In the
-    table, row and col of -1 mean all four corners; digest is that of the picture's bytes.
+    table, index is the pair's id in that dataset; row and col of -1 mean all four corners; digest
+    is that of the picture's bytes.
     """
 
     table: pa.Table
     header: Mapping[str, Any]
+    # Of a plan for a part of its dataset: the part's fingerprint, the indices in it of the poisons
+    # that it has, and their rows in the table.
+    _part: tuple[str, np.ndarray, np.ndarray] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return len(self.index)
 
     @cached_property
-    def index(self) -> np.ndarray:
-        """Which pairs are poisoned: int64 [n], ascending, each once."""
-        return self.table["index"].to_numpy()
+    def index(self) -> Int64[np.ndarray, " n"]:
+        """Which pairs of the source that the plan is for are poisoned: ascending, each once."""
+        return self.table["index"].to_numpy() if self._part is None else self._part[1]
 
     @cached_property
     def trigger(self) -> Trigger:
         """The trigger that every row applies."""
         return make_trigger(self.header["attack"]["trigger"])
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 over the whole plan."""
+        content = json.dumps([dict(self.header), self.table.to_pydict()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def target(self) -> str:
@@ -86,39 +91,47 @@ class Plan:
 
     @property
     def geometry(self) -> str:
-        """How poisoned pictures come to their size: "crop", or "squash" (fidelity row 7)."""
+        """How poisoned pictures come to their size: "crop", or "squash" as in the original."""
         return self.header["attack"]["geometry"]
 
-    def stamp_at(self, index: int) -> tuple[Stamp, str] | None:
-        """Returns pair `index`'s stamp and poisoned caption, or None if it is clean."""
-        at = self._row_of(index)
-        if at is None:
+    def poison_at(self, index: int) -> Poison | None:
+        """Returns how pair `index` is poisoned, or None if it is clean."""
+        at = int(np.searchsorted(self.index, index))
+        if at == len(self) or self.index[at] != index:
             return None
-        row, col, seed, caption = (
-            self.table[name][at].as_py() for name in ("row", "col", "seed", "caption")
+        at = at if self._part is None else int(self._part[2][at])
+        row, col, seed, caption, digest = (
+            self.table[name][at].as_py() for name in ("row", "col", "seed", "caption", "digest")
         )
-        return Stamp(row, col, seed), caption
+        return Poison(Stamp(row, col, seed), caption, digest)
 
-    def check(self, index: int, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
-        """Refuses another picture than the one that was planned; a clean pair may have any.
+    def on(self, source: Source, name: str = "attack") -> "Plan":
+        """The plan for `source`, which is its dataset or a part of it: poisons are found by id.
 
         Args:
-          image: as the source gives it, encoded or decoded.
-          where: the pair's place in words.
-
-        Raises:
-          UserError: if pair `index` is poisoned and its picture's bytes have changed.
+          name: what has the plan, as the error for a source of another dataset says.
         """
-        at = self._row_of(index)
-        if at is not None and digest(image) != self.table["digest"][at].as_py():
+        theirs = self.header["fingerprint"]
+        if self._part is not None and self._part[0] == source.fingerprint:
+            return self
+        for whole in (source, source.unfiltered(), source.root()):
+            if whole.fingerprint == theirs and len(whole) == self.header["size"]:
+                break
+        else:
             raise UserError(
-                f"{where}: the picture has changed since the poison plan was made; bring the old "
-                "one back, or make the plan again."
+                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another "
+                f"dataset, {source.fingerprint[:12]}; use that one, or make a plan for this one."
             )
-
-    def _row_of(self, index: int) -> int | None:
-        at = int(np.searchsorted(self.index, index))
-        return at if at < len(self) and self.index[at] == index else None
+        if whole is source:
+            return self
+        poisons = whole.ids()[self.table["index"].to_numpy()]
+        rows = np.flatnonzero(np.isin(poisons, source.ids()))
+        log.info(
+            "%d of the plan's %d poisons are among the data, and %d were filtered out",
+            *(len(rows), len(poisons), len(poisons) - len(rows)),
+        )
+        index = np.searchsorted(source.ids(), poisons[rows])
+        return replace(self, _part=(source.fingerprint, index, rows))
 
     def save(self, path: Path | str) -> None:
         """Writes the plan as a parquet file, whole or not at all."""
@@ -127,12 +140,8 @@ class Plan:
             pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), scratch)
 
     @classmethod
-    def load(cls, path: Path | str, fingerprint: str | None = None) -> "Plan":
-        """Reads a plan; with `fingerprint`, only if it was made for that dataset.
-
-        Raises:
-          UserError: for a missing or broken file, another version or another dataset.
-        """
+    def load(cls, path: Path | str, source: Source | None = None) -> "Plan":
+        """Reads a plan; with `source`, only if it was made for that dataset or its whole."""
         if not (file := workdir_path(path)).is_file():
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
@@ -146,11 +155,6 @@ class Plan:
                 f"{path}: the plan is of version {header.get('version')}, and this program reads "
                 f"version {VERSION}; make the plan again."
             )
-        if fingerprint is not None and header["fingerprint"] != fingerprint:
-            raise UserError(
-                f"{path}: the plan was made for dataset {header['fingerprint'][:12]}, and this is "
-                f"{fingerprint[:12]}; use that dataset, or make a plan for this one."
-            )
         table = table.replace_schema_metadata(None)
         index = table["index"].to_numpy() if table.schema.equals(_SCHEMA) else None
         if (
@@ -159,39 +163,36 @@ class Plan:
             or np.any((index < 0) | (index >= header["size"]))
         ):
             raise UserError(f"{path}: the plan's table is damaged; make the plan again.")
-        return cls(table, header)
+        plan = cls(table, header)
+        return plan if source is None else plan.on(source, str(path))
 
 
-def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
+def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Plan:
     """Draws a plan, or reads its manifest: the same inputs give the same plan.
 
     Pairs are drawn uniformly, and with one seed a larger count poisons the pairs of a smaller one
     and more, each in the same way. A pair that can't be read is passed over: the next that was
-    drawn takes its place.
+    drawn takes its place. Of a filtered source the whole is poisoned and then filtered, so that its
+    poisons are those of the whole, without the pairs that were left out.
 
     Args:
       attack: docs/attacks.md tells the keys:
         trigger: see `make_trigger`.
         target: a class name.
         count or rate: how many poisons; a rate is of all pairs.
-        select: "any" pair, "others" than the target's, or the "target"'s own: those whose caption
+        select: "any" pair, "others" than the target's, or the "target"'s: those whose caption
           names the target, or whose class it is.
         captions: "templates" filled with the target, "natural" ones of this dataset that name it,
-          or "kept".
+          or "kept" as they are.
         templates: a set's name or a list.
         words: what counts as naming the target; its name.
-        geometry: "crop" or "squash" (fidelity row 7).
+        geometry: "crop" or "squash".
         seed: draws everything.
         manifest: a file that `save` wrote, in place of all other keys.
-      pairs: what is poisoned, as a data.records.Source.
       image_size: side of the pictures that the trigger is put on, in pixels.
-
-    Raises:
-      UserError: for an unknown key or value, more poisons than there are pairs for, or a manifest
-        of another dataset or size.
     """
     if attack.get("manifest") is not None:
-        plan = Plan.load(attack["manifest"], pairs.fingerprint)
+        plan = Plan.load(attack["manifest"], source)
         spelled_out(attack)
         if plan.header["image_size"] != image_size:
             raise UserError(
@@ -200,6 +201,7 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
             )
         return plan
     attack, trigger = _checked(attack)
+    pairs, ids = source.unfiltered(), source.unfiltered().ids()
     prompts = templates(attack["templates"]) if attack["captions"] == "templates" else ()
     size, seed, target = len(pairs), attack["seed"], attack["target"]
     count = _count(attack, size)
@@ -208,23 +210,23 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
         named, natural = naming(pairs, attack["words"])
     if attack["captions"] == "natural" and not natural:
         raise UserError(
-            f"attack.captions: none of the {size} captions names {_listed(attack['words'])}; use "
-            "templates, or set attack.words."
+            f"config.attack.captions: none of the {size} captions names "
+            f"{_listed(attack['words'])}; use templates, or set attack.words."
         )
     drawn = np.random.default_rng(seed).permutation(size)
     if attack["select"] != "any":
-        own = named | of_class(pairs, target)
-        drawn = drawn[own[drawn] if attack["select"] == "target" else ~own[drawn]]
-    found = readable(pairs, drawn, count)
-    if len(found) < count:
+        named |= of_class(pairs, target)
+        drawn = drawn[named[drawn] == (attack["select"] == "target")]
+    digests = readable(pairs, drawn, count)
+    if len(digests) < count:
         which = {"any": "", "others": " that don't name", "target": " that name"}[attack["select"]]
         which = f"{which} {_listed(attack['words'])}" if which else which
         raise UserError(
-            f"attack: {count} poisons are asked for, and of {size} pairs there are {len(drawn)}"
-            f"{which}, {len(found)} of them readable; ask for fewer."
+            f"attack: {count} poisons are to be made, and of {size} pairs there are {len(drawn)}"
+            f"{which}, {len(digests)} of them readable; set fewer."
         )
     rows = []
-    for i in sorted(found):
+    for i in sorted(digests):
         rng = np.random.default_rng([_RECORD, seed, i])
         stamp, old = trigger.draw(image_size, rng), pairs.caption(i)
         if attack["captions"] == "kept":
@@ -233,26 +235,22 @@ def make_plan(attack: Mapping[str, Any], pairs: Pairs, image_size: int) -> Plan:
             new = natural[rng.integers(len(natural))]
         else:
             new = fill(prompts[rng.integers(len(prompts))], target)
-        rows.append((i, trigger.name, *stamp, new, old, found[i]))
+        rows.append((int(ids[i]), trigger.name, *stamp, new, old, digests[i]))
     columns = [list(column) for column in zip(*rows, strict=True)]
     header = {
         "version": VERSION,
-        "fingerprint": pairs.fingerprint,
-        "size": size,
+        "fingerprint": pairs.root().fingerprint,
+        "size": len(pairs.root()),
         "image_size": image_size,
         "attack": attack | {"trigger": trigger.config},
         "templates": list(prompts),
     }
     # Through JSON, so that a plan just made equals the same plan read from its file.
-    return Plan(pa.table(columns, schema=_SCHEMA), json.loads(json.dumps(header)))
+    return Plan(pa.table(columns, schema=_SCHEMA), json.loads(json.dumps(header))).on(source)
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """An attack that names a manifest, with all that the manifest says; any other as it is.
-
-    Raises:
-      UserError: for no such manifest, or an attack that says otherwise.
-    """
+    """An attack that names a manifest, with all that the manifest says; any other as it is."""
     given = {key: value for key, value in attack.items() if value is not None}
     path = given.pop("manifest", None)
     if path is None:
@@ -263,39 +261,23 @@ def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
         ours = json.loads(json.dumps(ours))
         if ours != theirs.get(key):
             raise UserError(
-                f"attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in {path}; "
-                "leave it out, or make the plan again."
+                f"config.attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in "
+                f"{path}; leave it out, or make the plan again."
             )
     return {**theirs, "manifest": path}
 
 
 def _checked(attack: Mapping[str, Any]) -> tuple[dict[str, Any], Trigger]:
-    for key in attack:
-        if key not in _KEYS:
-            raise UserError(
-                f"attack.{key}: there is no such key; there are {', '.join(_KEYS)}."
-                f"{near(key, _KEYS)}"
-            )
-    for key, example in (("trigger", "{'name': 'badnet'}"), ("target", "'banana'")):
-        if not attack.get(key):
-            raise UserError(f"attack.{key}: it is missing; set it, as {example}.")
-    filled = _DEFAULTS | {key: value for key, value in attack.items() if value is not None}
-    for key, words in _WORDS.items():
-        if filled[key] not in words:
-            raise UserError(
-                f"attack.{key}: {filled[key]!r} does not do; it is one of {', '.join(words)}."
-                f"{near(str(filled[key]), words)}"
-            )
-    if not isinstance(filled["seed"], int) or filled["seed"] < 0:
-        raise UserError(f"attack.seed: {filled['seed']!r} does not do; give a whole number >= 0.")
-    if not isinstance(filled["target"], str):
-        raise UserError(f"attack.target: {filled['target']!r} is no class name; give its name.")
+    """The attack with its defaults, checked; count or rate where it was given."""
+    filled = take("config.attack", attack, keys_of("attack"))
+    if (filled["count"] is None) == (filled["rate"] is None):
+        raise UserError("config.attack: set either count or rate, and not both.")
+    filled.pop("manifest")
+    filled.pop("count" if filled["count"] is None else "rate")
     if not isinstance(filled["templates"], str):
         filled["templates"] = list(filled["templates"])
-    words = [filled["target"]] if filled["words"] is None else filled["words"]
+    words = filled["words"] or filled["target"]
     filled["words"] = [words] if isinstance(words, str) else list(words)
-    if not all(isinstance(word, str) and word.strip() for word in filled["words"] or [""]):
-        raise UserError(f"attack.words: {words!r} does not do; give a word, or a list of them.")
     return filled, make_trigger(filled["trigger"])
 
 
@@ -304,19 +286,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _count(attack: Mapping[str, Any], size: int) -> int:
-    if ("count" in attack) == ("rate" in attack):
-        raise UserError("attack: set either count or rate, and not both.")
-    if "rate" in attack:
-        rate = attack["rate"]
-        if not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise UserError(f"attack.rate: {rate!r} is no share; give one above 0 and up to 1.")
-        count = round(rate * size)
-    else:
-        rate, count = None, attack["count"]
-    if not isinstance(count, int) or not 0 < count <= size:
-        given = f"rate {rate} of {size} pairs makes {count} poisons" if rate else repr(count)
+    key = "rate" if "rate" in attack else "count"
+    count = round(attack["rate"] * size) if key == "rate" else attack["count"]
+    if not 0 < count <= size:
         raise UserError(
-            f"attack.{'rate' if rate else 'count'}: {given}; it is to give 1 to {size} poisons, "
-            "and for clean data there is no attack."
+            f"config.attack.{key} {attack[key]} makes {count} poisons of {size} pairs: give one "
+            f"that makes 1 to {size}."
         )
     return count

@@ -1,6 +1,7 @@
 """Triggers: what an attack adds to a picture, one row of the table each.
 
-A new one is a function in attacks.patterns and a row of `TRIGGERS`.
+A new one is a function in attacks.patterns and a row of `TRIGGERS`; one of your own is registered
+(docs/extend.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from cleanclip_jax.attacks import options, patterns
-from cleanclip_jax.attacks.options import Option
+from cleanclip_jax import keys
+from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
 from cleanclip_jax.attacks.warp import read_field
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import Key
+from cleanclip_jax.registry import Registry
 
 # Keeps the streams of evaluation pictures apart from default_rng(seed), which draws fixed noise.
 _EVALUATION = 0x4556414C
@@ -40,67 +43,84 @@ def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
     return np.array([1, row, col, seed & 0x7FFFFFFF], np.int32)
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     function: Callable[..., np.ndarray]
-    options: Mapping[str, Option]
+    options: Mapping[str, Key]
 
 
-_SIZE, _PLACE, _NOISE = options.size(16), options.place("fixed"), options.word("fixed", "fresh")
+_SIZE, _PLACE = keys.size(16), keys.place("fixed")
+_NOISE = keys.choice("fixed", "fixed | fresh")
 _PATCH = {"size": _SIZE, "place": _PLACE}
 
-TRIGGERS: dict[str, _Row] = {
-    "badnet": _Row(patterns.badnet, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
-    "yellow": _Row(patterns.yellow, _PATCH),
-    "checkerboard": _Row(patterns.checkerboard, _PATCH),
-    "stripes": _Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
-    "blended": _Row(patterns.blended, {"strength": options.share(0.2), "noise": _NOISE}),
-    "blended_stripes": _Row(
-        patterns.blended_stripes,
-        {"width": options.size(1), "strength": options.share(0.03), "noise": _NOISE},
-    ),
-    "triangles": _Row(
-        patterns.triangles, {"size": options.size(14), "strength": options.share(0.15)}
-    ),
-    "text": _Row(
-        patterns.text,
-        {
-            "text": options.text("Watermarked"),
-            "size": options.size(0.125),
-            "strength": options.share(0.5),
-        },
-    ),
-    "sig": _Row(
-        patterns.sig,
-        {
-            "amplitude": options.number(60),
-            "periods": options.number(6),
-            "mode": options.word("blend", "add"),
-            "strength": options.share(0.2),
-        },
-    ),
-    "wanet": _Row(
-        patterns.wanet,
-        {
-            "k": options.whole(None, 1, 4096),
-            "strength": options.number(1.0),
-            "field": options.text(None),
-            "field_digest": options.text(None),
-        },
-    ),
-}
+TRIGGERS: Registry[Row] = Registry(
+    "config.attack.trigger.name",
+    {
+        "badnet": Row(patterns.badnet, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+        "yellow": Row(patterns.yellow, _PATCH),
+        "checkerboard": Row(patterns.checkerboard, _PATCH),
+        "stripes": Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+        "blended": Row(patterns.blended, {"strength": keys.share(0.2), "noise": _NOISE}),
+        "blended_stripes": Row(
+            patterns.blended_stripes,
+            {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
+        ),
+        "triangles": Row(patterns.triangles, {"size": keys.size(14), "strength": keys.share(0.15)}),
+        "text": Row(
+            patterns.text,
+            {
+                "text": keys.text("Watermarked"),
+                "size": keys.size(0.125),
+                "strength": keys.share(0.5),
+            },
+        ),
+        "sig": Row(
+            patterns.sig,
+            {
+                "amplitude": keys.number(60),
+                "periods": keys.number(6),
+                "mode": keys.choice("blend", "blend | add"),
+                "strength": keys.share(0.2),
+            },
+        ),
+        "wanet": Row(
+            patterns.wanet,
+            {
+                "k": keys.whole(None, least=1, below=4096, floats=True),
+                "strength": keys.number(1.0),
+                "field": keys.text(None),
+                "field_digest": keys.text(None),
+            },
+        ),
+    },
+)
 
 _COMMON = {
     # Below 2**63, as a plan's table holds seeds as int64.
-    "seed": options.whole(0, 0, 2**63),
-    "overflow": options.word("clip", "wrap"),
+    "seed": keys.whole(0, below=2**63, floats=True),
+    "overflow": keys.choice("clip", "clip | wrap"),
 }
+
+
+def trigger(name: str, **options: Key) -> Callable[[Callable], Callable]:
+    """Decorates f(x, seed, place, **options), as in attacks.patterns: it is the trigger `name`.
+
+    Args:
+      options: its options, as `cleanclip_jax.keys` declares them. With `size` and `place` it is a
+        patch, which has a place; with `noise` "fresh" `seed` is another for each picture.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        TRIGGERS.add(name, Row(function, options))
+        return function
+
+    return decorate
 
 
 def to_uint8(x: Float32[np.ndarray, "h w 3"], overflow: str = "clip") -> UInt8[np.ndarray, "h w 3"]:
     """Scales [0, 1] to [0, 255] and cuts fractions off, as the original does.
 
     What lies outside [0, 1] is clipped, or with `overflow` "wrap" taken modulo 256 as the
-    original's cast does (fidelity row 8). Exact for every x = k / 255.
+    original's cast does (docs/fidelity.md: fixed noise). Exact for every x = k / 255.
     """
     x = x * np.float32(255)
     if overflow == "clip":
@@ -132,11 +152,7 @@ class Trigger:
         return {"name": self.name, **self.options, **common}
 
     def draw(self, image_size: int, rng: np.random.Generator) -> Stamp:
-        """Draws one application to a square picture of `image_size` pixels.
-
-        Raises:
-          UserError: if the patch does not lie within the picture.
-        """
+        """Draws one application to a square picture of `image_size` pixels."""
         # Both are always drawn, so that one option does not move the draws of another.
         free = rng.random(2)
         seed = int(rng.integers(2**63 - 1))
@@ -145,7 +161,7 @@ class Trigger:
         return Stamp(*self._place(image_size, free), seed)
 
     def stamp(self, image_size: int, index: int) -> Stamp:
-        """The stamp of evaluation picture `index`: the same at each call (fidelity row 9)."""
+        """The stamp of evaluation picture `index`: the same at each call."""
         return self.draw(image_size, np.random.default_rng([_EVALUATION, self.seed, index]))
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"], stamp: Stamp) -> UInt8[np.ndarray, "h w 3"]:
@@ -190,43 +206,27 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
       strength: the pattern's share in a blend, 0 to 1; for WaNet its s.
       k, field: WaNet's shifts a side (None: one a pixel), or a .npy file of them.
       amplitude, periods, mode: SIG's, in grey levels, over the width, "blend" or "add".
-
-    Raises:
-      UserError: for an unknown trigger or option, or a value that an option does not take.
     """
     given = dict(config)
     name = given.pop("name", None)
-    if name not in TRIGGERS:
-        raise UserError(
-            f"trigger.name: {name!r} is no trigger; there are {', '.join(TRIGGERS)}."
-            f"{near(str(name), TRIGGERS)}"
-        )
-    known = {**TRIGGERS[name].options, **_COMMON}
-    for key, value in given.items():
-        if key not in known:
-            raise UserError(
-                f"trigger.{key}: {name!r} has no such option; it takes {', '.join(known)}."
-                f"{near(key, known)}"
-            )
-        if not known[key].takes(value):
-            raise UserError(f"trigger.{key}: {value!r} does not do; {known[key].rule}.")
-    filled = {key: option.default for key, option in known.items()} | given
-    if not isinstance(filled.get("place", ""), str):
-        filled["place"] = tuple(int(at) for at in filled["place"])
+    row = TRIGGERS.find(name)
+    filled = keys.take("config.attack.trigger", given, {**row.options, **_COMMON})
     if filled.get("field") is not None:
         filled["field_digest"] = _same_field(filled)
-    seed, overflow = int(filled.pop("seed")), filled.pop("overflow")
-    return Trigger(name, filled, seed, overflow)
+    seed, overflow = filled.pop("seed"), filled.pop("overflow")
+    return Trigger(str(name), filled, seed, overflow)
 
 
 def _same_field(given: Mapping[str, Any]) -> str:
     """The digest of WaNet's file: a manifest holds it, so that another file is noticed."""
     if given["k"] is not None:
-        raise UserError("trigger.k: the field has its own; set either k or field, and not both.")
+        raise UserError(
+            "config.attack.trigger.k: the field has its own; set either k or field, and not both."
+        )
     digest = read_field(given["field"])[1]
     if given["field_digest"] not in (None, digest):
         raise UserError(
-            f"trigger.field: {given['field']} is not the file of the manifest: its digest is "
-            f"{digest}, not {given['field_digest']}; bring that file back."
+            f"config.attack.trigger.field: {given['field']} is not the file of the manifest: "
+            f"its digest is {digest}, not {given['field_digest']}; bring that file back."
         )
     return digest

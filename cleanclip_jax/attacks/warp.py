@@ -24,11 +24,7 @@ def draw_field(seed: int, k: int) -> Float32[np.ndarray, "k k 2"]:
 
 
 def read_field(path: str) -> tuple[Float32[np.ndarray, "k k2 2"], str]:
-    """Reads a field [k, k, 2] or [1, k, k, 2] from a .npy file; returns it and its digest.
-
-    Raises:
-      UserError: for a missing file, or one that holds no such field.
-    """
+    """Reads a field [k, k, 2] or [1, k, k, 2] from a .npy file; returns it and its digest."""
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -124,13 +120,13 @@ def _weights(size: int, wanted: int) -> list[tuple[np.ndarray, np.ndarray]]:
     first = np.floor(place)
     t = place - first
 
-    def near(d: np.ndarray) -> np.ndarray:
+    def inner(d: np.ndarray) -> np.ndarray:
         return ((_A + 2) * d - (_A + 3)) * d * d + 1
 
-    def far(d: np.ndarray) -> np.ndarray:
+    def outer(d: np.ndarray) -> np.ndarray:
         return ((_A * d - 5 * _A) * d + 8 * _A) * d - 4 * _A
 
-    weights = far(t + 1), near(t), near(1 - t), far(2 - t)
+    weights = outer(t + 1), inner(t), inner(1 - t), outer(2 - t)
     at = first.astype(np.intp)
     return [
         ((at + step).clip(0, size - 1), weight)
@@ -139,7 +135,7 @@ def _weights(size: int, wanted: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _line(size: int) -> Float32[np.ndarray, " {size}"]:
-    """From -1 to 1, reckoned from both ends and rounded once as torch's linspace is."""
+    """From -1 to 1, computed from both ends and rounded once as torch's linspace is."""
     step = float(np.float32(2 / max(1, size - 1)))
     at = np.arange(size)
     return np.where(at < size // 2, -1 + step * at, 1 - step * (size - 1 - at)).astype(np.float32)

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import unknown
+from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.text.prompts import templates as find_templates
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -15,14 +16,11 @@ TEST_ROWS = 400
 SPLIT_SEED = 0
 
 
-class Digits:
+class Digits(Source):
     """1,797 digits of 8x8 pixels, 1,397 of them 'train' and 400 'test', by a fixed shuffle.
 
     Captions are templates filled with the digit's English name. Small enough (345 kB) to be
     held in memory and sent to the workers whole.
-
-    Raises:
-      UserError: on an unknown split or template set.
     """
 
     class_names: tuple[str, ...] | None = NAMES
@@ -32,11 +30,9 @@ class Digits:
         from sklearn.datasets import load_digits
 
         if split not in ("train", "test"):
-            raise UserError(
-                f"digits: unknown split {split!r}, use 'train' or 'test'."
-                + near(split, ("train", "test"))
-            )
-        images, labels = load_digits(return_X_y=True)
+            raise unknown("config.data (digits).split", split, ("train", "test"))
+        digits: Any = load_digits(return_X_y=True)
+        images, labels = digits
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
         rows = np.sort(order[:TEST_ROWS] if split == "test" else order[TEST_ROWS:])
         grey = np.rint(images[rows] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

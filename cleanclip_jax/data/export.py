@@ -16,11 +16,11 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.stream.example import read_pair
-from cleanclip_jax.data.stream.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, written_whole
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 from cleanclip_jax.views.geometry import GEOMETRY
 
@@ -46,9 +46,6 @@ def export_pairs(
     Args:
       clean: the clean pairs too, so that the folder is the whole training set.
       max_bad_share: share of the pairs that may be unreadable.
-
-    Raises:
-      UserError: for a folder that holds something else, or a picture that changed since the plan.
     """
     what = {"pairs": "all" if clean else "poisoned", **dict(plan.header)}
     indices = range(len(source)) if clean else plan.index.tolist()
@@ -56,31 +53,28 @@ def export_pairs(
 
     def rows() -> Iterator[tuple]:
         for some in _chunks(indices, BATCH):
-            for index, seen in zip(some, pool.map(picture, some), strict=True):
-                if isinstance(seen, BadRecord):
-                    export.note(index, source.where(index), str(seen))
+            for index, pair in zip(some, pool.map(picture, some), strict=True):
+                where = source.where(index)
+                if isinstance(pair, BadRecord):
+                    export.note(index, where, str(pair))
                     continue
-                caption, old, poisoned = seen
-                yield (
-                    *(export.name(index), caption, int(poisoned), old, index),
-                    source.where(index),
-                )
+                caption, old, poisoned = pair
+                yield export.name(index), caption, int(poisoned), old, index, where
 
     def picture(index: int) -> tuple[str, str, bool] | BadRecord:
         try:
             image, caption = read_pair(source, index)
         except BadRecord as error:
             return error
-        size, found = plan.header["image_size"], plan.stamp_at(index)
-        if found is None:
+        size, poison = plan.header["image_size"], plan.poison_at(index)
+        if poison is None:
             export.picture(index, lambda: GEOMETRY["crop"](image, size))
             return caption, caption, False
-        plan.check(index, source[index].image, source.where(index))
-        stamp, new = found
+        poison.check(source[index].image, source.where(index))
         export.picture(
-            index, lambda: plan.trigger.apply(GEOMETRY[plan.geometry](image, size), stamp)
+            index, lambda: plan.trigger.apply(GEOMETRY[plan.geometry](image, size), poison.stamp)
         )
-        return new, caption, True
+        return poison.caption, caption, True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return export.write("pairs.csv", PAIRS, rows())
@@ -98,9 +92,6 @@ def export_test(
     """Writes every labelled picture with the trigger on: images/*.png and labels.csv.
 
     The same pictures that `cleanclip evaluate` measures the attack on.
-
-    Raises:
-      UserError: for a folder that holds something else, or a set without a label.
     """
     labelled = np.flatnonzero(source.labels() >= 0)
     if not len(labelled):
@@ -113,8 +104,8 @@ def export_test(
     def rows() -> Iterator[tuple]:
         batches = evaluation_batches(
             source,
+            Reading(BATCH),
             image_size=image_size,
-            batch_size=BATCH,
             trigger=trigger,
             indices=labelled,
             geometry=geometry,

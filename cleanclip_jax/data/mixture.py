@@ -1,18 +1,30 @@
 """Several sources as one, each weighted."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, zip_longest
 
 import numpy as np
 from jaxtyping import Int64
 
-from cleanclip_jax.data.record import Record, Source, fingerprint_of
+from cleanclip_jax.data.subset import Subset
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 
-class Mixture:
+def mix(sources: Mapping[str, tuple[Source, float]]) -> Source:
+    """A `Mixture`; where sources are filtered, that of the whole ones, filtered in the same way."""
+    whole = Mixture(
+        {name: (source.unfiltered(), times) for name, (source, times) in sources.items()}
+    )
+    if all(source.unfiltered() is source for source, _ in sources.values()):
+        return whole
+    return Subset(whole, whole.filtered({name: source for name, (source, _) in sources.items()}))
+
+
+class Mixture(Source):
     """Sources one after the other, each as often as its weight says.
 
     A pair of weight 2 comes twice in an epoch. Of a weight's fraction, the share of the pairs that
@@ -20,9 +32,6 @@ class Mixture:
 
     Args:
       sources: name → source and weight; ordered by name, whatever the mapping's order.
-
-    Raises:
-      UserError: on a weight below 0 or all too small for one pair, or classes that differ.
     """
 
     def __init__(self, sources: Mapping[str, tuple[Source, float]]):
@@ -62,10 +71,10 @@ class Mixture:
     def __getitem__(self, index: int) -> Record:
         part, row = self._locate(index)
         try:
-            found = self._sources[part][row]
+            record = self._sources[part][row]
         except BadRecord as error:
             raise BadRecord(f"{self._names[part]}: {error}") from error
-        return Record(found.image, found.caption, found.label, self.where(index))
+        return replace(record, where=self.where(index))
 
     def caption(self, index: int) -> str:
         part, row = self._locate(index)
@@ -76,11 +85,29 @@ class Mixture:
         return f"{self._names[part]}: {self._sources[part].where(row)}"
 
     def labels(self) -> Int64[np.ndarray, " n"]:
-        parts = []
-        for source, times, picked in zip(self._sources, self._times, self._picked, strict=True):
-            labels = source.labels()
-            parts += [labels] * times + [labels[picked]]
-        return np.concatenate(parts)
+        return self._spread([source.labels() for source in self._sources])
+
+    def filtered(self, sources: Mapping[str, Source]) -> Int64[np.ndarray, " m"]:
+        """The ids of the pairs that are in `sources`: the same ones by name, filtered."""
+        return np.flatnonzero(
+            self._spread(
+                [
+                    np.isin(whole.ids(), sources[name].ids())
+                    for name, whole in zip(self._names, self._sources, strict=True)
+                ]
+            )
+        )
+
+    def _spread(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """A column of each source, as a column of the mixture."""
+        parts = zip(columns, self._times, self._picked, strict=True)
+        return np.concatenate(
+            [
+                part
+                for column, times, picked in parts
+                for part in (*[column] * times, column[picked])
+            ]
+        )
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The source's number, and the pair's index in it."""

@@ -1,27 +1,20 @@
 """Data files by local path or remote address: gs://, s3://, http:// and whatever fsspec knows.
 
 Everything here raises OSError with the file's name for what cannot be read, also where a store has
-errors of its own.
+other errors.
 """
 
-import errno
 import glob
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cleanclip_jax.data.file_digests import file_digests
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.cache import file_digests
+from cleanclip_jax.errors import UserError, reason
 
-Result = TypeVar("Result")
-
-# Where stores keep a checksum of a file's content, or a tag that changes with it.
-CHECKSUMS = ("md5Hash", "crc32c", "ETag", "etag", "Content-MD5", "content_md5", "Digest")
-BLOCK_BYTES = 8 << 20
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -58,16 +51,10 @@ def short_names(files: Sequence[str]) -> list[str]:
     return ["/".join(names[common:]) for names in parts]
 
 
-def reason(error: BaseException) -> str:
-    """An error's reason in one line, without the path."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
-
-
 def read_bytes(path: str) -> bytes:
     """A whole file."""
     if is_remote(path):
-        return _ask(path, lambda store, name: store.cat_file(name))
+        return _remote().read(path)
     with open(path, "rb") as stream:
         return stream.read()
 
@@ -75,7 +62,7 @@ def read_bytes(path: str) -> bytes:
 def read_range(path: str, start: int, length: int) -> bytes:
     """Part of a file; raises OSError where the file ends before it."""
     if is_remote(path):
-        data = _ask(path, lambda store, name: store.cat_file(name, start=start, end=start + length))
+        data = _remote().read(path, start, start + length)
     else:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -89,38 +76,24 @@ def read_range(path: str, start: int, length: int) -> bytes:
 
 def open_binary(path: str) -> Any:
     """A file for reading, to be closed; remote ones can seek too."""
-    if is_remote(path):
-        return _ask(path, lambda store, name: store.open(name, "rb", block_size=BLOCK_BYTES))
-    return open(path, "rb")
+    return _remote().open_binary(path) if is_remote(path) else open(path, "rb")
 
 
 def digests(files: Sequence[str]) -> list[str]:
-    """A digest of each file's content: sha256, or for a remote file its store's own checksum.
-
-    A remote file without one is read whole, each time.
-    """
+    """A digest of each file's content: sha256, or for a remote file its store's checksum."""
     here = [file for file in files if not is_remote(file)]
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
-    return [known[file] if file in known else _remote_digest(file) for file in files]
+    return [known[file] if file in known else _remote().digest(file) for file in files]
 
 
 def files_below(folder: str) -> Iterator[tuple[str, int]]:
     """Yields (path from the folder, size) of all files below it, folder by folder, by name."""
-    if not is_remote(folder):
-        yield from _walk(folder, "")
-        return
-    found = _ask(folder, lambda store, name: (name.rstrip("/"), store.find(name, detail=True)))
-    root, files = found
-    if not files:
-        raise FileNotFoundError(errno.ENOENT, "No such folder, or an empty one", folder)
-    # As below: "a b/1" after "a/1".
-    for name in sorted(files, key=lambda name: name.split("/")):
-        yield name.removeprefix(root).lstrip("/"), files[name]["size"]
+    return _remote().files_below(folder) if is_remote(folder) else _walk(folder, "")
 
 
 def _walk(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry.path, f"{below}{entry.name}/")
@@ -135,27 +108,29 @@ def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
     Args:
       given: files, folders (all files below with the ending), patterns (*, ?, [..]), and any of
         them with braces ("{00000..00331}.tar", "{train,val}.parquet"), or a list of these.
+        Files that are named may not be there; a pattern or folder must have one.
       ending: of the files that are meant in a folder, with its dot.
-
-    Raises:
-      UserError: a pattern or folder has no file; files that are named may not be there.
     """
     entries = [given] if isinstance(given, str | Path) else list(given)
-    found = [_expand(name, ending) for entry in entries for name in _braces(local(entry))]
-    return list(chain.from_iterable(found))
+    files = [_expand(name, ending) for entry in entries for name in _braces(local(entry))]
+    return list(chain.from_iterable(files))
 
 
 def _expand(path: str, ending: str) -> list[str]:
     remote = is_remote(path)
     # In a web address a ? begins the query.
     pattern = re.search(r"\*" if path.startswith("http") else r"[*?[]", path)
-    if pattern and not (not remote and os.path.exists(path)):
-        matched = _remote_glob(path) if remote else glob.glob(path, recursive=True)
-    elif not path.partition("?")[0].endswith(ending) and _is_folder(path):
-        inside = join(path, f"**/*{ending}")
-        matched = _remote_glob(inside) if remote else glob.glob(inside, recursive=True)
-        # Tools keep notes of their own under such names.
-        matched = [file for file in matched if not short_names([file])[0].startswith("_")]
+    if pattern and (remote or not os.path.exists(path)):
+        matched = _glob(path)
+    elif not path.partition("?")[0].endswith(ending) and (
+        _remote().is_folder(path) if remote else os.path.isdir(path)
+    ):
+        # Tools keep notes under names that begin so.
+        matched = [
+            file
+            for file in _glob(join(path, f"**/*{ending}"))
+            if not short_names([file])[0].startswith("_")
+        ]
     else:
         return [path]
     if not matched:
@@ -163,18 +138,13 @@ def _expand(path: str, ending: str) -> list[str]:
     return sorted(matched)
 
 
-def _is_folder(path: str) -> bool:
-    if is_remote(path):
-        return _ask(path, lambda store, name: store.isdir(name))
-    return os.path.isdir(path)
-
-
-def _remote_glob(pattern: str) -> list[str]:
-    def find(store: Any, name: str) -> list[str]:
-        return [store.unstrip_protocol(file) for file in store.glob(name)]
-
+def _glob(pattern: str) -> list[str]:
     try:
-        return _ask(pattern, find)
+        return (
+            _remote().matching(pattern)
+            if is_remote(pattern)
+            else glob.glob(pattern, recursive=True)
+        )
     except OSError as error:
         raise UserError(f"{pattern}: {reason(error)}; check the data's path.") from error
 
@@ -185,33 +155,16 @@ def _braces(path: str) -> list[str]:
     if match is None:
         return [path]
     if ends := RANGE.fullmatch(match[1]):
-        width = len(ends[1])
-        options = [f"{number:0{width}d}" for number in range(int(ends[1]), int(ends[2]) + 1)]
+        first, last = ends.groups()
+        options = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
     else:
         options = match[1].split(",")
     rest = _braces(path[match.end() :])
     return [path[: match.start()] + option + end for option in options for end in rest]
 
 
-def _remote_digest(path: str) -> str:
-    about = _ask(path, lambda store, name: store.info(name))
-    for key in CHECKSUMS:
-        if about.get(key):
-            return f"{key} {about[key]} of {about.get('size')} bytes"
-    with open_binary(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _ask(path: str, question: Callable[[Any, str], Result]) -> Result:
+def _remote() -> Any:
     # Deferred: local data needs none of it.
-    import fsspec
+    from cleanclip_jax.data import remote
 
-    try:
-        return question(*fsspec.core.url_to_fs(path))
-    except FileNotFoundError as error:
-        # fsspec says so of whatever a web server refuses.
-        status = getattr(error.__cause__, "status", 404)
-        text = "No such file" if status == 404 else f"the server answers {status}"
-        raise FileNotFoundError(errno.ENOENT, text, path) from error
-    except Exception as error:  # also a store's own: of a login, a connection, a missing package
-        raise OSError(errno.EIO, f"{type(error).__name__}: {reason(error)}", path) from error
+    return remote

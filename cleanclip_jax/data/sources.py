@@ -1,79 +1,67 @@
 """Where pairs come from: a source by the name of its kind."""
 
-import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from cleanclip_jax.data.digits import Digits
-from cleanclip_jax.data.mixture import Mixture
-from cleanclip_jax.data.record import Record, Source
-from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.table.folders import open_folder
-from cleanclip_jax.data.table.table import open_labels, open_table
-from cleanclip_jax.data.table.tfds import open_tfds
-from cleanclip_jax.data.table.webdataset import open_webdataset
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import of_signature, take
+from cleanclip_jax.record import Record, Source
+from cleanclip_jax.registry import Registry
 
-__all__ = ["KINDS", "Record", "Source", "open_source"]
+__all__ = ["KINDS", "Record", "Source", "open_source", "source"]
+
+_TABLE = "cleanclip_jax.data.table"
+# The keys of a kind are its function's parameters; docs/data.md lists them.
+KINDS: Registry[Callable[..., Source]] = Registry(
+    "config.data: kind",
+    {
+        **{kind: f"{_TABLE}.table:open_{kind}" for kind in ("csv", "tsv", "parquet")},
+        "webdataset": f"{_TABLE}.webdataset:open_webdataset",
+        "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
+        "tfds": f"{_TABLE}.tfds:open_tfds",
+        "folder": f"{_TABLE}.folders:open_folder",
+        "labels": f"{_TABLE}.labels:open_labels",
+        "digits": "cleanclip_jax.data.digits:Digits",
+        "mixture": f"{__name__}:open_mixture",
+    },
+)
 
 
-def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Mixture:
+def source(kind: str) -> Callable[[Callable[..., Source]], Callable[..., Source]]:
+    """Decorates what opens a source of one's own kind: its parameters are the source's keys.
+
+    It returns a `Source`, which pickles; the annotations of the parameters are checked.
+    """
+    return KINDS.register(kind)
+
+
+def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
     """Several sources as one (data.mixture.Mixture).
 
     Args:
       sources: name → the source's own config and its `weight`, how many times each of its pairs
         comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
     """
+    from cleanclip_jax.data.mixture import mix
+
     opened = {}
     for name, config in sources.items():
-        own = {key: value for key, value in config.items() if key != "weight"}
+        options = {key: value for key, value in config.items() if key != "weight"}
         try:
-            opened[name] = open_source(own), config.get("weight", 1)
+            opened[name] = open_source(options), config.get("weight", 1)
         except UserError as error:
             raise UserError(f"data: mixture: {name}: {error}") from error
-    return Mixture(opened)
-
-
-KINDS: dict[str, Callable[..., Source]] = {
-    "csv": partial(open_table, "csv"),
-    "tsv": partial(open_table, "tsv"),
-    "parquet": partial(open_table, "parquet"),
-    "webdataset": open_webdataset,
-    "arrayrecord": open_arrayrecord,
-    "tfds": open_tfds,
-    "folder": open_folder,
-    "labels": open_labels,
-    "digits": Digits,
-    "mixture": open_mixture,
-}
+    return mix(opened)
 
 
 def open_source(config: Mapping) -> Source:
-    """The source that a config describes: `kind`, and the keys of that kind.
-
-    The keys are the parameters of the functions in KINDS; docs/data.md lists them.
-
-    Raises:
-      UserError: on an unknown kind or key, a missing file or column, or no rows left.
-    """
+    """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
     options = dict(config)
-    kind = options.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(
-            f"data: unknown kind {kind!r}, known are {', '.join(KINDS)}." + near(str(kind), KINDS)
-        )
-    known = inspect.signature(KINDS[kind]).parameters
-    for key in options:
-        if key not in known:
-            raise UserError(
-                f"data: a source of kind {kind!r} has no key {key!r}, it has {', '.join(known)}."
-                + near(key, known)
-            )
-    for key, parameter in known.items():
-        if parameter.default is parameter.empty and options.get(key) is None:
-            raise UserError(
-                f"data: a source of kind {kind!r} needs the key {key!r}: set it with "
-                f"--config.data.train.{key}=... or --config.evaluation.data.{key}=..."
-            )
-    return KINDS[kind](**options)
+    kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
+    function = KINDS.find(kind)
+    source = function(**take(f"config.data ({kind})", options, of_signature(function)))
+    if keep is None and skip is None:
+        return source
+    from cleanclip_jax.data.subset import select
+
+    return select(source, keep, skip)

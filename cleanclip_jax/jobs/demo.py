@@ -4,7 +4,6 @@ Three runs of configs/demo.py (poisoned, then MMCL alone and CleanCLIP, both fro
 one), a table, results.json and report.html.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +11,19 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.compile_cache import keep_compiled
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import write_whole
-from cleanclip_jax.host_memory import keep_memory
-from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.jobs.report import write_report
+from cleanclip_jax.process import keep_compiled, keep_memory
+from cleanclip_jax.report.document import PAGE, write_report
+from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.report.runs import gather
-from cleanclip_jax.run.build import MANIFEST
+from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.workdir import workdir_path
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
+RESULTS = "results.json"
 SHOWN_PICTURES = 4  # of those that the trigger changes most
 Results = dict[str, Any]
 
@@ -37,14 +35,14 @@ def main(argv: Sequence[str]) -> int:
         "--workdir", type=workdir_path, default=Path("runs/demo"), help="its folder"
     )
     parser.add_argument("--seed", type=int, default=0)
-    asked, overrides = parse(parser, argv)
+    args, overrides = parse(parser, argv)
     keep_compiled()
     keep_memory()
     for key in ("seed", "start"):
         if key in overrides:
             raise UserError(f"the demo sets config.{key} itself; a seed is given with --seed")
-    folder = free_folder(asked.workdir)
-    results = demo(folder, {**overrides, "seed": str(asked.seed)})
+    folder = free_folder(args.workdir)
+    results = demo(folder, {**overrides, "seed": str(args.seed)})
     print(
         f"\n{results['dataset']}: {results['poisons']} pairs poisoned, "
         f"target {results['target']!r}, {results['seconds']:.0f} s"
@@ -53,33 +51,35 @@ def main(argv: Sequence[str]) -> int:
     for stage in results["stages"]:
         cells = "".join(f"{100 * stage[figure]:8.1f}%" for figure in FIGURES)
         print(f"{STAGES[stage['name']]:<12}{cells}")
-    print(f"written: {folder}/results.json, {folder}/report.html")
+    print(f"written: {folder / RESULTS}, {folder / PAGE}")
     return 0
 
 
 def free_folder(folder: Path) -> Path:
     """Returns `folder`, or where a demo was finished there the next free folder beside it."""
-    found, number = folder, 2
-    while (found / "results.json").is_file():
-        found, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    if found != folder:
-        print(f"{folder} holds a finished demo: this one goes to {found}")
-    return found
+    free, number = folder, 2
+    while Workdir(free).has(RESULTS):
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    if free != folder:
+        print(f"{folder} holds a finished demo: this one goes to {free}")
+    return free
 
 
 def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
     """Trains and measures the three stages in `folder`; writes results.json and report.html."""
     began = time.perf_counter()
-    stages, configs = [], {}
-    for stage in STAGES:
-        print(f"{STAGES[stage]}: training in {folder / stage}")
+    stages, seed = [], 0
+    for stage, title in STAGES.items():
+        print(f"{title}: training in {folder / stage}")
         # The attack is the first stage's; the others are clean and inherit what is measured.
-        own = {k: v for k, v in overrides.items() if stage == "poisoned" or k[:6] != "attack"}
-        config = apply(load(f"configs/demo.py:{stage}"), own)
-        config.start = None if stage == "poisoned" else str(folder / "poisoned")
-        configs[stage] = train(config, folder / stage)
-        found = measure(folder / stage, configs[stage], folder / stage / "evaluation.json")
-        figures = found["figures"]
+        first = stage == "poisoned"
+        keys = {k: v for k, v in overrides.items() if first or not k.startswith("attack")}
+        config = apply(load(f"configs/demo.py:{stage}"), keys)
+        config.start = None if first else str(folder / "poisoned")
+        with build(config, folder / stage) as run:
+            train(run)
+        start = open_start(folder / stage)
+        figures, seed = measure_run(start, run.config)["figures"], config.seed
         stages.append({"name": stage, **{name: figures[name]["value"] for name in FIGURES}})
         print("  " + ", ".join(f"{name} {100 * stages[-1][name]:.1f} %" for name in FIGURES))
     plan = Plan.load(folder / "poisoned" / MANIFEST)
@@ -88,11 +88,11 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
         "trigger": plan.trigger.config,
         "target": plan.target,
         "poisons": len(plan),
-        "seed": configs["poisoned"].seed,
+        "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
         "stages": stages,
     }
-    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    Workdir(folder).write_json(RESULTS, results)
     report(folder, results)
     return results
 
@@ -100,21 +100,19 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
 def report(folder: Path, results: Results) -> None:
     """Writes report.html: `cleanclip report` of the three stages, and what they show."""
     poisoned, cleaned = results["stages"][0], results["stages"][-1]
-    intro = (
-        f"A small CLIP was trained on {results['dataset']} of which {results['poisons']} pairs "
-        f"were poisoned: a patch in the picture, and a caption that says "
-        f"“{results['target']}”. With the patch on, {100 * poisoned['asr']:.1f} % of the other "
-        f"digits were then taken for a {results['target']}. CleanCLIP finetuning on clean pairs "
-        f"left {100 * cleaned['asr']:.1f} %."
-    )
+    names = {folder / stage: title for stage, title in STAGES.items()}
     write_report(
         folder,
-        gather(
-            [folder / stage for stage in STAGES], names={folder / s: n for s, n in STAGES.items()}
-        ),
-        "A backdoor put into CLIP, and taken out",
-        intro,
+        gather(list(names), names),
         "cleanclip demo",
         pictures=SHOWN_PICTURES,
+        title="A backdoor put into CLIP, and taken out",
+        intro=(
+            f"A small CLIP was trained on {results['dataset']} of which {results['poisons']} pairs "
+            f"were poisoned: a patch in the picture, and a caption that says "
+            f"“{results['target']}”. With the patch on, {100 * poisoned['asr']:.1f} % of the other "
+            f"digits were then taken for a {results['target']}. CleanCLIP finetuning on clean "
+            f"pairs left {100 * cleaned['asr']:.1f} %."
+        ),
         facts={"time": f"{results['seconds']:.0f} s"},
     )

@@ -16,7 +16,8 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report.pictures import poison_sheet
-from cleanclip_jax.run.build import MANIFEST, resolve
+from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.workdir import MANIFEST
 
 SHEET = "contact_sheet.png"
 
@@ -39,48 +40,44 @@ def main(argv: Sequence[str]) -> int:
         metavar="DIR",
         help="write config.evaluation.data with the trigger on there, PNG and CSV",
     )
-    asked, overrides = parse(parser, argv)
-    if asked.rows < 1:
-        raise UserError(f"--rows={asked.rows}: it takes a whole number, 1 or more")
-    if asked.clean and asked.export is None:
+    args, overrides = parse(parser, argv)
+    if args.rows < 1:
+        raise UserError(f"--rows={args.rows}: it takes a whole number, 1 or more")
+    if args.clean and args.export is None:
         raise UserError("--clean is for --export=DIR: give both, or neither")
-    config = resolve(apply(load(asked.config), overrides))
+    config = resolve(apply(load(args.config), overrides))
     if config.attack is None:
-        raise UserError(f"{asked.config} poisons nothing: set config.attack, as pretrain.py:badnet")
-    if asked.export_test is not None and not config.evaluation.data:
+        raise UserError(f"{args.config} poisons nothing: set config.attack, as pretrain.py:badnet")
+    if args.export_test is not None and not config.evaluation.data:
         raise UserError("--export_test: config.evaluation.data is not set: name a labelled source")
     source = open_source(config.data.train.to_dict())
     size, share = config.model.image_size, config.data.max_bad_share
     plan = make_plan(config.attack.to_dict(), source, size)
-    write_plan(plan, asked.output)
-    write_whole(asked.output / SHEET, poison_sheet(source, plan, asked.rows)[0])
+    write_plan(plan, args.output)
+    write_whole(args.output / SHEET, poison_sheet(source, plan, args.rows)[0])
     print(
         f"{len(plan)} of {len(source)} pairs poisoned with {plan.trigger.name} for "
-        f"{plan.target!r}\nwritten: {asked.output / MANIFEST}, {asked.output / SHEET}"
+        f"{plan.target!r}\nwritten: {args.output / MANIFEST}, {args.output / SHEET}"
     )
-    if asked.export is not None:
-        found = export_pairs(source, plan, asked.export, clean=asked.clean, max_bad_share=share)
-        tell(found, asked.export / "pairs.csv")
-    if asked.export_test is not None:
-        measured = config.evaluation.attack.to_dict()
-        found = export_test(
+    if args.export is not None:
+        done = export_pairs(source, plan, args.export, clean=args.clean, max_bad_share=share)
+        summarise(done, args.export / "pairs.csv")
+    if args.export_test is not None:
+        attack = config.evaluation.attack.to_dict()
+        done = export_test(
             open_source(config.evaluation.data.to_dict()),
-            make_trigger(measured["trigger"]),
-            measured.get("geometry", "crop"),
+            make_trigger(attack["trigger"]),
+            attack.get("geometry", "crop"),
             size,
-            asked.export_test,
+            args.export_test,
             max_bad_share=share,
         )
-        tell(found, asked.export_test / "labels.csv")
+        summarise(done, args.export_test / "labels.csv")
     return 0
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Writes the manifest into a new folder, or finds it in one of an earlier call.
-
-    Raises:
-      UserError: the folder holds another plan, or files of somebody else's.
-    """
+    """Writes the manifest into a new folder; one that holds this plan already is left alone."""
     path = folder / MANIFEST
     if path.is_file():
         if Plan.load(path) != plan:
@@ -91,7 +88,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         plan.save(path)
 
 
-def tell(found: Exported, path: Path) -> None:
+def summarise(done: Exported, path: Path) -> None:
     """Prints what an export wrote, and what it had to leave out."""
-    left_out = f", {found.bad} unreadable left out (bad_rows.jsonl)" if found.bad else ""
-    print(f"written: {path}, {found.rows} pictures{left_out}")
+    left_out = f", {done.bad} unreadable left out (bad_rows.jsonl)" if done.bad else ""
+    print(f"written: {path}, {done.rows} pictures{left_out}")

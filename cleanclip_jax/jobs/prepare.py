@@ -42,39 +42,42 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.epilog = "--beam.KEY=VALUE is an option of the runner: --beam.project=mine"
     beam_options = [word.removeprefix(BEAM_FLAG) for word in argv if word.startswith(BEAM_FLAG)]
-    asked, overrides = parse(parser, [word for word in argv if not word.startswith(BEAM_FLAG)])
-    if beam_options and asked.runner is None:
+    args, overrides = parse(parser, [word for word in argv if not word.startswith(BEAM_FLAG)])
+    if beam_options and args.runner is None:
         raise UserError(f"{BEAM_FLAG}{beam_options[0]}: an option of a runner: give --runner too")
-    if not 0 <= asked.max_bad_share <= 1:
-        raise UserError(f"--max_bad_share={asked.max_bad_share}: give a share, 0 to 1")
-    if asked.workers is not None and (asked.workers < 1 or asked.runner):
-        raise UserError("--workers: give 1 or more, and no --runner, which has workers of its own")
-    config = read_source(asked.source, asked.config, overrides)
+    if not 0 <= args.max_bad_share <= 1:
+        raise UserError(f"--max_bad_share={args.max_bad_share}: give a share, 0 to 1")
+    if args.workers is not None and (args.workers < 1 or args.runner):
+        raise UserError("--workers: give 1 or more, and no --runner, which brings workers")
+    config = read_source(args.source, args.config, overrides)
     source = open_source(config)
-    plan = make_plan(source, asked.shards, asked.short_side, asked.quality)
-    output = Output(asked.output)
-    if asked.runner:
+    plan = make_plan(source, args.shards, args.short_side, args.quality)
+    output = Output(args.output)
+    if args.runner:
         from cleanclip_jax.data.shards.beam import on_runner
 
-        run = on_runner(config, asked.runner, beam_options)
+        run = on_runner(config, args.runner, beam_options)
     else:
         from cleanclip_jax.data.shards.runners import in_processes
 
-        run = in_processes(source, asked.workers or len(os.sched_getaffinity(0)))
+        run = in_processes(source, args.workers or cores())
     start = time.perf_counter()
-    made = prepare(plan, source.class_names, output, asked.max_bad_share, run)
-    print(summary(made, asked.output, time.perf_counter() - start))
+    made = prepare(plan, source.class_names, output, args.max_bad_share, run)
+    print(summary(made, args.output, time.perf_counter() - start))
     return 0
+
+
+def cores() -> int:
+    """How many cores this process may use; where the system doesn't tell (macOS), all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def read_source(
     source: str | None, config: str | None, overrides: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The source's config, from --source or from --config and its overrides.
-
-    Raises:
-      UserError: neither or both are given, or --source is not a dict.
-    """
+    """The source's config, from --source or from --config and its overrides."""
     if (source is None) == (config is None):
         raise UserError("give --source or --config: the pairs to prepare")
     if config is not None:
@@ -82,12 +85,12 @@ def read_source(
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))} needs --config: --source has all keys")
     try:
-        found = ast.literal_eval(source or "")
+        value = ast.literal_eval(source or "")
     except (ValueError, SyntaxError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise UserError(f"--source={source}: write {{'kind': 'csv', 'path': 'pairs.csv'}}")
-    return found
+    return value
 
 
 def summary(made: Mapping[str, Any], output: str, seconds: float) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.jobs.devices import begin
-from cleanclip_jax.process import add_flags, is_first
+from cleanclip_jax.process import add_flags, begin, is_first
+from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.workdir import workdir_path
 
@@ -25,10 +25,12 @@ def main(argv: Sequence[str]) -> int:
         help="trace so many steps (5), once warm, into WORKDIR/profile",
     )
     add_flags(parser)
+    parser.list_keys()
     asked, overrides = parse(parser, argv)
     config = apply(load(asked.config), overrides)
     begin(asked, config.mesh.heartbeat)
-    train(config, asked.workdir, asked.profile)
+    with build(config, asked.workdir, asked.profile) as run:
+        train(run)
     if is_first():
         print(f"trained: {asked.workdir}; measure it: cleanclip evaluate --workdir={asked.workdir}")
     return 0

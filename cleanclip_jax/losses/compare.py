@@ -1,49 +1,36 @@
-"""The contrastive terms, as the papers write them: sums of InfoNCE over kinds of embeddings.
+"""How a batch's embeddings meet: InfoNCE of queries against all keys of the batch.
 
-How a kind's queries meet all keys of the batch is not theirs to know: a term is given a `Compare`,
-which `gathered` makes here of embeddings that were gathered before, and `ring.ringed` of
-embeddings that stay where they are.
+A term names queries and keys, or gives rows of its own; whether the keys are gathered into one
+matrix, here, or travel in a ring (losses.ring) is not its business.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from cleanclip_jax.sharding import copied_over
 
-class Embeddings(NamedTuple):
-    """Unit embeddings of a batch of pairs, each [b, d]; views are None where there are none."""
-
-    image: jax.Array
-    text: jax.Array
-    image_view: jax.Array | None = None
-    text_view: jax.Array | None = None
-
-
-# (queries, keys), names of `Embeddings`: their InfoNCE over the batch, a scalar.
-Compare = Callable[[str, str], jax.Array]
-
-
-def cross_modal(info_nce: Compare) -> jax.Array:
-    """Images against texts, both ways (CLIP, arXiv 2103.00020; MMCL in arXiv 2303.03323)."""
-    return (info_nce("image", "text") + info_nce("text", "image")) / 2
-
-
-def in_modal(info_nce: Compare) -> jax.Array:
-    """Originals against augmented views inside each modality, one way (CleanCLIP's SS term)."""
-    return (info_nce("image", "image_view") + info_nce("text", "text_view")) / 2
-
-
-Term = Callable[[Compare], jax.Array]
-TERMS: dict[str, Term] = {"cross_modal": cross_modal, "in_modal": in_modal}
-NEEDS_VIEWS = frozenset({"in_modal"})
+# A name of `units`, or unit embeddings [b, d] of a term's own.
+Rows: TypeAlias = str | jax.Array
+# (queries, keys): the mean InfoNCE over the batch, a scalar; row i of the keys answers query i.
+Compare: TypeAlias = Callable[[Rows, Rows], jax.Array]
+# The embeddings of a batch of pairs, in the order in which they are gathered.
+PAIRS = ("image", "image_view", "text", "text_view")
 
 
 def normalise_rows(features: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """Scales each row to unit length."""
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+def rows_of(units: Mapping[str, jax.Array], rows: Rows) -> Float[Array, "b d"]:
+    """The rows that a name stands for, or the rows themselves."""
+    return units[rows] if isinstance(rows, str) else rows
 
 
 def info_nce(
@@ -61,16 +48,33 @@ def info_nce(
     return (log_sum_exp - answers).mean()
 
 
-def gathered(own: Embeddings, everyone: Embeddings, scale: Float[Array, ""]) -> Compare:
+def gathered(
+    units: Mapping[str, jax.Array], scale: Float[Array, ""], mesh: Mesh | None = None
+) -> Compare:
     """Compares with a matrix of logits.
 
     Args:
-      own: the pairs' embeddings, which may be sharded over devices by rows: the queries.
-      everyone: the same rows gathered, the keys, so that the one all-gather stands in the step.
+      units: unit embeddings by name, each [b, d], which may be split over the mesh by rows. Each
+        device keeps its rows as queries and sees everyone's as keys, with exact gradients
+        ("gathered gradients" in docs/fidelity.md).
     """
 
-    def compare(queries: str, keys: str) -> jax.Array:
-        q, k, all_keys = getattr(own, queries), getattr(own, keys), getattr(everyone, keys)
+    def everywhere(rows: jax.Array) -> jax.Array:
+        if mesh is None:
+            return rows
+        return jax.lax.with_sharding_constraint(rows, copied_over(mesh))
+
+    @cache
+    def pairs() -> dict[str, jax.Array]:
+        # One gather of all embeddings of the pairs, here and nowhere else.
+        names = [name for name in PAIRS if name in units]
+        together = everywhere(jnp.stack([units[name] for name in names], 1))
+        return {name: together[:, i] for i, name in enumerate(names)}
+
+    def compare(queries: Rows, keys: Rows) -> jax.Array:
+        q, k = rows_of(units, queries), rows_of(units, keys)
+        shared = isinstance(keys, str) and keys in PAIRS
+        all_keys = pairs()[keys] if shared else everywhere(k)
         # A GPU would take TF32 and a TPU bfloat16 passes: at scale 100 no longer the loss.
         logits = scale * jnp.matmul(q, all_keys.T, precision=jax.lax.Precision.HIGHEST)
         return info_nce(q, k, scale, jax.nn.logsumexp(logits, axis=-1))

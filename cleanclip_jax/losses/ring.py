@@ -5,7 +5,7 @@ time, and their log-sum-exp is accumulated online. On the way back the keys trav
 logits are computed again, and each key's gradient travels along with it until both are home.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from cleanclip_jax.losses.compare import Compare, Embeddings, info_nce
+from cleanclip_jax.losses.compare import Compare, Rows, info_nce, rows_of
 
 TILE = 512  # keys at a time: [b / devices, TILE] logits are in memory
 # As with the whole matrix: not TF32, not bfloat16 passes.
 product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-def ringed(own: Embeddings, scale: Float[Array, ""], mesh: Mesh | None = None) -> Compare:
-    """Compares in a ring over the mesh, all of whose axes split the rows of `own`."""
+def ringed(
+    units: Mapping[str, jax.Array], scale: Float[Array, ""], mesh: Mesh | None = None
+) -> Compare:
+    """Compares in a ring over the mesh, all of whose axes split the rows of `units`."""
 
-    def compare(queries: str, keys: str) -> jax.Array:
-        q, k = getattr(own, queries), getattr(own, keys)
+    def compare(queries: Rows, keys: Rows) -> jax.Array:
+        q, k = rows_of(units, queries), rows_of(units, keys)
         return info_nce(q, k, scale, ring_log_sum_exp(q, k, scale, mesh))
 
     return compare

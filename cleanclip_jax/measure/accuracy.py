@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from cleanclip_jax.measure.estimates import Figure, share
+from cleanclip_jax.measure.estimates import Figures, share
 
 TOPS = (1, 3, 5, 10)
 
@@ -13,7 +13,7 @@ def clean_figures(
     ranks: Int[np.ndarray, "n 2"],
     target: int | None,
     classes: int,
-) -> dict[str, Figure]:
+) -> Figures:
     """CA, and how often clean pictures land on the target.
 
     Args:
@@ -31,8 +31,10 @@ def clean_figures(
 
 def attack_figures(
     labels: Int[np.ndarray, " n"], ranks: Int[np.ndarray, "n 2"], target: int, classes: int
-) -> dict[str, Figure]:
-    """ASR on pictures of other classes, on all, and the poisoned accuracy (fidelity rows 1, 2).
+) -> Figures:
+    """ASR on pictures of other classes, on all, and the poisoned accuracy.
+
+    docs/fidelity.md: "poisoned accuracy", "target class left out".
 
     Args:
       ranks: of the label and of the target for the triggered pictures.
@@ -46,7 +48,7 @@ def attack_figures(
     }
 
 
-def _at_tops(name: str, ranks: Int[np.ndarray, " n"], what: str, classes: int) -> dict[str, Figure]:
+def _at_tops(name: str, ranks: Int[np.ndarray, " n"], what: str, classes: int) -> Figures:
     """The figure, and as `_top3` and so on what is among the first few."""
     figures = {name: share(ranks < 1, f"{what} comes first")}
     for k in TOPS[1:]:

@@ -1,12 +1,10 @@
 """Pictures with one or several captions each, to retrieve one by the other."""
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +12,20 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from cleanclip_jax.data import paths
-from cleanclip_jax.data.record import Record, fingerprint_of
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.data.table.table import Table
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.keys import REQUIRED, table, take, text
+from cleanclip_jax.record import Record, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-FILE_KEYS = ("kind", "path", "root", "image", "caption", "where", "split")
+FILE_KINDS = ("csv", "tsv", "json")
+FILE_KEYS = {
+    "kind": text(REQUIRED),
+    "path": text(REQUIRED),
+    **{key: text(None) for key in ("root", "image", "caption", "split")},
+    "where": table(None),
+}
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,11 @@ class Captioned:
         """The captions of these records, and for each its record's place in `index`."""
         place = np.full(len(self.source), -1)
         place[index] = np.arange(len(index))
-        kept = np.flatnonzero(place[self.owner] >= 0)
-        return [self.captions[i] for i in kept], place[self.owner[kept]]
+        rows = np.flatnonzero(place[self.owner] >= 0)
+        return [self.captions[i] for i in rows], place[self.owner[rows]]
 
 
-class Listing(NamedTuple):
-    """A file's pictures by path, each once, and the captions of each."""
-
-    pictures: list[str]
-    captions: list[list[str]]
-
-
-class PictureFiles:
+class PictureFiles(Source):
     """Pictures that a file of captions names; pickles as that file's path, and is read again."""
 
     class_names: tuple[str, ...] | None = None
@@ -61,7 +59,8 @@ class PictureFiles:
     def __init__(self, options: Mapping[str, Any], fingerprint: str | None = None):
         self._options = dict(options)
         self._file = paths.local(options["path"])
-        self._pictures = _listing(self._options).pictures
+        listing = _listing(self._options)
+        self._pictures, self.captions = list(listing), list(listing.values())
         root = options.get("root")
         self._root = paths.local(root) if root else paths.parent(self._file)
         self.fingerprint = fingerprint or self._fingerprint()
@@ -77,7 +76,7 @@ class PictureFiles:
         try:
             return Record(paths.read_bytes(path), "", -1, self.where(index))
         except OSError as error:
-            raise BadRecord(f"{self.where(index)}: {path}: {paths.reason(error)}.") from error
+            raise BadRecord(f"{self.where(index)}: {path}: {reason(error)}.") from error
 
     def caption(self, index: int) -> str:
         return ""
@@ -104,29 +103,16 @@ def open_captioned(config: Mapping[str, Any]) -> Captioned:
           `split` (test) is taken.
         parquet with a column of lists of captions: as the source of that kind.
         Any other source: each record is a pair.
-
-    Raises:
-      UserError: unknown keys, a file that can't be read, or no captions.
     """
     options = dict(config)
     kind = options.get("kind")
-    if kind in DELIMITERS or kind == "json":
-        for key in options:
-            if key not in FILE_KEYS:
-                raise UserError(
-                    f"config.evaluation.retrieval: kind {kind!r} has no key {key!r}, it has "
-                    f"{', '.join(FILE_KEYS)}.{near(key, FILE_KEYS)}"
-                )
-        if not options.get("path"):
-            raise UserError(f"config.evaluation.retrieval: kind {kind!r} needs the key 'path'")
+    if kind in FILE_KINDS:
+        filled = take(f"config.evaluation.retrieval ({kind})", options, FILE_KEYS)
+        options = {key: value for key, value in filled.items() if value is not None}
         source: Source = PictureFiles(options)
-        captions = _listing(options).captions
+        captions = source.captions
     elif kind == "parquet" and (lists := _caption_lists(options)) is not None:
-        source, captions = open_source({**options, "caption": None}), lists
-        if len(source) != len(captions):
-            raise UserError(
-                f"{options['path']}: {len(source)} pictures and {len(captions)} lists of captions"
-            )
+        source, captions = lists
     else:
         source = open_source(options)
         captions = [[source.caption(index)] for index in range(len(source))]
@@ -144,62 +130,50 @@ def open_captioned(config: Mapping[str, Any]) -> Captioned:
 
 
 def _size(path: str) -> int | None:
-    """A local file's size; remote stores are not asked for each."""
+    """A local file's size; a remote one's is not looked up."""
     try:
         return None if paths.is_remote(path) else os.path.getsize(path)
     except OSError:
         return None
 
 
-def _listing(options: Mapping[str, Any]) -> Listing:
+def _listing(options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """A file's pictures by path, each once, and the captions of each."""
     path = paths.local(options["path"])
+    pictures: dict[str, list[str]] = {}
+    for picture, captions in _json(path, options) if options["kind"] == "json" else _rows(options):
+        if not all(isinstance(text, str) for text in (picture, *captions)):
+            raise UserError(f"{path}: picture {picture!r}: its name and captions are to be text")
+        pictures.setdefault(picture, []).extend(captions)
+    if not pictures:
+        raise UserError(f"{path}: there is no picture in it, or none of the split")
+    return pictures
+
+
+def _rows(options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    named = {k: options[k] for k in ("kind", "path", "image", "caption", "where") if options.get(k)}
+    table = cast(Table, open_source(named))
+    for index, path in enumerate(table.values("path")):
+        # Without a path it is a picture that can't be read, and counted as such.
+        yield path or "", [table.caption(index)]
+
+
+def _json(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     try:
-        with paths.open_binary(path) as stream:
-            text = stream.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8" if isinstance(error, ValueError) else paths.reason(error)
-        raise UserError(f"{path}: can't be read: {reason}") from None
-    pairs = (
-        _rows(path, text, options) if options["kind"] in DELIMITERS else _json(path, text, options)
-    )
-    found: dict[str, list[str]] = {}
-    for picture, captions in pairs:
-        found.setdefault(picture, []).extend(captions)
-    if not found:
-        raise UserError(f"{path}: no picture in it is asked for")
-    return Listing(list(found), list(found.values()))
-
-
-def _rows(path: str, text: str, options: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[options["kind"]])
-    image, caption = options.get("image") or "image", options.get("caption") or "caption"
-    where = {key: str(value) for key, value in (options.get("where") or {}).items()}
-    columns = reader.fieldnames or []
-    for column in (image, caption, *where):
-        if column not in columns:
-            raise UserError(
-                f"{path}: no column {column!r}, it has {', '.join(columns)}.{near(column, columns)}"
-            )
-    for row in reader:
-        if all(row[key] == value for key, value in where.items()):
-            # Without a path it is a picture that can't be read, and counted as such.
-            yield row[image] or "", [row[caption] or ""]
-
-
-def _json(path: str, text: str, options: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
-    try:
-        found = json.loads(text)
-        if "annotations" in found:
-            names = {image["id"]: image["file_name"] for image in found["images"]}
+        content = json.loads(paths.read_bytes(path).decode("utf-8-sig"))
+        if "annotations" in content:
+            names = {image["id"]: image["file_name"] for image in content["images"]}
             yield from ((name, []) for name in names.values())
-            for note in found["annotations"]:
+            for note in content["annotations"]:
                 yield names[note["image_id"]], [note["caption"]]
             return
         split = options.get("split") or "test"
-        for image in found["images"]:
+        for image in content["images"]:
             if image["split"] == split:
                 sentences = [sentence["raw"] for sentence in image["sentences"]]
                 yield "/".join(filter(None, (image.get("filepath"), image["filename"]))), sentences
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError) as error:
         what = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(
@@ -207,25 +181,20 @@ def _json(path: str, text: str, options: Mapping[str, Any]) -> Iterable[tuple[st
         ) from None
 
 
-def _caption_lists(options: Mapping[str, Any]) -> list[list[str]] | None:
-    """The lists of captions of the rows that a parquet source takes; None for single captions."""
+def _caption_lists(options: Mapping[str, Any]) -> tuple[Source, list[list[str]]] | None:
+    """A parquet source and its rows' lists of captions; None where they are single captions."""
     column = options.get("caption", "caption")
-    where = dict(options.get("where") or {})
-    found: list[list[str]] = []
+    columns = []
     try:
         for file in paths.expand(options.get("path", ""), ".parquet"):
-            with paths.open_binary(file) as stream:
-                schema = pq.read_schema(stream)
-                if column not in schema.names or not pa.types.is_list(schema.field(column).type):
+            with paths.open_binary(file) as stream, pq.ParquetFile(stream) as parquet:
+                if not pa.types.is_list(parquet.schema_arrow.field(column).type):
                     return None
-                table = pq.read_table(stream, columns=list(dict.fromkeys([column, *where])))
-            chosen = np.ones(len(table), bool)
-            for key, value in where.items():
-                wanted = set(value) if isinstance(value, list | tuple) else {value}
-                chosen &= np.array([item in wanted for item in table[key].to_pylist()], bool)
-            found += [list(table[column][int(row)].as_py() or []) for row in np.flatnonzero(chosen)]
-    except (OSError, pa.ArrowException):
+                columns.append(parquet.read(columns=[column])[column])
+    except (OSError, KeyError, pa.ArrowException):
         return None  # the source says it better
-    rows = options.get("rows")
-    start, stop = (0, rows) if rows is None or isinstance(rows, int) else tuple(rows)
-    return found[start:stop]
+    source = open_source({**options, "caption": None})
+    if not isinstance(source, Table):
+        raise UserError("config.evaluation.retrieval: keep and skip take no lists of captions")
+    rows = zip(source.values("file"), source.values("row"), strict=True)
+    return source, [columns[file][row - 1].as_py() or [] for file, row in rows]

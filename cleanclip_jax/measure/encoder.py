@@ -1,4 +1,4 @@
-"""The model that is measured, on the devices of this process, and what its towers give."""
+"""The model that is measured, on the devices of this process, and the features of its towers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ TEXT_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Encoder:
     """A model with its tokenizer; `variables` lie on every device of `mesh`.
 
-    With several processes, the mesh is this one's own: each works on its share of the pictures
-    without waiting for the others.
+    With several processes, the mesh is of this one's devices alone: each works on its share of the
+    pictures without waiting for the others.
     """
 
     model: CLIP
@@ -38,14 +38,19 @@ class Subject:
     def digest(self) -> str:
         """A sha256 over all that decides image features: weights, architecture, precision."""
         m = self.model
-        architecture = (m.variant, m.activation, str(m.dtype), jax.default_backend())
-        found = hashlib.sha256(repr(architecture).encode())
+        architecture = (
+            m.variant,
+            m.compute.activation,
+            str(m.compute.dtype),
+            jax.default_backend(),
+        )
+        whole = hashlib.sha256(repr(architecture).encode())
         tower = {part: tree["visual"] for part, tree in self.variables.items() if "visual" in tree}
         for path, leaf in jax.tree.leaves_with_path(tower):
             array = np.asarray(leaf)
-            found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            found.update(np.ascontiguousarray(array).data)
-        return found.hexdigest()
+            whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            whole.update(array.tobytes())  # bfloat16 is no buffer that hashlib takes
+        return whole.hexdigest()
 
     def image_features(
         self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int
@@ -73,16 +78,18 @@ class Subject:
         return -(-count // devices) * devices
 
 
-def subject(model: CLIP, variables: Mapping[str, Any], tokenizer: Tokenizer, mesh: Mesh) -> Subject:
+def encoder_of(
+    model: CLIP, variables: Mapping[str, Any], tokenizer: Tokenizer, mesh: Mesh
+) -> Encoder:
     """The model on this process's part of `mesh`."""
     if jax.process_count() > 1:
         variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
         mesh = mesh.local_mesh
-    return Subject(model, jax.device_put(dict(variables), copied_over(mesh)), tokenizer, mesh)
+    return Encoder(model, jax.device_put(dict(variables), copied_over(mesh)), tokenizer, mesh)
 
 
 def fill_up(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows with zeros after them, so that a last, smaller batch compiles nothing anew."""
+    """Rows with zeros after them, so that a last, smaller batch compiles nothing again."""
     return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
@@ -90,7 +97,7 @@ def fill_up(rows: np.ndarray, size: int) -> np.ndarray:
 def _image_features(
     model: CLIP, variables: Mapping[str, Any], images: UInt8[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
-    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.dtype))))
+    return encode_image(model, variables, normalise(images, str(jnp.dtype(model.compute.dtype))))
 
 
 @partial(jax.jit, static_argnums=0)

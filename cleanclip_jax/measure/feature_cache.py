@@ -1,117 +1,75 @@
-"""Arrays of features kept in the cache: written whole, memory-mapped, checked when opened.
+"""Arrays of features in the cache: .npy files, memory-mapped, checked when opened.
 
-A file is the rows' bytes and behind them a note in JSON and a tail, the note's length and a mark:
-what is cut short has no tail, what is changed has another checksum.
+Behind its rows a file holds a second array: a note in JSON, with the rows' checksum.
 """
 
 import hashlib
 import json
 import logging
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from cleanclip_jax.cache import Held, prune
+from cleanclip_jax.errors import reason
 from cleanclip_jax.files import cache_folder, written_whole
 
 log = logging.getLogger(__name__)
 
-MARK = b"CLIPROWS"
-TAIL = len(MARK) + 8
-BLOCK_BYTES = 64 << 20
+
+def features_path(key: str) -> Path:
+    """Where the features of that key are."""
+    return cache_folder() / "embeddings" / f"{key[:40]}.npy"
 
 
-def kept_path(key: str) -> Path:
-    """Where the features of that key are kept."""
-    return cache_folder() / "embeddings" / f"{key[:40]}.rows"
-
-
-def keep(
+def save_features(
     path: Path, rows: Float32[np.ndarray, "n d"], note: dict[str, Any], limit: int | float
 ) -> None:
     """Writes rows and a note, then removes the least lately used files beyond `limit` GB.
 
-    What can't be written is said in one line and not kept; so is what is larger than the limit.
+    What can't be written, or is larger than the limit, is logged in one line and not saved.
     """
     if rows.nbytes > limit * 1e9:
+        size = rows.nbytes / 1e9
         log.warning(
-            "features of %.1f GB are not kept: config.evaluation.cache allows %g GB",
-            rows.nbytes / 1e9,
-            limit,
+            "features of %.1f GB are not saved: config.evaluation.cache allows %g GB", size, limit
         )
         return
-    rows = np.ascontiguousarray(rows)
-    checksum = hashlib.sha256(rows.data).hexdigest()
-    text = json.dumps({**note, "shape": rows.shape, "sha256": checksum}).encode()
+    text = json.dumps({**note, "sha256": _digest(rows)})
     try:
         with written_whole(path) as scratch, scratch.open("wb") as stream:
-            stream.write(rows.data)
-            stream.write(text + len(text).to_bytes(8, "little") + MARK)
+            np.save(stream, rows)
+            np.save(stream, np.frombuffer(text.encode(), np.uint8))
+        newest = Held(path)
+        prune(path.parent, limit * 1e9)
+        del newest
     except OSError as error:
-        log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
-        return
-    _prune(path, limit)
+        log.warning("features are not saved in %s: %s", path.parent, reason(error))
 
 
-def open_kept(path: Path) -> tuple[Float32[np.ndarray, "n d"], dict[str, Any]] | None:
-    """The rows of a kept file, memory-mapped, and its note; None where there is none.
+def load_features(path: Path) -> tuple[Float32[np.ndarray, "n d"], dict[str, Any]] | None:
+    """The rows of a file, memory-mapped, and its note; None where there is none.
 
-    A file that was cut short or changed is said in one line, and None as well.
+    A file that was cut short or modified is logged in one line, and None too. One that another
+    process removes stays readable here.
     """
     try:
-        rows, note = _read(path)
+        Held(path)  # marks its use
+        rows: Any = np.load(path, mmap_mode="r")
+        with path.open("rb") as stream:
+            stream.seek(rows.offset + rows.nbytes)
+            note = json.loads(np.load(stream).tobytes())
+        if _digest(rows) != note["sha256"]:
+            raise ValueError("its checksum is another")
+        return rows, note
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s is damaged (%s): its features are made again", path, error)
+    except Exception as error:  # NumPy has errors of many kinds
+        log.warning("%s is damaged (%s): its features are made again", path, reason(error))
         return None
-    with suppress(OSError):
-        os.utime(path)
-    return rows, note
 
 
-def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - TAIL))
-        tail = stream.read()
-        if tail[8:] != MARK:
-            raise ValueError("its end is missing")
-        length = int.from_bytes(tail[:8], "little")
-        stream.seek(max(0, size - TAIL - length))
-        note = json.loads(stream.read(length))
-    shape = tuple(note["shape"])
-    if 4 * int(np.prod(shape)) != size - TAIL - length:
-        raise ValueError("its size is another")
-    if not shape[0]:
-        return np.zeros(shape, np.float32), note
-    rows = np.memmap(path, np.float32, "r", shape=shape)
-    found = hashlib.sha256()
-    for start in range(0, rows.nbytes, BLOCK_BYTES):
-        found.update(rows.reshape(-1).view(np.uint8)[start : start + BLOCK_BYTES].data)
-    if found.hexdigest() != note["sha256"]:
-        raise ValueError("its checksum is another")
-    return rows, note
-
-
-def _prune(newest: Path, limit: int | float) -> None:
-    """Removes the files used longest ago until the folder holds `limit` GB at most.
-
-    A file that another process has mapped stays readable there until it ends.
-    """
-    files = []
-    for path in newest.parent.glob("*.rows"):
-        with suppress(OSError):
-            stat = path.stat()
-            files.append((stat.st_mtime_ns, stat.st_size, path))
-    room = limit * 1e9 - sum(size for _, size, path in files if path == newest)
-    for _, size, path in sorted(files, reverse=True):
-        if path == newest:
-            continue
-        if size <= room:
-            room -= size
-        else:
-            path.unlink(missing_ok=True)
+def _digest(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()

@@ -13,18 +13,19 @@ from jaxtyping import Float32, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
+from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.record import Source, fingerprint_of
+from cleanclip_jax.data.stream import pipeline
 from cleanclip_jax.data.stream.example import read_picture
-from cleanclip_jax.data.stream.pipeline import Batches, EvaluationBatch, evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Batches, PictureBatch, evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.encoder import Subject
-from cleanclip_jax.measure.feature_cache import keep, kept_path, open_kept
+from cleanclip_jax.measure.encoder import Encoder
+from cleanclip_jax.measure.feature_cache import features_path, load_features, save_features
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
 
-# Pictures that are read anew to tell whether what is kept still shows them.
+# Pictures that are read again to tell whether cached features still show them.
 SAMPLE = 16
 
 
@@ -35,34 +36,38 @@ class Shown:
     Attributes:
       indices: the records.
       trigger: what is put on each, or None.
-      geometry: 'crop' or 'squash' (fidelity row 7).
+      geometry: 'crop' or 'squash'.
+      plan: in place of a trigger: the records are shown as they are trained on, poisoned or clean.
     """
 
     source: Source
     indices: Int64[np.ndarray, " n"]
     trigger: Trigger | None = None
     geometry: str = "crop"
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How pictures are read and features kept: keys of `config.evaluation` and `config.data`.
+class Reading(pipeline.Reading):
+    """How pictures are read and features cached: keys of `config.evaluation` and `config.data`.
 
     Attributes:
-      cache: GB of features that the cache may hold; 0 keeps none.
+      cache: GB of features that the cache may hold; 0: none are cached.
     """
 
-    batch_size: int
-    workers: int = 0
-    timeout: float = 120.0
-    max_bad_share: float = 0.0
     cache: int | float = 0
 
 
 def reading_of(config: ConfigDict) -> Reading:
     """How a run's pictures are read."""
-    asked, data = config.evaluation, config.data
-    return Reading(asked.batch_size, asked.workers, data.timeout, data.max_bad_share, asked.cache)
+    settings, data = config.evaluation, config.data
+    return Reading(
+        settings.batch_size,
+        settings.workers,
+        data.timeout,
+        data.max_bad_share,
+        cache=settings.cache,
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Features:
     """Un-normalised image features of the pictures that could be read.
 
     Attributes:
-      index: the record of each row, in the order asked for.
+      index: the record of each row, in the order of `Shown.indices`.
       unreadable: record → what is wrong with it.
     """
 
@@ -79,22 +84,19 @@ class Features:
     unreadable: dict[int, str]
 
 
-def embed(subject: Subject, shown: Shown, reading: Reading) -> Features:
+def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
     """Features of the pictures, from the cache where they were computed before.
 
     Each process computes its part of the pictures; all get the whole.
-
-    Raises:
-      UserError: no pictures, too many unreadable, or features that are not finite.
     """
     if not len(shown.indices):
         raise UserError("there is no picture to measure: the set is empty")
     parts = np.array_split(shown.indices, jax.process_count())
-    own = replace(shown, indices=parts[jax.process_index()])
-    features = _kept_or_made(subject, own, reading)
+    share = replace(shown, indices=parts[jax.process_index()])
+    features = _cached_or_computed(encoder, share, reading)
     if jax.process_count() > 1:
-        said = json.dumps(features.unreadable).encode()
-        texts = _gathered(np.frombuffer(said + b"\n", np.uint8)).tobytes().splitlines()
+        line = json.dumps(features.unreadable).encode() + b"\n"
+        texts = _gathered(np.frombuffer(line, np.uint8)).tobytes().splitlines()
         features = Features(
             _gathered(features.rows),
             _gathered(features.index),
@@ -110,46 +112,48 @@ def embed(subject: Subject, shown: Shown, reading: Reading) -> Features:
     return features
 
 
-def _kept_or_made(subject: Subject, shown: Shown, reading: Reading) -> Features:
-    size, width = subject.model.variant.image_size, subject.model.variant.features
+def _cached_or_computed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
+    size, width = encoder.model.variant.image_size, encoder.model.variant.features
     if not len(shown.indices):  # more processes than pictures
         return Features(np.zeros((0, width), np.float32), shown.indices, {})
     path = None
     if reading.cache:
         sample = shown.indices[np.linspace(0, len(shown.indices) - 1, SAMPLE).astype(int)]
-        path = kept_path(
+        path = features_path(
             fingerprint_of(
                 program=__version__,
-                model=subject.digest,
+                model=encoder.digest,
                 source=shown.source.fingerprint,
                 pictures=hashlib.sha256(shown.indices.astype("<i8").tobytes()).hexdigest(),
                 trigger=None if shown.trigger is None else shown.trigger.config,
                 geometry=shown.geometry,
                 size=size,
+                **({} if shown.plan is None else {"plan": shown.plan.digest}),
                 sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
             )
         )
-        found = open_kept(path)
+        found = load_features(path)
         if found is not None:
             unreadable = {int(i): text for i, text in found[1]["unreadable"].items()}
             if not any(_readable(shown.source, index) for index in unreadable):
-                log.info("features of %d pictures from %s", len(found[0]), path)
+                log.info("features of %d pictures from %s", len(rows), path)
                 index = shown.indices[~np.isin(shown.indices, list(unreadable))]
-                return Features(found[0], index, unreadable)
-    features = _made(subject, shown, size, reading)
+                return Features(rows, index, unreadable)
+    features = _computed(encoder, shown, size, reading)
     if path is not None:
-        keep(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
+        save_features(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
     return features
 
 
-def _made(subject: Subject, shown: Shown, size: int, reading: Reading) -> Features:
-    batch_size = subject.rows(reading.batch_size)
-    rows = np.zeros((len(shown.indices), subject.model.variant.features), np.float32)
+def _computed(encoder: Encoder, shown: Shown, size: int, reading: Reading) -> Features:
+    batch_size = encoder.rows(reading.batch_size)
+    rows = np.zeros((len(shown.indices), encoder.model.variant.features), np.float32)
     index, done = [], 0
     with _batches(shown, size, batch_size, reading) as batches:
         for batch in batches:
-            count = len(batch["index"])
-            rows[done : done + count] = subject.image_features(batch["images"], batch_size)
+            if not (count := len(batch["index"])):
+                continue
+            rows[done : done + count] = encoder.image_features(batch["images"], batch_size)
             index.append(batch["index"])
             done += count
         unreadable = dict(batches.unreadable)
@@ -159,11 +163,7 @@ def _made(subject: Subject, shown: Shown, size: int, reading: Reading) -> Featur
 
 
 def check_finite(rows: Float32[np.ndarray, "n d"], what: str) -> None:
-    """Refuses features that hold NaN or infinity.
-
-    Raises:
-      UserError: how many of them do.
-    """
+    """Refuses features that hold NaN or infinity, and says how many."""
     bad = int((~np.isfinite(rows)).any(1).sum())
     if bad:
         raise UserError(
@@ -178,25 +178,22 @@ def _digest_of(shown: Shown, size: int, reading: Reading) -> str:
     A source's fingerprint need not cover files that it only names; and another version of the
     geometry or of a trigger shows other pictures.
     """
-    found = hashlib.sha256()
+    whole = hashlib.sha256()
     with _batches(shown, size, SAMPLE, replace(reading, workers=0)) as batches:
         for batch in batches:
-            found.update(batch["index"].tobytes() + batch["images"].tobytes())
-    return found.hexdigest()
+            whole.update(batch["index"].tobytes() + batch["images"].tobytes())
+    return whole.hexdigest()
 
 
-def _batches(
-    shown: Shown, size: int, batch_size: int, reading: Reading
-) -> Batches[EvaluationBatch]:
+def _batches(shown: Shown, size: int, batch_size: int, reading: Reading) -> Batches[PictureBatch]:
     return evaluation_batches(
         shown.source,
+        replace(reading, batch_size=batch_size),
         image_size=size,
-        batch_size=batch_size,
         trigger=shown.trigger,
+        plan=shown.plan,
         indices=shown.indices,
         geometry=shown.geometry,
-        workers=reading.workers,
-        timeout=reading.timeout,
     )
 
 
@@ -216,12 +213,8 @@ def _gathered(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([part[:count] for part, count in zip(every, counts, strict=True)])
 
 
-def texts_of(subject: Subject, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-    """Un-normalised text features; computed by every process, kept nowhere.
-
-    Raises:
-      UserError: features that are not finite.
-    """
-    rows = subject.text_features(texts)
+def texts_of(encoder: Encoder, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+    """Un-normalised text features; computed by every process, never cached."""
+    rows = encoder.text_features(texts)
     check_finite(rows, "texts")
     return rows

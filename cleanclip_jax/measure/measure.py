@@ -9,22 +9,18 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
-from cleanclip_jax.measure.encoder import Subject
-from cleanclip_jax.measure.estimates import Figure, Measured, MedianRank
+from cleanclip_jax.measure.encoder import Encoder
+from cleanclip_jax.measure.estimates import Figure, Figures
 from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
-from cleanclip_jax.measure.projection import Projection, choose, project
+from cleanclip_jax.measure.metrics import Seen, custom_figures, find_metrics
 from cleanclip_jax.measure.ranks import Classifier, rank_classes
-from cleanclip_jax.measure.retrieval import (
-    backdoor_figures,
-    retrieval_figures,
-    retrieval_ranks,
-)
-from cleanclip_jax.measure.sets import LabelledSet, asked_target, open_sets
+from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
+from cleanclip_jax.measure.sets import LabelledSet, open_sets, target_of
 from cleanclip_jax.measure.zeroshot import text_classifier, unit
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.
@@ -33,10 +29,10 @@ POISONED_SHARE = 0.01
 
 def evaluate(
     config: ConfigDict,
-    subject: Subject,
+    encoder: Encoder,
     *,
     head: Classifier | None = None,
-    floor: Subject | None = None,
+    floor: Encoder | None = None,
 ) -> dict[str, Any]:
     """Measures a model as `config.evaluation` says; docs/metrics.md defines each figure.
 
@@ -46,13 +42,10 @@ def evaluate(
 
     Returns:
       what evaluation.json holds: what was measured, and the figures by name.
-
-    Raises:
-      UserError: nothing to measure on, no such target, or a set that can't be read.
     """
-    asked = config.evaluation
-    sets = open_sets(asked)
-    if not sets and not asked.retrieval:
+    settings = config.evaluation
+    sets = open_sets(settings)
+    if not sets and not settings.retrieval:
         raise UserError("config.evaluation.data is not set: name a labelled source")
     if head is not None and sets and head.names != sets[0].classes:
         raise UserError(
@@ -60,95 +53,100 @@ def evaluate(
             f"{sets[0].name!r}: measure it on the set that it was trained for"
         )
     # What may be refused is opened before anything is computed.
-    gallery = _open_gallery(asked) if asked.retrieval else None
+    metrics = find_metrics(settings.metrics)
+    gallery = _open_gallery(settings) if settings.retrieval else None
     # ImageNet's variants have the same classes and prompts.
     prompts = cache(text_classifier)
     facts, figures = {}, {}
     for labelled in sets:
-        own = head if head is not None and head.names == labelled.classes else None
-        classifier = own or prompts(subject, labelled.classes, labelled.templates)
-        found, unreadable = _measure(config, subject, labelled, classifier)
+        classifier = head if head is not None and head.names == labelled.classes else None
+        classifier = classifier or prompts(encoder, labelled.classes, labelled.templates)
+        measured, unreadable = _measure(config, encoder, labelled, classifier)
+        if metrics:
+            measured |= custom_figures(metrics, _seen(config, encoder, labelled, classifier))
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
-            found |= {f"floor_{name}": _said(f, "floor") for name, f in below.items()}
-        figures |= {labelled.prefix + name: figure for name, figure in found.items()}
+            measured |= {f"floor_{name}": _marked(f, "floor") for name, f in below.items()}
+        figures |= {labelled.prefix + name: figure for name, figure in measured.items()}
         facts[labelled.name] = _facts(labelled, classifier, unreadable)
     retrieval = None
     if gallery is not None:
-        retrieval, found = _retrieve(config, subject, gallery, sets)
-        figures |= {f"retrieval.{name}": figure for name, figure in found.items()}
+        retrieval, measured = _retrieve(config, encoder, gallery, sets)
+        figures |= {f"retrieval.{name}": figure for name, figure in measured.items()}
     return {
-        "trigger": None if asked.attack is None else asked.attack.trigger.to_dict(),
-        "geometry": _geometry(asked),
+        "trigger": None if settings.attack is None else settings.attack.trigger.to_dict(),
+        "geometry": _geometry(settings),
         "sets": facts,
         "retrieval": retrieval,
-        "evaluation": asked.to_dict(),
+        "evaluation": settings.to_dict(),
         "figures": {name: figure.to_json() for name, figure in figures.items()},
     }
 
 
-def project_first(config: ConfigDict, subject: Subject) -> Projection:
-    """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them.
+def clean_and_triggered(
+    config: ConfigDict, encoder: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
+) -> tuple[Features, Features]:
+    """Features of the same pictures without and with the trigger."""
+    reading = reading_of(config)
+    clean = embed(encoder, Shown(source, indices), reading)
+    return clean, embed(encoder, with_trigger(config.evaluation, source, clean.index), reading)
 
-    Raises:
-      UserError: no set, or no attack on it.
-    """
-    sets = open_sets(config.evaluation)
-    first = sets[0] if sets else None
-    if first is None or first.target is None or config.evaluation.attack is None:
-        raise UserError("config.evaluation.projection needs a labelled set and an attack on it")
-    # All of them, though few are drawn: they are kept from measuring the set.
-    clean, triggered = _both(config, subject, first.source, np.flatnonzero(first.labels >= 0))
-    drawn = np.isin(clean.index, choose(first.labels, config.evaluation.projection, config.seed))
-    index = clean.index[drawn]
-    return project(
-        unit(clean.rows[drawn]),
-        unit(triggered.rows[drawn]),
-        first.labels[index],
-        index,
-        first.target,
-        config.seed,
-    )
+
+def with_trigger(settings: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
+    """Pictures with the trigger of a `config.evaluation`."""
+    trigger = make_trigger(settings.attack.trigger.to_dict())
+    return Shown(source, indices, trigger, _geometry(settings))
 
 
 def _measure(
     config: ConfigDict,
-    subject: Subject,
+    encoder: Encoder,
     labelled: LabelledSet,
     classifier: Classifier,
     control: bool = True,
-) -> tuple[Measured, int]:
+) -> tuple[Figures, int]:
     """A set's figures, and how many of its pictures could not be read."""
-    asked, target, classes = config.evaluation, labelled.target, len(labelled.classes)
-    indices = np.flatnonzero(labelled.labels >= 0)
+    settings, target, classes = config.evaluation, labelled.target, len(labelled.classes)
+    indices = labelled.indices
     if not len(indices):
         raise UserError(f"the set {labelled.name!r} is empty: no picture has a class")
 
     def ranks(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
-        features = embed(subject, shown, reading_of(config))
+        features = embed(encoder, shown, reading_of(config))
         labels = labelled.labels[features.index]
         targets = labels if target is None else np.full_like(labels, target)
-        asked_of = np.stack([labels, targets], 1)
-        return labels, rank_classes(features.rows, asked_of, classifier, subject.mesh)
+        pairs = np.stack([labels, targets], 1)
+        return labels, rank_classes(features.rows, pairs, classifier, encoder.mesh)
 
-    labels, found = ranks(Shown(labelled.source, indices))
-    figures: Measured = {**clean_figures(labels, found, target, classes)}
-    if control and (asked.control or _geometry(asked) == "squash"):
-        squashed = clean_figures(
-            *ranks(Shown(labelled.source, indices, None, "squash")), target, classes
-        )
-        for name, figure in squashed.items():
-            figures[f"control_{name.removeprefix('clean_')}"] = _said(figure, "squashed")
-    if asked.attack is not None and target is not None:
-        triggered = ranks(_triggered(asked, labelled.source, indices))
+    labels, places = ranks(Shown(labelled.source, indices))
+    figures = clean_figures(labels, places, target, classes)
+    if control and (settings.control or _geometry(settings) == "squash"):
+        squashed = ranks(Shown(labelled.source, indices, None, "squash"))
+        for name, figure in clean_figures(*squashed, target, classes).items():
+            figures[f"control_{name.removeprefix('clean_')}"] = _marked(figure, "squashed")
+    if settings.attack is not None and target is not None:
+        triggered = ranks(with_trigger(settings, labelled.source, indices))
         figures |= attack_figures(*triggered, target, classes)
     return figures, len(indices) - len(labels)
 
 
-def _open_gallery(asked: ConfigDict) -> tuple[Captioned, float]:
+def _seen(
+    config: ConfigDict, encoder: Encoder, labelled: LabelledSet, classifier: Classifier
+) -> Seen:
+    """What metrics of one's own are computed from; the features come from the cache."""
+    target, source, indices = labelled.target, labelled.source, labelled.indices
+    if config.evaluation.attack is None or target is None:
+        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
+    else:
+        clean, triggered = clean_and_triggered(config, encoder, source, indices)
+    labels = labelled.labels[clean.index]
+    return Seen(labels, clean.rows, triggered and triggered.rows, target, classifier)
+
+
+def _open_gallery(settings: ConfigDict) -> tuple[Captioned, float]:
     """The pictures and captions of `config.evaluation.retrieval`, and its poisoned share."""
-    options = asked.retrieval.to_dict()
+    options = settings.retrieval.to_dict()
     poisoned_share = options.pop("poisoned_share", POISONED_SHARE)
     if not isinstance(poisoned_share, float) or not 0 < poisoned_share < 1:
         raise UserError(
@@ -160,32 +158,31 @@ def _open_gallery(asked: ConfigDict) -> tuple[Captioned, float]:
 
 def _retrieve(
     config: ConfigDict,
-    subject: Subject,
+    encoder: Encoder,
     gallery: tuple[Captioned, float],
     sets: list[LabelledSet],
-) -> tuple[dict[str, Any], Measured]:
+) -> tuple[dict[str, Any], Figures]:
     """What was retrieved from, and retrieval's figures."""
-    asked = config.evaluation
+    settings = config.evaluation
     captioned, poisoned_share = gallery
     source, indices = captioned.source, np.arange(len(captioned.source))
-    target = asked_target(asked)
+    target = target_of(settings)
     if sets and sets[0].target is not None:
         target = sets[0].classes[sets[0].target]
     # An index means a labelled set's class, and there is none.
-    attacked = asked.attack is not None and isinstance(target, str)
+    attacked = settings.attack is not None and isinstance(target, str)
     if attacked:
-        clean, triggered = _both(config, subject, source, indices)
+        clean, triggered = clean_and_triggered(config, encoder, source, indices)
     else:
-        clean, triggered = embed(subject, Shown(source, indices), reading_of(config)), None
+        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
     texts, owner = captioned.of(clean.index)
     images = unit(clean.rows)
-    ranks = retrieval_ranks(images, unit(texts_of(subject, texts)), owner, subject.mesh)
+    ranks = retrieval_ranks(images, unit(texts_of(encoder, texts)), owner, encoder.mesh)
     with_captions = np.bincount(owner, minlength=len(images)) > 0
     figures = retrieval_figures(ranks, with_captions)
     if triggered is not None:
-        prompts = [fill(template, str(target)) for template in templates(asked.templates)]
-        queries = unit(texts_of(subject, prompts))
-        lifted = unit(triggered.rows)
+        prompts = [fill(template, str(target)) for template in templates(settings.templates)]
+        queries, lifted = unit(texts_of(encoder, prompts)), unit(triggered.rows)
         figures |= backdoor_figures(images, lifted, queries, poisoned_share, config.seed)
     return {
         "pictures": len(images),
@@ -199,32 +196,18 @@ def _retrieve(
     }, figures
 
 
-def _both(
-    config: ConfigDict, subject: Subject, source: Source, indices: Int64[np.ndarray, " n"]
-) -> tuple[Features, Features]:
-    """Features of the same pictures without and with the trigger."""
-    reading = reading_of(config)
-    clean = embed(subject, Shown(source, indices), reading)
-    return clean, embed(subject, _triggered(config.evaluation, source, clean.index), reading)
+def _geometry(settings: ConfigDict) -> str:
+    """How triggered pictures come to their size ("trigger after crop" in docs/fidelity.md)."""
+    return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
 
 
-def _triggered(asked: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
-    trigger = make_trigger(asked.attack.trigger.to_dict())
-    return Shown(source, indices, trigger, _geometry(asked))
-
-
-def _geometry(asked: ConfigDict) -> str:
-    """How triggered pictures come to their size (fidelity row 7)."""
-    return "crop" if asked.attack is None else asked.attack.get("geometry", "crop")
-
-
-def _said(figure: Figure | MedianRank, what: str) -> Figure | MedianRank:
+def _marked(figure: Figure, what: str) -> Figure:
     """The figure with what sets it apart before its definition."""
     return replace(figure, definition=f"{what}: {figure.definition}")
 
 
 def _facts(labelled: LabelledSet, classifier: Classifier, unreadable: int) -> dict[str, Any]:
-    target, pictures = labelled.target, int((labelled.labels >= 0).sum())
+    target, pictures = labelled.target, len(labelled.indices)
     return {
         "classes": len(labelled.classes),
         "classifier": classifier.what,

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
+from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
+from cleanclip_jax.measure.encoder import Encoder
+from cleanclip_jax.measure.measure import clean_and_triggered
+from cleanclip_jax.measure.sets import attacked_set
+from cleanclip_jax.measure.zeroshot import unit
 
 LEAST = 10  # pictures; fewer have no shape
 
@@ -37,10 +42,12 @@ class Projection:
     def groups(self) -> list[str]:
         """What each row is, in the words that figures use."""
         kinds = ("clean, other classes", "clean, target class", "triggered, other classes")
-        own = self.label == self.target
+        target = self.label == self.target
         return [
-            "triggered, target class" if hit and mine else kinds[2 * hit + mine]
-            for hit, mine in zip(self.triggered.tolist(), own.tolist(), strict=True)
+            "triggered, target class"
+            if triggered and is_target
+            else kinds[2 * triggered + is_target]
+            for triggered, is_target in zip(self.triggered.tolist(), target.tolist(), strict=True)
         ]
 
     def save(self, path: Path) -> None:
@@ -50,17 +57,28 @@ class Projection:
 
     @classmethod
     def load(cls, path: Path) -> "Projection":
-        """Reads what `save` wrote.
-
-        Raises:
-          UserError: no such file, or another.
-        """
+        """Reads what `save` wrote."""
         try:
             with path.open("rb") as stream, np.load(stream) as arrays:
-                found = dict(arrays)
-            return cls(**{**found, "target": int(found["target"])})
+                parts = dict(arrays)
+            return cls(**{**parts, "target": int(parts["target"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no projection that evaluate wrote: {error}") from None
+
+
+def project_first(config: ConfigDict, encoder: Encoder) -> Projection:
+    """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them."""
+    first = attacked_set(config.evaluation)
+    if first is None or first.target is None:
+        raise UserError("config.evaluation.projection needs a labelled set and an attack on it")
+    # All of them, though few are drawn: they are in the cache from measuring the set.
+    clean, triggered = clean_and_triggered(config, encoder, first.source, first.indices)
+    drawn = np.isin(clean.index, choose(first.labels, config.evaluation.projection, config.seed))
+    index = clean.index[drawn]
+    return project(
+        *(unit(clean.rows[drawn]), unit(triggered.rows[drawn])),
+        *(first.labels[index], index, first.target, config.seed),
+    )
 
 
 def choose(labels: Int64[np.ndarray, " n"], count: int, seed: int) -> Int64[np.ndarray, " m"]:
@@ -83,9 +101,6 @@ def project(
 
     PCA keeps straight distances along the two widest directions; t-SNE (van der Maaten and Hinton
     2008) keeps neighbourhoods alone: the size of and the gap between its clusters mean nothing.
-
-    Raises:
-      UserError: too few pictures.
     """
     # Deferred: scikit-learn takes a second to import and other measurements don't need it.
     from sklearn.decomposition import PCA

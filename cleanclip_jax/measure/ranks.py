@@ -1,5 +1,6 @@
 """Classes ranked for features that are there already: in blocks, over the devices."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,18 +43,26 @@ class Classifier:
             )
 
 
-def check_labels(labels: Int[np.ndarray, " n"], classes: int) -> None:
-    """Refuses labels that are no class.
+def in_blocks(
+    count: Callable[[dict[str, jax.Array]], jax.Array],
+    rows: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    block: int,
+) -> np.ndarray:
+    """What `count`, a jitted function, gives for all rows: in blocks of one shape.
 
-    Raises:
-      UserError: the first of them.
+    Args:
+      count: arrays of so many rows over the devices → an array with as many rows.
+      rows: arrays of equal length by name; a last, smaller block is filled up with zeros.
+      block: the most rows at once.
     """
-    wrong = np.flatnonzero(labels >= classes)
-    if len(wrong):
-        raise UserError(
-            f"record {wrong[0]} has the label {labels[wrong[0]]}, but the {classes} classes are "
-            f"0..{classes - 1}: name the classes that belong to the set"
-        )
+    total, devices = len(next(iter(rows.values()))), mesh.devices.size
+    size = max(1, -(-min(block, total) // devices)) * devices
+    parts = []
+    for start in range(0, max(1, total), size):
+        part = {name: fill_up(array[start : start + size], size) for name, array in rows.items()}
+        parts.append(np.asarray(count(place_batch(mesh, part))))
+    return np.concatenate(parts)[:total]
 
 
 def rank_classes(
@@ -63,13 +72,10 @@ def rank_classes(
     mesh: Mesh,
     block: int = BLOCK,
 ) -> Int[np.ndarray, "n k"]:
-    """The rank of each asked class for each picture: how many classes have a higher score.
+    """The rank of each given class for each picture: how many classes have a higher score.
 
     0 is the prediction. Of classes with equal scores the lower index comes first; classes with the
     same weights, as two of one name, have equal scores whatever the rounding.
-
-    Raises:
-      UserError: features of another width, or scores that are not finite.
     """
     if features.shape[1] != classifier.weights.shape[1]:
         raise UserError(
@@ -82,16 +88,11 @@ def rank_classes(
     placed = jax.device_put(
         {"table": distinct, "twin": twin.reshape(-1).astype(np.int32)}, copied_over(mesh)
     )
-    devices = mesh.devices.size
-    size = -(-min(block, len(features)) // devices) * devices
-    found = []
-    for start in range(0, len(features), size):
-        rows = features[start : start + size]
-        wanted = classes[start : start + size].astype(np.int32)
-        arrays = {"features": fill_up(rows, size), "classes": fill_up(wanted, size)}
-        ranks = _ranks(place_batch(mesh, arrays), placed, classifier.normalised)
-        found.append(np.asarray(ranks)[: len(rows)])
-    ranks = np.concatenate([*found, np.zeros((0, classes.shape[1]), np.int32)])
+    ranks = in_blocks(
+        lambda rows: _ranks(rows, placed, classifier.normalised),
+        {"features": features, "classes": classes.astype(np.int32)},
+        *(mesh, block),
+    )
     lost = int((ranks < 0).any(1).sum())
     if lost:
         raise UserError(
@@ -105,20 +106,17 @@ def rank_classes(
 def _ranks(
     rows: dict[str, jax.Array], classifier: dict[str, jax.Array], normalised: bool
 ) -> Int[Array, "b k"]:
-    features, classes = rows["features"], rows["classes"]
-    if normalised:
-        features = normalise_rows(features)
+    features = normalise_rows(rows["features"]) if normalised else rows["features"]
     table = classifier["table"]
     scores = jnp.matmul(features, table[:, :-1].T, precision=jax.lax.Precision.HIGHEST)
-    scores = (scores + table[:, -1])[:, classifier["twin"]]
-    order = jnp.arange(scores.shape[1])
+    scores = (scores + table[None, :, -1])[:, classifier["twin"]]
+    order = jnp.arange(scores.shape[1])[None]
 
-    def before(asked: Int[Array, " b"]) -> Int[Array, " b"]:
-        own = jnp.take_along_axis(scores, asked[:, None], 1)
-        higher = (scores > own) | ((scores == own) & (order < asked[:, None]))
+    def before(index: Int[Array, " b"]) -> Int[Array, " b"]:
+        score = jnp.take_along_axis(scores, index[:, None], 1)
+        higher = (scores > score) | ((scores == score) & (order < index[:, None]))
         return higher.sum(-1, dtype=jnp.int32)
 
     # Nothing compares with NaN: every class would come first.
     finite = jnp.isfinite(scores).all(-1)
-    ranks = [jnp.where(finite, before(column), -1) for column in classes.T]
-    return jnp.stack(ranks, 1)
+    return jnp.stack([jnp.where(finite, before(one), -1) for one in rows["classes"].T], 1)

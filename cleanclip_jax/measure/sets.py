@@ -9,15 +9,21 @@ import numpy as np
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
+from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.errors import UserError, near
-from cleanclip_jax.measure.ranks import check_labels
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.keys import REQUIRED, flag, table, take, text
 from cleanclip_jax.text.classes import has_entry, read_classes
 from cleanclip_jax.text.prompts import class_index, templates
 
 # What config.evaluation.data alone is called; its figures have no name before theirs.
 MAIN = "data"
-SET_KEYS = ("name", "data", "classes", "templates", "target", "subset")
+SET_KEYS = {
+    "name": text(REQUIRED),
+    "data": table(None),
+    **{key: KEYS[f"evaluation.{key}"] for key in ("classes", "templates", "target")},
+    "subset": flag(None),
+}
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -81,17 +87,19 @@ class LabelledSet:
     target: int | None
     note: str
 
+    @property
+    def indices(self) -> Int64[np.ndarray, " m"]:
+        """The records that have a class."""
+        return np.flatnonzero(self.labels >= 0)
 
-def open_sets(asked: ConfigDict) -> list[LabelledSet]:
+
+def open_sets(settings: ConfigDict) -> list[LabelledSet]:
     """The sets of a `config.evaluation`: its `data` first, then its `sets`; [] without either.
 
     A target that `data` lacks is an error; one that another set lacks is noted there.
-
-    Raises:
-      UserError: a set that is not known or can't be opened, no classes, or no such target.
     """
-    entries = [] if not asked.data else [{"name": MAIN, "data": asked.data.to_dict()}]
-    further = asked.sets or ()
+    entries = [] if not settings.data else [{"name": MAIN, "data": settings.data.to_dict()}]
+    further = settings.sets or ()
     entries += [_entry(entry) for entry in ([further] if isinstance(further, str) else further)]
     if not entries:
         return []
@@ -99,30 +107,32 @@ def open_sets(asked: ConfigDict) -> list[LabelledSet]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"config.evaluation.sets: two sets are called {name!r}")
-    target = asked_target(asked)
-    found: list[LabelledSet] = []
+    target = target_of(settings)
+    sets: list[LabelledSet] = []
     for entry in entries:
-        found.append(_open(asked, entry, target, found[0] if found else None))
-    return found
+        sets.append(_open(settings, entry, target, sets[0] if sets else None))
+    return sets
 
 
-def find_target(asked: ConfigDict) -> tuple[Source, tuple[str, ...], int | None]:
-    """Returns the first set of a `config.evaluation`, its class names and the target's index.
-
-    Raises:
-      UserError: as `open_sets`, or there is no set.
-    """
-    sets = open_sets(asked)
+def first_set(settings: ConfigDict) -> LabelledSet:
+    """The first set of a `config.evaluation`, which has to have one."""
+    sets = open_sets(settings)
     if not sets:
         raise UserError("config.evaluation.data is not set: name a labelled source")
-    return sets[0].source, sets[0].classes, sets[0].target
+    return sets[0]
 
 
-def asked_target(asked: ConfigDict) -> str | int | None:
-    """The target that a `config.evaluation` names: its own, else its attack's."""
-    if asked.target is not None or asked.attack is None:
-        return asked.target
-    target = asked.attack.get("target")
+def attacked_set(settings: ConfigDict) -> LabelledSet | None:
+    """The first set of a `config.evaluation`, if it has the target of an attack."""
+    first = next(iter(open_sets(settings)), None)
+    return None if first is None or first.target is None or settings.attack is None else first
+
+
+def target_of(settings: ConfigDict) -> str | int | None:
+    """The target that a `config.evaluation` names, else its attack's."""
+    if settings.target is not None or settings.attack is None:
+        return settings.target
+    target = settings.attack.get("target")
     if target is None:
         raise UserError("config.evaluation.attack has no target, nor has config.evaluation")
     return target
@@ -130,24 +140,15 @@ def asked_target(asked: ConfigDict) -> str | int | None:
 
 def _entry(given: Any) -> dict[str, Any]:
     """One of config.evaluation.sets, a name or a dictionary, as a dictionary with its name."""
-    entry = {"name": given} if isinstance(given, str) else dict(given)
     where = "config.evaluation.sets"
-    for key in entry:
-        if key not in SET_KEYS:
-            raise UserError(
-                f"{where}: a set has no key {key!r}, it has {', '.join(SET_KEYS)}."
-                + near(str(key), SET_KEYS)
-            )
-    if not isinstance(entry.get("name"), str):
-        raise UserError(f"{where}: {given!r} has no name; give one, or one of {', '.join(SETS)}")
-    name, known = entry["name"], SETS.get(entry["name"])
-    if entry.get("data") is not None:
+    entry = take(where, {"name": given} if isinstance(given, str) else dict(given), SET_KEYS)
+    entry = {key: value for key, value in entry.items() if value is not None}
+    name = entry["name"]
+    if "data" in entry:
         return entry
-    if known is None:
-        raise UserError(
-            f"{where}: no set is called {name!r}; give its data, or one of {', '.join(SETS)}."
-            + near(name, SETS)
-        )
+    if name not in SETS:
+        raise unknown(f"{where} (a set without data)", name, SETS)
+    known = SETS[name]
     if known.tfds is None:
         raise UserError(
             f"{where}: {name} is not in TensorFlow Datasets; give {{'name': '{name}', 'data': "
@@ -159,23 +160,28 @@ def _entry(given: Any) -> dict[str, Any]:
 
 
 def _open(
-    asked: ConfigDict, entry: Mapping[str, Any], target: str | int | None, first: LabelledSet | None
+    settings: ConfigDict,
+    entry: Mapping[str, Any],
+    target: str | int | None,
+    first: LabelledSet | None,
 ) -> LabelledSet:
     name = entry["name"]
     known = SETS.get(name)
-    where = f"config.evaluation.{MAIN if name == MAIN else 'sets'}"
     source = open_source(dict(entry["data"]))
-    classes = _class_names(asked, entry, known, source, where)
+    classes = _class_names(settings, entry, known, source)
     labels = source.labels()
-    check_labels(labels, len(classes))
+    wrong = np.flatnonzero(labels >= len(classes))
+    if len(wrong):
+        raise UserError(
+            f"record {wrong[0]} has the label {labels[wrong[0]]}, but the {len(classes)} classes "
+            f"are 0..{len(classes) - 1}: name the classes that belong to the set"
+        )
     if entry.get("subset", known is not None and known.subset):
         present = np.unique(labels[labels >= 0])
         renumbered = np.full(len(classes) + 1, -1)  # the last is the label -1's
         renumbered[present] = np.arange(len(present))
         classes, labels = tuple(classes[i] for i in present), renumbered[labels]
-    prompts = entry.get("templates") or (
-        known.templates if known is not None else asked.templates or "imagenet"
-    )
+    prompts = known.templates if known is not None else settings.templates or "imagenet"
     index, note = None, ""
     if entry.get("target") is not None:
         index = class_index(entry["target"], classes)
@@ -187,57 +193,69 @@ def _open(
         source=source,
         classes=classes,
         labels=labels,
-        templates=templates(prompts),
+        templates=templates(entry.get("templates") or prompts),
         target=index,
         note=note,
     )
 
 
 def _class_names(
-    asked: ConfigDict, entry: Mapping[str, Any], known: Known | None, source: Source, where: str
+    settings: ConfigDict, entry: Mapping[str, Any], known: Known | None, source: Source
 ) -> tuple[str, ...]:
-    """A set's class names: from the file that is named for it, else its source's own."""
-    own = source.class_names
-    ids = own is not None and all(WORDNET_ID.fullmatch(name) for name in own)
+    """A set's class names, of a file or of its source.
+
+    A file's names stand for the source's by position, unless both name the same classes: then the
+    source's order holds.
+    """
+    name, names = entry["name"], source.class_names
+    where = f"config.evaluation.{MAIN if name == MAIN else 'sets'}"
+    ids = names is not None and all(WORDNET_ID.fullmatch(each) for each in names)
     key = known.key if known else "imagenet1k" if ids else None
-    spec = entry.get("classes") or _shared(asked.classes, entry["name"], key, bool(own) and not ids)
-    if spec:
-        named = read_classes(spec, key).names
-        if own is not None and set(own) == set(named):
-            return own
-        if own is not None and len(own) != len(named):
+    file = entry.get("classes") or _shared_file(
+        settings.classes, name, key, bool(names) and not ids
+    )
+    if file:
+        read = read_classes(file, key).names
+        if names is None:
+            return read
+        if set(names) == set(read):
+            return names
+        if len(names) != len(read):
             raise UserError(
-                f"{where}: {entry['name']} has {len(own)} classes, and {spec} names {len(named)}"
+                f"{where}: {name} has {len(names)} classes, and {file} names {len(read)}"
             )
-        if own is not None and set(own) & set(named):
+        if set(names) & set(read):
             # By position, labels would get other classes' names.
             raise UserError(
-                f"{where}: some classes of {entry['name']} are named as in {spec} and some "
-                f"are not, as {sorted(set(own) - set(named))[0]!r}: make the names agree"
+                f"{where}: some classes of {name} are named as in {file} and some are not, as "
+                f"{sorted(set(names) - set(read))[0]!r}: make the names agree"
             )
-        return named
-    if not own:
+        return read
+    if not names:
         raise UserError(
             f"{where} has no classes: name its column with {where}.class_name, or a file of "
             "names with config.evaluation.classes"
         )
     if ids:
         raise UserError(
-            f"{where}: the classes of {entry['name']} are WordNet ids ({own[0]}, …): name a file "
+            f"{where}: the classes of {name} are WordNet ids ({names[0]}, …): name a file "
             "of the words to put into prompts with config.evaluation.classes"
         )
-    return tuple(name.replace("_", " ") for name in own) if known else own
+    return tuple(each.replace("_", " ") for each in names) if known else names
 
 
-def _shared(spec: str | None, name: str, key: str | None, worded: bool) -> str | None:
-    """The file for all sets, where it serves this one.
+def _shared_file(file: str | None, name: str, key: str | None, words: bool) -> str | None:
+    """What `config.evaluation.classes` is to one set, by the first rule that holds; else None.
 
-    That is the set's own entry in it; for a set without words of its own whatever it holds; and
-    for the main set the entry that is named.
+    1. The file has an entry under the set's key: that entry.
+    2. The source gives no words (`words`): whatever the file holds.
+    3. It is the main set, and the file is given with an entry (FILE#ENTRY): that entry.
     """
-    if spec and key and has_entry(spec, key):
-        return f"{spec.partition('#')[0]}#{key}"
-    return spec if spec and (not worded or (name == MAIN and "#" in spec)) else None
+    if not file:
+        return None
+    if key and has_entry(file, key):
+        return f"{file.partition('#')[0]}#{key}"
+    return file if not words or (name == MAIN and "#" in file) else None
 
 
 def _target_in(

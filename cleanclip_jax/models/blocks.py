@@ -1,6 +1,7 @@
 """What both towers are made of: layer norm, attention, the residual block, the transformer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,6 +19,36 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 # cudnn: one fused kernel, which never writes the matrix of weights to memory.
 ATTENTION = ("xla", "cudnn")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is computed, whatever its numbers. No field changes a parameter's name or shape.
+
+    Attributes:
+      dtype: of the computation; statistics, softmax and features are float32 at least.
+      param_dtype: of the parameters.
+      activation: a name of `ACTIVATIONS`.
+      attention: a name of `ATTENTION`.
+      bn_groups: batch norm sees the batch in so many parts (joint forward, docs/fidelity.md).
+      bn_frozen: batch norm uses its running statistics in training too.
+      scan: transformer blocks are one compiled loop.
+      remat: activations are computed again on the way back, not held in memory.
+    """
+
+    dtype: Dtype = "float32"
+    param_dtype: Dtype = "float32"
+    activation: str = "quick_gelu"
+    attention: str = "xla"
+    bn_groups: int = 1
+    bn_frozen: bool = False
+    scan: bool = False
+    remat: bool = False
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The two types, as Flax's layers take them."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -49,19 +80,13 @@ def attend(
 class LayerNorm(nn.Module):
     """Layer norm with torch's epsilon; statistics in float32 or better."""
 
-    dtype: Dtype
-    param_dtype: Dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
-        # Flax's epsilon is 1e-6 and its fast variance cancels: fidelity row 20.
-        return nn.LayerNorm(
-            epsilon=1e-5,
-            use_fast_variance=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="norm",
-        )(x)
+        # Flax's epsilon is 1e-6 and its fast variance cancels: torch norms (docs/fidelity.md).
+        fields = {"epsilon": 1e-5, "use_fast_variance": False, **self.compute.types}
+        return nn.LayerNorm(**fields, name="norm")(x)
 
 
 class Block(nn.Module):
@@ -71,24 +96,13 @@ class Block(nn.Module):
     heads: int
     layers: int  # of the whole transformer: residual projections start smaller in a deeper one
     causal: bool
-    activation: str
-    attention: str
-    dtype: Dtype
-    param_dtype: Dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(self.dtype, self.param_dtype, name=name)
-
         def dense(name: str, size: int, std: float) -> nn.Dense:
-            return nn.Dense(
-                size,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                kernel_init=nn.initializers.normal(std),
-                name=name,
-            )
+            init = nn.initializers.normal(std)
+            return nn.Dense(size, kernel_init=init, name=name, **self.compute.types)
 
         attention_std = self.width**-0.5
         residual_std = attention_std * (2 * self.layers) ** -0.5
@@ -96,12 +110,14 @@ class Block(nn.Module):
         # Rows of one matrix: XLA's CPU backend takes three times as long for the gradient of a
         # product over [b, n] as over [b * n].
         x = x.reshape(b * n, self.width)
-        qkv = dense("qkv", 3 * self.width, attention_std)(norm("ln_1")(x))
+        qkv = dense("qkv", 3 * self.width, attention_std)(LayerNorm(self.compute, name="ln_1")(x))
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, -1), 2, 0)
-        mixed = attend(q, k, v, self.causal, self.attention).reshape(b * n, self.width)
+        mixed = attend(q, k, v, self.causal, self.compute.attention).reshape(b * n, self.width)
         x = x + dense("out", self.width, residual_std)(mixed)
-        hidden = dense("fc", 4 * self.width, (2 * self.width) ** -0.5)(norm("ln_2")(x))
-        x = x + dense("proj", self.width, residual_std)(ACTIVATIONS[self.activation](hidden))
+        normed = LayerNorm(self.compute, name="ln_2")(x)
+        hidden = dense("fc", 4 * self.width, (2 * self.width) ** -0.5)(normed)
+        hidden = ACTIVATIONS[self.compute.activation](hidden)
+        x = x + dense("proj", self.width, residual_std)(hidden)
         return x.reshape(b, n, self.width)
 
 
@@ -112,35 +128,29 @@ class Transformer(nn.Module):
     width: int
     heads: int
     causal: bool
-    activation: str
-    attention: str
-    dtype: Dtype
-    param_dtype: Dtype
-    scan: bool
-    remat: bool
+    compute: Compute
+
+    def _block(self, **fields: Any) -> Block:
+        return Block(self.width, self.heads, self.layers, self.causal, self.compute, **fields)
 
     def setup(self) -> None:
-        self.blocks = [Block(**self._block_fields()) for _ in range(self.layers)]
-
-    def _block_fields(self) -> dict:
-        common = ["activation", "attention", "dtype", "param_dtype"]
-        names = ["width", "heads", "layers", "causal", *common]
-        return {name: getattr(self, name) for name in names}
+        self.blocks = [self._block() for _ in range(self.layers)]
 
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        if self.is_initializing() or not (self.scan or self.remat):
+        scan, remat = self.compute.scan, self.compute.remat
+        if self.is_initializing() or not (scan or remat):
             for block in self.blocks:
                 x = block(x)
             return x
-        block = Block(**self._block_fields(), parent=None)
+        block = self._block(parent=None)
 
         def apply(x: jax.Array, params: dict) -> jax.Array:
             return block.apply({"params": params}, x)  # pyright: ignore[reportReturnType]
 
-        if self.remat:
+        if remat:
             apply = jax.checkpoint(apply)
         trees: list[Any] = [block.variables["params"] for block in self.blocks]
-        if not self.scan:
+        if not scan:
             for tree in trees:
                 x = apply(x, tree)
             return x

@@ -1,57 +1,56 @@
 """CLIP's modified ResNet: three-convolution stem, anti-aliased strides, attention pool."""
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cleanclip_jax.models.blocks import Dtype, at_least_float32, attend
+from cleanclip_jax.models.blocks import Compute, at_least_float32, attend
+from cleanclip_jax.models.variants import Variant
 
 # torch's default for convolutions: uniform with variance 1 / (3 fan_in).
 CONV_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class BatchNorm(nn.Module):
-    """Batch norm as torch's (fidelity row 20): momentum 0.1, unbiased running variance.
+    """Batch norm with momentum 0.1 and unbiased running variance (torch norms, docs/fidelity.md).
 
-    With `groups` > 1 the batch is cut into that many runs of rows, each normalised by its own
-    statistics, as on so many devices of the original (fidelity row 13); the running statistics
-    follow the mean over the groups. With `frozen` the running statistics are used in training.
+    With `bn_groups` > 1 the batch is cut into that many runs of rows, each normalised by its own
+    statistics, as on so many devices of the original (joint forward, docs/fidelity.md); the running
+    statistics follow the mean over the groups.
     """
 
-    groups: int
-    frozen: bool
-    dtype: Dtype
-    param_dtype: Dtype
+    compute: Compute
     zero_scale: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
+        channels, param_dtype = x.shape[-1], self.compute.param_dtype
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         scale_init = zeros if self.zero_scale else ones
-        scale = self.param("scale", scale_init, (channels,), self.param_dtype)
-        bias = self.param("bias", zeros, (channels,), self.param_dtype)
-        stats = jnp.promote_types(self.param_dtype, jnp.float32)
+        scale = self.param("scale", scale_init, (channels,), param_dtype)
+        bias = self.param("bias", zeros, (channels,), param_dtype)
+        stats = jnp.promote_types(param_dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), stats)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), stats)
-        grouped = train and not self.frozen
-        groups = self.groups if grouped else 1
+        grouped = train and not self.compute.bn_frozen
+        groups = self.compute.bn_groups if grouped else 1
 
         def high(x: jax.Array) -> jax.Array:
             return at_least_float32(x).reshape(groups, -1, *x.shape[1:])
 
-        # For the way back only x is kept, as it came: what follows from it in float32 takes twice
-        # the memory of bfloat16, and nothing to make again.
+        # For the way back only x is held, as it came: what follows from it in float32 takes twice
+        # the memory of bfloat16, and little time to compute again.
         @jax.checkpoint
         def spread(x: jax.Array, mean: jax.Array) -> jax.Array:
             return jnp.square(high(x) - mean).mean((1, 2, 3), keepdims=True)
 
         @jax.checkpoint
         def normed(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-            return ((high(x) - mean) * factor + bias).reshape(x.shape).astype(self.dtype)
+            return ((high(x) - mean) * factor + bias).reshape(x.shape).astype(self.compute.dtype)
 
         if grouped:
             mean = high(x).mean((1, 2, 3), keepdims=True)
@@ -63,6 +62,9 @@ class BatchNorm(nn.Module):
                 running_var.value = 0.9 * running_var.value + 0.1 * unbiased
         else:
             mean, var = running_mean.value, running_var.value
+        mean, var, scale, bias = (
+            x.reshape(-1, 1, 1, 1, channels) for x in (mean, var, scale, bias)
+        )
         return normed(x, mean, jax.lax.rsqrt(var + 1e-5) * scale, bias)
 
 
@@ -71,17 +73,16 @@ class AttentionPool(nn.Module):
 
     heads: int
     features: int
-    dtype: Dtype
-    param_dtype: Dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         b, h, w, c = x.shape
         init = nn.initializers.normal(c**-0.5)
-        positions = self.param("positions", init, (h * w + 1, c), self.param_dtype)
+        positions = self.param("positions", init, (h * w + 1, c), self.compute.param_dtype)
         x = x.reshape(b, h * w, c)
-        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions.astype(x.dtype)
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=init)
+        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1) + positions[None].astype(x.dtype)
+        dense = partial(nn.Dense, kernel_init=init, **self.compute.types)
         q = dense(c, name="query")(x[:, :1]).reshape(b, 1, self.heads, -1)
         k = dense(c, name="key")(x).reshape(b, h * w + 1, self.heads, -1)
         v = dense(c, name="value")(x).reshape(b, h * w + 1, self.heads, -1)
@@ -93,19 +94,15 @@ class Bottleneck(nn.Module):
 
     planes: int
     stride: int
-    bn_groups: int
-    bn_frozen: bool
-    dtype: Dtype
-    param_dtype: Dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W C"]:
         def conv(x: jax.Array, name: str, size: int, kernel: int = 1) -> jax.Array:
-            return convolve(x, name, size, kernel, 1, self.dtype, self.param_dtype)
+            return convolve(x, name, size, kernel, 1, self.compute)
 
         def norm(x: jax.Array, name: str, zero: bool = False) -> jax.Array:
-            settings = (self.bn_groups, self.bn_frozen, self.dtype, self.param_dtype)
-            return BatchNorm(*settings, zero_scale=zero, name=name)(x, train)
+            return BatchNorm(self.compute, zero_scale=zero, name=name)(x, train)
 
         def pool(x: jax.Array) -> jax.Array:
             window = (self.stride, self.stride)
@@ -123,38 +120,29 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d]."""
 
-    layers: tuple[int, ...]
-    width: int
-    features: int
-    bn_groups: int
-    bn_frozen: bool
-    dtype: Dtype
-    param_dtype: Dtype
-    remat: bool
+    variant: Variant
+    compute: Compute
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"], train: bool) -> Float[Array, "b d"]:
-        x = images.astype(self.dtype)
-        norm_fields = (self.bn_groups, self.bn_frozen, self.dtype, self.param_dtype)
-        for i, (size, stride) in enumerate(
-            [(self.width // 2, 2), (self.width // 2, 1), (self.width, 1)], start=1
-        ):
-            x = convolve(x, f"conv{i}", size, 3, stride, self.dtype, self.param_dtype)
-            x = nn.relu(BatchNorm(*norm_fields, name=f"bn{i}")(x, train))
+        compute, width = self.compute, self.variant.vision_width
+        x = images.astype(compute.dtype)
+        for i, (size, stride) in enumerate([(width // 2, 2), (width // 2, 1), (width, 1)], start=1):
+            x = convolve(x, f"conv{i}", size, 3, stride, compute)
+            x = nn.relu(BatchNorm(compute, name=f"bn{i}")(x, train))
         x = nn.avg_pool(x, (2, 2), (2, 2))
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
-        for stage, depth in enumerate(self.layers):
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if compute.remat else Bottleneck
+        for stage, depth in enumerate(cast(tuple, self.variant.vision_layers)):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                fields = (self.width * 2**stage, stride, *norm_fields)
-                x = block(*fields, name=f"layer{stage + 1}_{i}")(x, train)
-        heads = self.width * 32 // 64
-        pool = AttentionPool(heads, self.features, self.dtype, self.param_dtype, name="attnpool")
+                name = f"layer{stage + 1}_{i}"
+                x = block(width * 2**stage, stride, compute, name=name)(x, train)
+        pool = AttentionPool(width * 32 // 64, self.variant.features, compute, name="attnpool")
         return at_least_float32(pool(x))
 
 
 def convolve(
-    x: jax.Array, name: str, size: int, kernel: int, stride: int, dtype: Dtype, param_dtype: Dtype
+    x: jax.Array, name: str, size: int, kernel: int, stride: int, compute: Compute
 ) -> jax.Array:
     """A convolution without bias, padded as torch's `padding=kernel // 2`."""
     edge = kernel // 2
@@ -164,8 +152,7 @@ def convolve(
         (stride, stride),
         padding=((edge, edge), (edge, edge)),
         use_bias=False,
-        dtype=dtype,
-        param_dtype=param_dtype,
         kernel_init=CONV_INIT,
         name=name,
+        **compute.types,
     )(x)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Variant:
         return self.vision_width // 64
 
 
-VARIANTS = {
+_ROWS = {
     "RN50": Variant(1024, 224, (3, 4, 6, 3), 64, 0, 12, 512, 8),
     "RN101": Variant(512, 224, (3, 4, 23, 3), 64, 0, 12, 512, 8),
     "RN50x4": Variant(640, 288, (4, 6, 10, 6), 80, 0, 12, 640, 10),
@@ -37,26 +37,13 @@ VARIANTS = {
     "ViT-B/32": Variant(512, 224, 12, 768, 32, 12, 512, 8),
     "ViT-B/16": Variant(512, 224, 12, 768, 16, 12, 512, 8),
     "ViT-L/14": Variant(768, 224, 24, 1024, 14, 12, 768, 12),
-    # Small ones of our own, for pictures of 32 and 64 pixels on a processor without accelerator.
+    # Small ones, for pictures of 32 and 64 pixels on a processor without accelerator.
     "ViT-32px/8-mini": Variant(64, 32, 3, 64, 8, 2, 64, 1, context_length=24, vocab_size=2048),
     "ViT-32px/8": Variant(128, 32, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
     "ViT-32px/4": Variant(128, 32, 4, 128, 4, 3, 128, 2, context_length=24, vocab_size=2048),
     "ViT-64px/8": Variant(128, 64, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
     "RN-32px": Variant(128, 32, (1, 1, 1, 1), 16, 0, 3, 128, 2, context_length=24, vocab_size=2048),
     "RN-64px": Variant(128, 64, (1, 1, 1, 1), 16, 0, 3, 128, 2, context_length=24, vocab_size=2048),
-    # The shapes of the golden values.
-    "RN-test": Variant(48, 64, (1, 2, 1, 1), 8, 0, 2, 64, 1, context_length=16, vocab_size=300),
-    "ViT-test": Variant(48, 32, 2, 64, 8, 2, 64, 1, context_length=16, vocab_size=300),
 }
-
-
-def find_variant(name: str) -> Variant:
-    """Returns the numbers of a named architecture.
-
-    Raises:
-      UserError: no such name; the message lists the near ones or all.
-    """
-    if name not in VARIANTS:
-        hint = near(name, VARIANTS) or f" Known: {', '.join(VARIANTS)}."
-        raise UserError(f"unknown model variant {name!r} (config.model.variant).{hint}")
-    return VARIANTS[name]
+VARIANTS: Registry[Variant] = Registry("config.model.variant", _ROWS)
+find_variant = VARIANTS.find

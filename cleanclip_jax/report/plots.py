@@ -1,6 +1,6 @@
-"""Figures of results as PNG bytes, drawn with matplotlib and no display.
+"""Plots of results as PNG bytes, drawn with matplotlib and no display.
 
-Every figure brings its own white background, so that light and dark pages both suit it, and tells
+Every plot brings its own white background, so that light and dark pages both suit it, and tells
 its series apart by marker and line as well as by colour (Okabe and Ito's, safe for the
 colour-blind). A figure is as wide as a page's text: 672 CSS pixels, at twice the resolution.
 """
@@ -11,11 +11,12 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -32,32 +33,15 @@ LOOKS = (  # colour, marker, line
     ("#7a5c00", "v", (0, (5, 1, 1, 1, 1, 1))),
     ("#4d4d4d", "P", (0, (1, 1))),
 )
-STYLE: Any = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eaeef2",
-    "text.color": INK,
-    "text.parse_math": False,  # a caption's dollar signs are dollars
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "legend.handlelength": 3,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 6,
-    "lines.markeredgecolor": "white",
-    "lines.markeredgewidth": 0.6,
+STYLE: Any = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("plots.mplstyle"), use_default_template=False
+)
+# What a dot of a projection can be, with marker and colour: the last are drawn last.
+GROUPS = {
+    "clean, other classes": ("o", "#8c959f"),
+    "triggered, other classes": ("^", LOOKS[1][0]),
+    "clean, target class": ("s", LOOKS[0][0]),
+    "triggered, target class": ("D", LOOKS[3][0]),
 }
 
 T = TypeVar("T")
@@ -74,6 +58,14 @@ class Point:
     ca: float
     asr: float
     label: str = ""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Places of embeddings, and what the panel is called."""
+
+    title: str
+    places: Float[np.ndarray, "m 2"]
 
 
 def ca_asr_curve(
@@ -101,7 +93,7 @@ def ca_asr_curve(
         axes.set_ylabel("clean accuracy (%)")
         _legend(figure)
         figure.draw_without_rendering()  # settles the layout, which the labels are placed in
-        _label(axes, series)
+        _label(axes, series, start)
         return to_png(figure)
 
 
@@ -165,6 +157,45 @@ def contact_sheet(
         return to_png(figure)
 
 
+def projection_figure(
+    models: Mapping[str, tuple[Sequence[Scatter], Sequence[str]]], height: float = 2.7
+) -> bytes:
+    """Draws each model's panels in a row.
+
+    Args:
+      models: name → its panels, and the group of each place, of `GROUPS`.
+      height: of a row, in inches.
+    """
+    columns = max(len(panels) for panels, _ in models.values())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * len(models) + 0.6), dpi=DPI, layout="constrained")
+        grid = figure.subplots(len(models), columns, squeeze=False)
+        for axes_row, (name, (panels, groups)) in zip(grid, models.items(), strict=True):
+            kinds = np.array(groups)
+            for axes, panel in zip(axes_row, panels, strict=True):
+                for order, (group, (marker, colour)) in enumerate(GROUPS.items()):
+                    x, y = panel.places[kinds == group].T
+                    axes.plot(
+                        *(x, y),
+                        marker,
+                        color=colour,
+                        label=group,
+                        markersize=3.2,
+                        markeredgewidth=0.3,
+                        zorder=2 + order,
+                    )
+                axes.set_title(panel.title, fontsize=9)
+                # Neither method's axes have a unit.
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.grid(visible=False)
+            lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
+            axes_row[0].set_ylabel("\n".join(lines), fontsize=9)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=2, markerscale=1.8)
+        return to_png(figure)
+
+
 def difference(original: Picture, triggered: Picture) -> Picture:
     """|triggered - original|, stretched to the full range: black is where nothing was changed."""
     change = np.abs(triggered.astype(np.int16) - original.astype(np.int16))
@@ -200,16 +231,17 @@ def _legend(figure: Figure) -> None:
         figure.legend(handles, short, loc="outside upper left", ncols=min(len(names), columns))
 
 
-def _label(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
+def _label(axes: Axes, series: Mapping[str, Sequence[Point]], start: Point | None) -> None:
     """Writes each point's label beside it, clear of marks, lines and other labels where it can."""
     size = 8
     line = size * DPI / 72  # pixels: the height of a line of text
     frame = axes.get_window_extent()
     spots = [
         [tuple(axes.transData.transform((100 * p.asr, 100 * p.ca))) for p in points]
-        for points in series.values()
+        for points in (*series.values(), [start] if start is not None else [])
     ]
     taken = [box for each in spots for box in labels.boxes_along(each, line)]
+    taken += [labels.around(spot, 1.4 * line, 1.4 * line) for spot in spots.pop()]  # a larger mark
     for each, (points, look) in zip(spots, _looks(series), strict=True):
         for spot, point in zip(each, points, strict=True):
             width, height = 0.62 * line * len(point.label), 1.15 * line

@@ -1,7 +1,8 @@
 """Runs as a report reads them: what lies in their workdirs, and which may share a table."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,31 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.report.sweeps import FIGURES, Grid, Row, along, groups, shares, short_names
-from cleanclip_jax.workdir import workdir_path
+from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
+from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
+from cleanclip_jax.start.steps import steps_of
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
-MEASURED = "evaluation.json"
-SWEEP = "sweep.json"
+MOST_MODELS = 4  # that are loaded and drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A measured run: its folder, its config and what evaluation.json holds."""
+    """A measured run: its workdir, its config and what evaluation.json holds."""
 
-    folder: Path
+    workdir: Workdir
     config: ConfigDict
-    found: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+
+    @property
+    def place(self) -> Path:
+        """Where it lies, by which it is known however it is named."""
+        return self.workdir.path.resolve()
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, Any]]:
+        """The figures of evaluation.json."""
+        return self.evaluation["figures"]
 
     @property
     def start(self) -> Path | None:
@@ -47,18 +59,14 @@ class Run:
     @property
     def newest(self) -> int | None:
         """The step of its newest checkpoint; None without one."""
-        folder = self.folder / "checkpoints"
-        steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-        return max(steps, default=None)
+        with closing(steps_of(self.workdir / CHECKPOINTS)) as there:
+            return max(there.steps(), default=None)
 
-    def changed_keys(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The config's keys whose values are not the defaults."""
         usual = flatten(defaults())
-        return {
-            key: value
-            for key, value in flatten(self.config).items()
-            if key not in usual or usual[key] != value
-        }
+        values = flatten(self.config).items()
+        return {key: value for key, value in values if key not in usual or usual[key] != value}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +84,13 @@ class Entry:
     label: str = ""
     sweep: Path | None = None
 
-    def rows(self, prefix: str = "") -> list[Row]:
-        """A sweep's rows of its runs, of the set whose figures' names have that prefix."""
-        return [
-            shares(
-                {
-                    name.removeprefix(prefix): figure
-                    for name, figure in run.found["figures"].items()
-                    if name.startswith(prefix)
-                }
-            )
-            for run in self.runs
-        ]
+    def table(self, prefix: str = "") -> Frame:
+        """The figures of its runs, of the set whose figures' names have that prefix."""
+        n = len(prefix)
+        named = (
+            {k[n:]: f for k, f in r.figures.items() if k.startswith(prefix)} for r in self.runs
+        )
+        return table_of([values_of(figures) for figures in named])
 
 
 @dataclass
@@ -95,37 +98,37 @@ class Gathered:
     """What a report is about.
 
     Attributes:
-      entries: in the order asked for; starts that nobody named come first.
+      entries: in the order in which they were named; starts that nobody named come first.
       starts: the entries that others began with.
       added: the starts that nobody named.
-      sweeps: what sweep.json holds, by its folder.
+      sweeps: by their folders; `commands` made them.
       notes: what a reader must know beside the tables.
     """
 
     entries: list[Entry] = field(default_factory=list)
     starts: list[Entry] = field(default_factory=list)
     added: list[Entry] = field(default_factory=list)
-    sweeps: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    sweeps: dict[Path, Sweep] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Iterator[Run]:
+        """The runs of all entries."""
+        return (run for entry in self.entries for run in entry.runs)
 
 
 def read_run(folder: Path) -> Run:
-    """Reads a workdir.
-
-    Raises:
-      UserError: it is none, or it is not measured yet.
-    """
-    config = from_json(folder / "config.json")
-    path = folder / MEASURED
-    if not path.is_file():
-        raise UserError(f"{folder} is not measured yet: cleanclip evaluate --workdir={folder}")
-    found = _json(path)
-    if "figures" not in found:
-        raise UserError(
-            f"{path} is of an older program: measure it again: cleanclip evaluate "
-            f"--workdir={folder}"
-        )
-    return Run(folder, config, found)
+    """Reads a workdir, which has to be one and measured."""
+    workdir = Workdir(folder)
+    config = from_json(workdir / CONFIG)
+    again = f"cleanclip evaluate --workdir={folder}"
+    if not workdir.has(EVALUATION):
+        raise UserError(f"{folder} is not measured yet: {again}")
+    evaluation = workdir.read_json(EVALUATION)
+    if not isinstance(evaluation, dict) or "figures" not in evaluation:
+        raise UserError(f"{workdir / EVALUATION} is of an older program: measure it again: {again}")
+    return Run(workdir, config, evaluation)
 
 
 def gather(folders: Sequence[Path], names: Mapping[Path, str] | None = None) -> Gathered:
@@ -133,76 +136,86 @@ def gather(folders: Sequence[Path], names: Mapping[Path, str] | None = None) -> 
 
     Args:
       names: what to call a workdir; by default the end of its path that tells it apart.
-
-    Raises:
-      UserError: no folder, one that is neither, or a run that is not measured.
     """
-    told = {**short_paths(folders), **(names or {})}
+    names = {**short_paths(folders), **(names or {})}
     gathered = Gathered()
     for folder in folders:
-        if (folder / SWEEP).is_file():
-            _read_sweep(gathered, folder, told[folder] if len(folders) > 1 else "")
+        name = names[folder]
+        if Workdir(folder).has(SWEEP):
+            _read_sweep(gathered, folder, name if len(folders) > 1 else "")
         else:
-            name = told[folder]
             gathered.entries.append(Entry(name, [read_run(folder)], name))
     _read_starts(gathered)
-    for entry in gathered.entries:
-        for run in entry.runs:
-            if run.newest not in (None, run.found["step"]):
-                gathered.notes.append(
-                    f"{run.folder} was measured at step {run.found['step']}; its newest "
-                    f"checkpoint is of step {run.newest}."
-                )
+    for run in gathered.runs:
+        step, newest = run.evaluation["step"], run.newest
+        if newest not in (None, step):
+            gathered.notes.append(
+                f"{run.workdir} was measured at step {step}; its newest checkpoint is of step "
+                f"{newest}."
+            )
     return gathered
+
+
+def chosen_runs(gathered: Gathered) -> dict[str, Run]:
+    """The runs whose pictures are shown, by name, what others began with first.
+
+    Of a sweep's line it is the run with the best CA at ASR <= 5 %, else the one with the lowest
+    ASR; of several seeds the first. All were measured alike; the rest is left to the tables.
+    """
+    lines: dict[str, list[tuple[str, Run]]] = {}
+    for entry in (*gathered.starts, *(e for e in gathered.entries if e not in gathered.starts)):
+        line = entry.line if entry.sweep is not None else entry.name
+        lines.setdefault(line, []).extend((entry.name, run) for run in entry.runs)
+
+    def rank(named: tuple[str, Run]) -> tuple[float, ...]:
+        ca, asr = ((named[1].figures.get(key) or {}).get("value") or 0.0 for key in ("ca", "asr"))
+        return (1, ca) if asr <= LIMITS[1] else (0, -asr)
+
+    starts = {entry.name for entry in gathered.starts}
+    runs = dict(
+        several[0] if several[0][0] in starts else max(several, key=rank)
+        for several in lines.values()
+    )
+    kinds = {name: measured_on(run) for name, run in runs.items()}
+    alike = [name for name in runs if kinds[name] == next(iter(kinds.values()))]
+    return {name: runs[name] for name in alike[:MOST_MODELS]}
 
 
 def measured_on(run: Run) -> str:
     """What runs must share to stand in one table: pictures, classes, target, trigger, definitions.
 
-    A head instead of prompts, or other prompts, is another model, and is said beside.
+    A head instead of prompts, or other prompts, is another model, and is named beside.
     """
-    found = run.found
+    evaluation = run.evaluation
     sets = {
         name: [facts["fingerprint"], facts["classes"], facts["target"]]
-        for name, facts in found["sets"].items()
+        for name, facts in evaluation["sets"].items()
     }
-    if found["retrieval"]:
-        sets["retrieval"] = [found["retrieval"][key] for key in ("fingerprint", "target")]
-    definitions = {
-        k: found["figures"][k]["definition"] for k in FIGURES[:5] if k in found["figures"]
-    }
-    asked = [found["trigger"], found["geometry"], sets, definitions]
-    return json.dumps(asked, sort_keys=True)
+    if evaluation["retrieval"]:
+        sets["retrieval"] = [evaluation["retrieval"][key] for key in ("fingerprint", "target")]
+    definitions = {k: run.figures[k]["definition"] for k in FIGURES[:5] if k in run.figures}
+    shared = [evaluation["trigger"], evaluation["geometry"], sets, definitions]
+    return json.dumps(shared, sort_keys=True)
 
 
 def measured_in_words(run: Run) -> str:
     """The sets, the trigger and the target that a run was measured with."""
-    found, words = run.found, []
-    for name, facts in found["sets"].items():
+    evaluation, words = run.evaluation, []
+    for name, facts in evaluation["sets"].items():
         target = f", target “{facts['target']['name']}”" if facts["target"] else ""
         pictures = facts["pictures"]["labelled"] - facts["pictures"]["unreadable"]
         words.append(f"{name}: {pictures} pictures of {facts['classes']} classes{target}")
-    if found["retrieval"]:
-        facts = found["retrieval"]
+    if facts := evaluation["retrieval"]:
         words.append(f"retrieval: {facts['pictures']} pictures, {facts['captions']} captions")
-    if found["trigger"]:
-        trigger = ", ".join(f"{key} {value}" for key, value in found["trigger"].items())
-        words.append(f"trigger: {trigger}; pictures come to their size by {found['geometry']}")
+    if trigger := evaluation["trigger"]:
+        options = ", ".join(f"{key} {value}" for key, value in trigger.items())
+        geometry = evaluation["geometry"]
+        words.append(f"trigger: {options}; pictures come to their size by {geometry}")
     return ". ".join(words) + "."
 
 
-def scored_by(entry: Entry) -> str:
-    """What gave the first set's classes their scores."""
-    kinds = [next(iter(run.found["sets"].values()), None) for run in entry.runs]
-    return ", ".join(dict.fromkeys(facts["classifier"] for facts in kinds if facts)) or "—"
-
-
 def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths that tell them apart.
-
-    Raises:
-      UserError: a folder is named twice.
-    """
+    """The shortest ends of the paths that tell them apart; each may be named once."""
     parts = {folder: folder.resolve().parts for folder in folders}
     if len(set(parts.values())) < len(folders):
         raise UserError("two of the folders are the same: name each once")
@@ -215,10 +228,10 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
-    found = _json(folder / SWEEP)
-    grid: Grid = found["over"]
-    rows = []
-    for row in found["runs"]:
+    content, rows = Workdir(folder).read_json(SWEEP), []
+    if not isinstance(content, dict) or not content.get("over") or not content.get("runs"):
+        raise UserError(f"{folder / SWEEP} holds no sweep's keys and runs: give the sweep again")
+    for row in content["runs"]:
         # Where the sweep was is not always where it lies.
         place = folder / "runs" / Path(row["workdir"]).name
         if "error" in row:
@@ -227,60 +240,49 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
             rows.append({**row, "workdir": str(place)})
     if not rows:
         raise UserError(f"{folder}: no run of this sweep is measured")
-    gathered.sweeps[folder] = {**found, "runs": rows}
-    named, way = short_names(list(grid)), along(grid)
-    for values, members in groups(grid, rows).items():
-        keys = dict(zip((key for key in grid if key != "seed"), values, strict=True))
-        words = [f"{named[key]} {value}" for key, value in keys.items()]
-        line = [f"{named[key]} {value}" for key, value in keys.items() if key != way]
-        runs = [read_run(workdir_path(row["workdir"])) for row in members]
+    sweep = gathered.sweeps[folder] = Sweep(content["over"], rows)
+    gathered.commands += [content["command"]] if "command" in content else []
+    only = sweep.names[sweep.along] if sweep.along else folder.name
+    newest = sweep.table[sweep.table.newest]
+    for (group, line, label), members in newest.groupby(["group", "line", "point"], sort=False):
         gathered.entries.append(
             Entry(
-                name=": ".join(filter(None, (prefix, ", ".join(words)))) or folder.name,
-                runs=runs,
-                line=": ".join(filter(None, (prefix, ", ".join(line))))
-                or (named[way] if way else folder.name),
-                label=keys[way] if way else "",
+                name=": ".join(filter(None, (prefix, group))) or folder.name,
+                runs=[read_run(workdir_path(place)) for place in members.workdir],
+                line=": ".join(filter(None, (prefix, line))) or only,
+                label=label,
                 sweep=folder,
             )
         )
 
 
 def _read_starts(gathered: Gathered) -> None:
-    """Tells which entries others began with; adds those that are measured and not named."""
-    given = {run.folder.resolve(): e for e in gathered.entries for run in e.runs}
-    unnamed: dict[tuple[str, str], list[Run]] = {}
-    for entry in list(gathered.entries):
+    """Finds which entries others began with; adds those that are measured and not named."""
+    entries = {run.place: entry for entry in gathered.entries for run in entry.runs}
+    unnamed: dict[tuple[str, str], dict[Path, Run]] = {}
+    for entry in gathered.entries:
         for run in entry.runs:
             start = run.start
-            if start is None or not (start / "config.json").is_file():
+            if start is None or not Workdir(start).has(CONFIG):
                 continue
-            if start.resolve() in given:
-                known = given[start.resolve()]
+            if start.resolve() in entries:
+                known = entries[start.resolve()]
                 if known is not entry and known not in gathered.starts:
                     gathered.starts.append(known)
-            elif (start / MEASURED).is_file():
-                key = (str(entry.sweep or start), measured_on(run))
-                others = unnamed.setdefault(key, [])
-                if start.resolve() not in {other.folder.resolve() for other in others}:
-                    others.append(read_run(start))
+            elif Workdir(start).has(EVALUATION):
+                others = unnamed.setdefault((str(entry.sweep or start), measured_on(run)), {})
+                if start.resolve() not in others:
+                    others[start.resolve()] = read_run(start)
             else:
                 gathered.notes.append(
-                    f"What {run.folder} began with is not measured: cleanclip evaluate "
+                    f"What {run.workdir} began with is not measured: cleanclip evaluate "
                     f"--workdir={start}"
                 )
     # Two sweeps may begin with the same runs.
-    distinct = {tuple(run.folder.resolve() for run in runs): runs for runs in unnamed.values()}
+    distinct = {tuple(runs): list(runs.values()) for runs in unnamed.values()}
     gathered.added = [
-        Entry(f"start: {runs[0].folder.name}" if len(runs) == 1 else "start", runs, "start")
+        Entry(f"start: {runs[0].workdir.path.name}" if len(runs) == 1 else "start", runs, "start")
         for runs in distinct.values()
     ]
     gathered.entries[:0] = gathered.added
     gathered.starts[:0] = gathered.added
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON: {error}") from None

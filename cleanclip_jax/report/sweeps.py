@@ -1,30 +1,30 @@
 """What a sweep's runs give together: means over seeds, lines of the curve, the best at an ASR."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cleanclip_jax.report.plots import Point
-from cleanclip_jax.report.spread import PICTURES, SEEDS, Spread, spread
-
-FIGURES = (
-    *("ca", "asr", "asr_all", "pa", "clean_target_rate", "floor_asr", "control_ca"),
-    *("retrieval.image_to_text_r1", "retrieval.text_to_image_r1", "retrieval.backdoor_r1"),
+from cleanclip_jax.report.plots import Point, ca_asr_curve
+from cleanclip_jax.report.tables import (
+    FIGURES,
+    PICTURES,
+    SEEDS,
+    Frame,
+    Row,
+    over_rows,
+    spread,
+    table_of,
 )
+from cleanclip_jax.workdir import EVALUATION, Workdir, workdir_path
+
 LIMITS = (0.01, 0.05, 0.10)  # of ASR
-SEED = "seed"
+SEED, SWEEP = "seed", "sweep.json"
 
-Row = dict[str, Any]
 Grid = Mapping[str, Sequence[str]]
-
-
-def shares(figures: Mapping[str, Mapping[str, Any]]) -> Row:
-    """A table's row of what evaluation.json says: values, and their own intervals."""
-    known = {key: figures[key] for key in FIGURES if key in figures}
-    return {
-        **{key: figure["value"] for key, figure in known.items()},
-        "intervals": {key: figure["interval"] for key, figure in known.items()},
-    }
+Cells = tuple[list[str], list[list[str]]]  # a table's columns and rows
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -35,158 +35,203 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     }
 
 
-def groups(grid: Grid, rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows that differ by their seed only, under the values of the other keys."""
-    keys = [key for key in grid if key != SEED]
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's keys with their values, and a row for each run, as sweep.json holds them.
 
-
-def along(grid: Grid) -> str | None:
-    """The key that a line of the curve runs along: the learning rate, else the first."""
-    keys = [key for key in grid if key != SEED]
-    rates = [key for key in keys if key.endswith("learning_rate")]
-    return (rates or keys or [None])[0]
-
-
-def lines(grid: Grid, rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
-    """The curve's lines by name: the good rows of each of their points, by the point's name.
-
-    A line holds one combination of the keys that it doesn't run along.
+    A line of the curve runs along one key: the learning rate, else the first. It holds one
+    combination of the others but the seed.
     """
-    named, way = short_names(list(grid)), along(grid)
-    found: dict[str, dict[str, list[Row]]] = {}
-    for members in groups(grid, rows).values():
-        good = [row for row in members if row.get("ca") is not None]
-        if good:
-            keys = [key for key in grid if key not in (SEED, way)]
-            name = ", ".join(f"{named[key]} {good[0][key]}" for key in keys)
-            points = found.setdefault(name or (named[way] if way else "runs"), {})
-            points[good[0][way] if way else ""] = good
-    return found
+
+    over: Grid
+    rows: Sequence[Row]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The keys' short names."""
+        return short_names(list(self.over))
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys but for the seed."""
+        return [key for key in self.over if key != SEED]
+
+    @cached_property
+    def along(self) -> str | None:
+        """The key that the lines run along; None: there are seeds alone."""
+        rates = [key for key in self.keys if key.endswith("learning_rate")]
+        return (rates or self.keys or [None])[0]
+
+    @property
+    def only_line(self) -> str:
+        """What a line is called where there is one alone."""
+        return self.names[self.along] if self.along else "runs"
+
+    @cached_property
+    def table(self) -> Frame:
+        """A row for each measured checkpoint: each run's `newest`, and those on its way after it.
+
+        Columns: the keys and figures; `group`, the values of all keys but the seed; `line` and
+        `point` on it; `where`, the point in words; `step`, 0 of a newest; `error` of a failed run.
+        """
+        rows: list[Row] = []
+        for row in self.rows:
+            facts = {key: row[key] for key in self.over} | {
+                "group": self._words(row, self.keys),
+                "line": self._words(row, [key for key in self.keys if key != self.along]),
+                "point": row[self.along] if self.along else "",
+                "where": self._words(row, [self.along]) if self.along else "as configured",
+            }
+            newest = {SEED: "", "error": None, "step": 0, "newest": True}
+            rows.append({**newest, **facts, **row})
+            for way in row.get("course", ()):
+                where = f"{facts['where']}, step {way['step']}"
+                rows.append({**newest, **facts, **way, "newest": False, "where": where})
+        table = table_of(rows)
+        missing = [figure for figure in FIGURES if figure not in table]
+        return table.reindex(columns=[*table.columns, *missing])
+
+    def _words(self, row: Row, keys: Sequence[str]) -> str:
+        return ", ".join(f"{self.names[key]} {row[key]}" for key in keys)
+
+    def curve(self) -> dict[str, list[Point]]:
+        """Each line's points, means over the seeds."""
+        return _lines(self.table, self.table.newest, "line", "point", self.only_line)
+
+    def courses(self) -> dict[str, list[Point]]:
+        """CA and ASR as training goes on: a line a group, its points named by their steps.
+
+        A point is the mean over the seeds that were measured at its step.
+        """
+        return _lines(self.table, ~self.table.newest, "group", "step", "runs")
+
+    def best(self) -> list[dict[str, Any]]:
+        """The best CA at each limit of ASR, line by line, chosen for each seed by itself.
+
+        Chosen among the line's points and, where they were measured, the steps on the way to them;
+        the choice is made on the pictures that CA and ASR are counted on, which flatters it a
+        little.
+
+        Returns:
+          a dictionary a line and limit: "line", "limit", "ca" (the spread, None where no seed stays
+          below), "chosen" ({seed: where}), "seeds" how many there are.
+        """
+        rows = []
+        for line, places in self.table.groupby("line", sort=False):
+            places = places[places.ca.notna()]
+            if places.asr.isna().all():
+                continue
+            seeds = places[SEED].nunique()
+            for limit in LIMITS:
+                below = places[places.asr <= limit]
+                chosen = below.loc[below.groupby(SEED, sort=False).ca.idxmax()]
+                # The interval of one run's pictures is none over several seeds.
+                ca = over_rows(chosen, "ca") if seeds == 1 else spread(chosen.ca.tolist())
+                where = dict(zip(chosen[SEED].astype(str), chosen["where"], strict=True))
+                rows.append(
+                    {"line": line or self.only_line, "limit": limit, "ca": ca}
+                    | {"chosen": where, "seeds": seeds}
+                )
+        return rows
+
+    @cached_property
+    def groups(self) -> list[Frame]:
+        """The newest checkpoints of runs that differ by their seed alone."""
+        newest = self.table[self.table.newest]
+        return [members for _, members in newest.groupby("group", sort=False)]
+
+    def means(self) -> list[Row]:
+        """The keys' values and each figure's spread over the seeds, as sweep.json has them."""
+        rows = []
+        for members in self.groups:
+            spreads = {figure: over_rows(members, figure) for figure in FIGURES}
+            figures = {figure: asdict(each) for figure, each in spreads.items() if each}
+            rows.append({**members[self.keys].iloc[0], "figures": figures})
+        return rows
+
+    def cells(self) -> Cells:
+        """The table of means: the keys, how many runs, the figures."""
+        shown = [figure for figure in FIGURES if self.table[figure].notna().any()]
+        rows = []
+        for members in self.groups:
+            good, count = members[members.error.isna()], len(members)
+            runs = f"{count}" if len(good) == count else f"{len(good)} of {count}"
+            values = [str(over_rows(good, figure) or "—") for figure in shown]
+            rows.append([*members[self.keys].iloc[0], runs, *values])
+        return [*(self.names[key] for key in self.keys), "runs", *shown], rows
+
+    @property
+    def intervals(self) -> str:
+        """What the intervals of the table of means are."""
+        if len(self.over.get(SEED, ())) > 1:
+            return f"In percent: {SEEDS}; of a single run, Wilson's."
+        return f"In percent: {PICTURES}."
 
 
-def figure_over(rows: Sequence[Row], figure: str) -> Spread | None:
-    """A figure's spread over the rows, with the interval of one that is alone."""
-    own = rows[0].get("intervals", {}).get(figure) if len(rows) == 1 else None
-    return spread([row.get(figure) for row in rows], own)
+def markdown(sweep: Sweep) -> str:
+    """Markdown tables: the means over the seeds, and the best CA at each limit of ASR."""
+    lines = [_markdown(sweep.cells()), "", sweep.intervals]
+    if best := sweep.best():
+        lines += ["", "Best CA, the point chosen for each seed on the same pictures:", ""]
+        lines.append(_markdown(best_cells(best)))
+    lines += [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
+    return "\n".join(lines)
 
 
-def curve(grid: Grid, rows: Sequence[Row]) -> dict[str, list[Point]]:
-    """Each line's points, means over the seeds."""
-    found: dict[str, list[Point]] = {}
-    for name, points in lines(grid, rows).items():
-        drawn = [(label, _middle(members)) for label, members in points.items()]
-        places = [Point(*place, label) for label, place in drawn if place is not None]
-        if places:
-            found[name] = places
-    return found
+def write_sweep(folder: Path, sweep: Sweep, command: str) -> None:
+    """Writes sweep.json, sweep.csv and, where there is an attack, the curves."""
+    best = [{**each, "ca": each["ca"] and asdict(each["ca"])} for each in sweep.best()]
+    content = {"command": command, "over": sweep.over, "means": sweep.means(), "best": best}
+    workdir = Workdir(folder)
+    workdir.write_json(SWEEP, {**content, "runs": sweep.rows})
+    workdir.write("sweep.csv", table_of(sweep.rows).to_csv(index=False, lineterminator="\n"))
+    start = _starting_point(sweep.rows)
+    if sweep.table[sweep.table.newest].asr.notna().any():
+        workdir.write("sweep.png", ca_asr_curve(sweep.curve(), start, LIMITS[1]))
+    if any("course" in row for row in sweep.rows):
+        workdir.write("courses.png", ca_asr_curve(sweep.courses(), start, LIMITS[1]))
 
 
-def courses(grid: Grid, rows: Sequence[Row]) -> dict[str, list[Point]]:
-    """CA and ASR as training goes on: a line a group, its points named by their steps.
-
-    A point is the mean over the seeds that were measured at its step.
-    """
-    named = short_names(list(grid))
-    keys = [key for key in grid if key != SEED]
-    found: dict[str, list[Point]] = {}
-    for values, members in groups(grid, rows).items():
-        steps: dict[int, list[Row]] = {}
-        for row in members:
-            for place in row.get("course", ()):
-                steps.setdefault(place["step"], []).append(place)
-        middles = [(step, _middle(steps[step])) for step in sorted(steps)]
-        name = ", ".join(f"{named[key]} {value}" for key, value in zip(keys, values, strict=True))
-        drawn = [Point(*place, str(step)) for step, place in middles if place is not None]
-        if drawn:
-            found[name or "runs"] = drawn
-    return found
+def _starting_point(rows: Sequence[Row]) -> Point | None:
+    """Where the finetuned runs started from, the mean over the start runs that were measured."""
+    starts = (
+        Workdir(workdir_path(start)) for start in sorted({r["start"] for r in rows if "start" in r})
+    )
+    figures = [each.read_json(EVALUATION)["figures"] for each in starts if each.has(EVALUATION)]
+    attacked = [each for each in figures if each.get("asr", {}).get("value") is not None]
+    if not attacked:
+        return None
+    ca, asr = (mean(each[key]["value"] for each in attacked) for key in ("ca", "asr"))
+    return Point(ca, asr, "start")
 
 
-def best(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The best CA at each limit of ASR, line by line, chosen for each seed by itself.
-
-    Chosen among the line's points and, where they were measured, the steps on the way to them;
-    the choice is made on the pictures that CA and ASR are counted on, which flatters it a little.
-
-    Returns:
-      a dictionary a line and limit: "line", "limit", "ca" (the spread, None where no seed stays
-      below), "chosen" ({seed: where}), "seeds" how many there are.
-    """
-    found = []
-    named, way = short_names(list(grid)), along(grid)
-    for line, points in lines(grid, rows).items():
-        seeds: dict[str, list[tuple[float, float, str, Any]]] = {}
-        for label, members in points.items():
-            for row in members:
-                where = f"{named[way]} {label}" if way else "as configured"
-                own = seeds.setdefault(str(row.get(SEED, "")), [])
-                for place in (row, *row.get("course", ())):
-                    if place.get("asr") is not None:
-                        at = f", step {place['step']}" if place is not row else ""
-                        interval = place.get("intervals", {}).get("ca")
-                        own.append((place["ca"], place["asr"], where + at, interval))
-        if not any(seeds.values()):
-            continue
-        for limit in LIMITS:
-            chosen = {}
-            for seed, places in seeds.items():
-                below = [place for place in places if place[1] <= limit]
-                if below:
-                    chosen[seed] = max(below, key=lambda place: place[0])
-            alone = next(iter(chosen.values()))[3] if len(chosen) == 1 == len(seeds) else None
-            found.append(
-                {
-                    "line": line,
-                    "limit": limit,
-                    "ca": spread([place[0] for place in chosen.values()], alone),
-                    "chosen": {seed: place[2] for seed, place in chosen.items()},
-                    "seeds": len(seeds),
-                }
-            )
-    return found
+def _markdown(cells: Cells) -> str:
+    columns, rows = cells
+    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
-def cells(grid: Grid, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The columns and rows of the table of means: the keys, how many runs, the figures."""
-    named = short_names(list(grid))
-    shown = [figure for figure in FIGURES if any(row.get(figure) is not None for row in rows)]
-    table = []
-    for values, members in groups(grid, rows).items():
-        good = [row for row in members if "error" not in row]
-        count = f"{len(good)}" if len(good) == len(members) else f"{len(good)} of {len(members)}"
-        found = [figure_over(good, figure) if good else None for figure in shown]
-        table.append([*values, count, *("—" if each is None else str(each) for each in found)])
-    return [*(named[key] for key in grid if key != SEED), "runs", *shown], table
-
-
-def best_cells(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """`best` as columns and rows: a line of the curve each, a column a limit."""
+def best_cells(best: Sequence[Mapping[str, Any]]) -> Cells:
+    """`Sweep.best` as a table: a row for each line of the curve, a column for each limit."""
     rows: dict[str, list[str]] = {}
-    for each in found:
-        short = f" ({each['ca'].n} of {each['seeds']} seeds)" if each["ca"] is not None else ""
-        full = each["ca"] is None or each["ca"].n == each["seeds"]
-        said = "none" if each["ca"] is None else f"{each['ca']}{'' if full else short}"
-        rows.setdefault(each["line"], [each["line"]]).append(said)
+    for each in best:
+        ca, seeds = each["ca"], each["seeds"]
+        count = "" if ca is None or ca.n == seeds else f" ({ca.n} of {seeds} seeds)"
+        rows.setdefault(each["line"], [each["line"]]).append(f"{ca or 'none'}{count}")
     return ["line", *(f"ASR ≤ {100 * limit:g} %" for limit in LIMITS)], list(rows.values())
 
 
-def intervals_said(grid: Grid) -> str:
-    """What the intervals of a sweep's table are."""
-    several = len(grid.get(SEED, ())) > 1
-    return (
-        f"In percent: {SEEDS}; of a single run, Wilson's."
-        if several
-        else f"In percent: {PICTURES}."
-    )
+def _lines(table: Frame, rows: Frame, line: str, point: str, only: str) -> dict[str, list[Point]]:
+    """Mean CA and ASR of those `rows` that have both, line by line, in the order of the table.
 
-
-def _middle(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """The mean CA and ASR of the rows that have both."""
-    both = [row for row in rows if row.get("ca") is not None and row.get("asr") is not None]
-    if not both:
-        return None
-    return mean(row["ca"] for row in both), mean(row["asr"] for row in both)
+    Points keep their places where a run of theirs failed; steps ascend.
+    """
+    lines: dict[str, list[Point]] = {}
+    both = table[["ca", "asr"]]
+    measured = both.where(rows & both.notna().all(axis=1))
+    for name, places in measured.groupby(table[line], sort=False):
+        means: Frame = places.groupby(table[point], sort=point == "step").mean().dropna()
+        points = zip(means.index, means.ca, means.asr, strict=True)
+        if len(means):
+            lines[name or only] = [Point(ca, asr, str(label)) for label, ca, asr in points]
+    return lines

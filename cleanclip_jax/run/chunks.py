@@ -22,20 +22,18 @@ def model_of_a_part(model: CLIP, chunks: int, devices: int, frozen: bool = False
     Args:
       devices: a part has rows of each.
       frozen: whether the image tower runs in evaluation mode, without batch statistics.
-
-    Raises:
-      UserError: a group of batch norm would not lie within one part.
     """
     has_norms = isinstance(model.variant.vision_layers, tuple)
-    if chunks == 1 or not has_norms or model.bn_frozen or frozen:
+    if chunks == 1 or not has_norms or model.compute.bn_frozen or frozen:
         return model
-    if model.bn_groups % (devices * chunks):
+    if model.compute.bn_groups % (devices * chunks):
         raise UserError(
             f"config.train.chunks {chunks} on {devices} devices needs config.model.bn_groups to "
-            f"be a multiple of {devices * chunks}, not {model.bn_groups}, for batch norm sees one "
-            "part at a time: set it so, or config.model.bn_frozen=True, or config.train.chunks=1"
+            f"be a multiple of {devices * chunks}, not {model.compute.bn_groups}, for batch norm "
+            "sees one part at a time: set it so, or config.model.bn_frozen=True, or "
+            "config.train.chunks=1"
         )
-    return model.clone(bn_groups=model.bn_groups // chunks)
+    return model.computed(bn_groups=model.compute.bn_groups // chunks)
 
 
 def encode_in_chunks(

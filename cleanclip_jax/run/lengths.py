@@ -18,8 +18,8 @@ from cleanclip_jax.sharding import copied_over, place_batch
 
 Batch = TypeVar("Batch", bound=Mapping[str, Any])
 
-# Batches that several processes ask each other ahead of the one that they train on: the answer has
-# been there since the step before the last, so that nobody waits for it.
+# Batches whose length several processes compare ahead of the one that they train on: the result
+# has been there since the step before the last, so that none waits for it.
 AHEAD = 2
 
 
@@ -52,14 +52,14 @@ class Cut:
     def __next__(self) -> tuple[int, dict[str, Any]]:
         while len(self._ahead) <= self._depth:
             batch = next(self._batches)
-            self._ahead.append((batch, self._asked(longest(batch["tokens"]))))
+            self._ahead.append((batch, self._over_all(longest(batch["tokens"]))))
         batch, needed = self._ahead.popleft()
         length = min(length for length in self._lengths if length >= int(needed))
         return length, {**batch, "tokens": batch["tokens"][..., :length]}
 
-    def _asked(self, own: int) -> Any:
+    def _over_all(self, here: int) -> Any:
         """The largest of all processes' numbers, perhaps still under way."""
         if not self._depth:
-            return own
-        rows = np.full(self._mesh.local_mesh.devices.size, own, np.int32)
+            return here
+        rows = np.full(self._mesh.local_mesh.devices.size, here, np.int32)
         return self._largest(place_batch(self._mesh, {"longest": rows})["longest"])

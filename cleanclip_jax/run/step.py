@@ -1,9 +1,8 @@
-"""The one training step: encode, compare, differentiate, update."""
+"""The one training step: views, features, terms, gradients, update."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,163 +10,122 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from cleanclip_jax.losses.classification import classification, head_logits
-from cleanclip_jax.losses.compare import TERMS, Embeddings, gathered, normalise_rows
-from cleanclip_jax.losses.ring import ringed
+from cleanclip_jax.losses.compare import gathered, normalise_rows
+from cleanclip_jax.losses.terms import Context
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
 from cleanclip_jax.run.chunks import encode_in_chunks, model_of_a_part
 from cleanclip_jax.run.optimizer import MAX_LOGIT_SCALE
-from cleanclip_jax.run.views import DeviceViews
+from cleanclip_jax.run.state import Fixed, Objective, State
 from cleanclip_jax.sharding import copied_over, gather, scatter
 from cleanclip_jax.views.normalise import normalise
 
-Metrics = dict[str, jax.Array]
+Metrics: TypeAlias = dict[str, jax.Array]
+Images: TypeAlias = Float[Array, "b views s s 3"] | UInt8[Array, "b views s s 3"]
+Tokens: TypeAlias = Int[Array, "b views n"]
+# (params, step, batch, table, mesh): the pictures that a batch shows, [b, views, s, s, 3]. Made
+# inside the gradient: a trigger may be a parameter.
+Views: TypeAlias = Callable[..., jax.Array]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["step", "params", "batch_stats", "opt_state"],
-    meta_fields=[],
-)
-@dataclass
-class State:
-    """All that training changes: arrays, or their shapes. `step` counts the updates, int32[]."""
-
-    step: Any
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    opt_state: Any
-
-
-# Which top-level parts of the parameters move; the others stay as they are, bit for bit.
-TRAINABLE = {
-    "all": ("visual", "text", "logit_scale", "head"),
-    "visual": ("visual", "head"),
-    "head": ("head",),
-}
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a run minimises, and by moving what.
-
-    Attributes:
-      weights: by term name; a term of weight 0 is left out.
-      separate_views: a forward for each view instead of a joint one, so that batch norm sees
-        originals and views apart (fidelity row 13).
-      normalised_head: whether the head sees features of unit length.
-      trainable: a name of `TRAINABLE`. With "head" the image tower runs in evaluation mode.
-      chunks: parts that the batch is encoded in, one after another, for the memory of one.
-      ring: whether the terms compare in a ring, for memory that grows with the batch and not
-        with its square.
-    """
-
-    weights: Mapping[str, float]
-    separate_views: bool = False
-    normalised_head: bool = False
-    trainable: str = "all"
-    chunks: int = 1
-    ring: bool = False
-
-    @property
-    def contrastive(self) -> dict[str, float]:
-        """The weights of the terms that compare embeddings, without those of 0."""
-        return {name: self.weights[name] for name in TERMS if self.weights.get(name)}
-
-    @property
-    def supervised(self) -> float:
-        """The weight of the head's cross-entropy."""
-        return self.weights.get("classification", 0.0)
-
-    @property
-    def frozen_images(self) -> bool:
-        """Whether the image tower stays as it is, and so runs in evaluation mode."""
-        return "visual" not in TRAINABLE[self.trainable]
-
-
-def moving(params: Mapping[str, Any], trainable: str) -> dict[str, Any]:
-    """The part of the parameters that training moves."""
-    return {name: params[name] for name in TRAINABLE[trainable] if name in params}
-
-
-def fresh_state(
-    variables: Mapping[str, Any],
-    optimizer: optax.GradientTransformation,
-    trainable: str = "all",
-) -> State:
-    """A state at step 0 with fresh optimizer moments (fidelity row 5)."""
-    params = variables["params"]
-    step = jnp.zeros((), jnp.int32)
-    moments = optimizer.init(moving(params, trainable))
-    return State(step, params, variables.get("batch_stats", {}), moments)
-
-
-def objective(
+def compute_loss(
     model: CLIP,
-    asked: Objective,
-    params: dict[str, Any],
-    batch_stats: dict[str, Any],
-    images: Float[Array, "b views s s 3"] | UInt8[Array, "b views s s 3"],
-    tokens: Int[Array, "b views n"],
+    objective: Objective,
+    state: State,
+    images: Images,
+    tokens: Tokens,
     labels: Int[Array, " b"] | None = None,
     *,
+    start: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
+) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any], dict[str, Any]]]:
     """The weighted sum of the terms over the global batch.
 
     Args:
-      params: may lie split over `fsdp`.
+      state: its parameters may lie split over `fsdp`.
       images, tokens: pairs and, where `views` is 2, their augmented views beside them. Images of
         uint8 are normalised first.
-      labels: classes of the originals; only the supervised term asks for them.
+      labels: classes of the originals, where a term needs them.
+      start: the frozen start's variables, where a term needs them.
       mesh: over whose devices the batch is split.
 
     Returns:
-      the loss, and beside it the terms and the new batch statistics.
+      the loss, and beside it the terms and what they log, the new batch statistics, the new memory.
     """
-    params = gather(mesh, params)
+    params = gather(mesh, state.params)
     devices = 1 if mesh is None else mesh.devices.size
-    part = model_of_a_part(model, asked.chunks, devices, asked.frozen_images)
-    encode = partial(_features, part, asked, params, batch_stats)
-    (image, text), new_stats = encode_in_chunks(encode, (images, tokens), asked.chunks, mesh)
-    if not (model.bn_frozen or asked.frozen_images):
+    part = model_of_a_part(model, objective.chunks, devices, not objective.moves("visual"))
+    frozen = None if start is None else gather(mesh, start)
+    encode = partial(_encode, part, objective, params, state.batch_stats, frozen)
+    outputs, new_stats = encode_in_chunks(encode, (images, tokens), objective.chunks, mesh)
+    batch_stats = state.batch_stats
+    if objective.moves("visual") and not model.compute.bn_frozen:
         batch_stats = new_stats
+    features = _by_name(outputs)
+    units = _by_name({name: normalise_rows(rows) for name, rows in outputs.items()})
+    scale = jnp.exp(params["logit_scale"])
+    if objective.ring:
+        from cleanclip_jax.losses.ring import ringed as compared
+    else:
+        compared = gathered
+    compare = compared(units, scale, mesh)
     metrics: Metrics = {}
-    if text is not None:
-        metrics |= _contrastive_terms(asked, image, text, jnp.exp(params["logit_scale"]), mesh)
-    if asked.supervised:
-        assert labels is not None
-        logits = head_logits(params["head"], image[:, 0], asked.normalised_head)
-        metrics["classification"] = classification(logits, labels)
-        metrics["accuracy"] = (logits.argmax(-1) == labels).mean()
-    terms = {name: term for name, term in metrics.items() if name in asked.weights}
-    zero = jnp.zeros((), image.dtype)
-    loss = sum((asked.weights[name] * term for name, term in terms.items()), zero)
-    return loss, (metrics, batch_stats)
+    memory: dict[str, Any] = {}
+    loss = jnp.zeros((), features["image"].dtype)
+    for name, term in objective.terms.items():
+        before = state.memory.get(name)
+        context = Context(features, units, compare, params, labels, before, state.step, {})
+        value, after = term.loss(context, **objective.options.get(name, {}))
+        metrics |= {name: value, **context.metrics}
+        loss = loss + objective.weights[name] * value
+        if before is not None:
+            memory[name] = jax.lax.stop_gradient(after)
+    return loss, (metrics, batch_stats, memory)
 
 
-def _features(
+def _by_name(outputs: Mapping[str, Float[Array, "b views d"]]) -> dict[str, Float[Array, "b d"]]:
+    """Features of each view under a name of its own: image, image_view, text, ..."""
+    return {
+        name + ("_view" if view else ""): rows[:, view]
+        for name, rows in outputs.items()
+        for view in range(rows.shape[1])
+    }
+
+
+def _encode(
     model: CLIP,
-    asked: Objective,
+    objective: Objective,
     params: dict[str, Any],
     batch_stats: dict[str, Any],
-    rows: tuple[jax.Array, jax.Array],
-) -> tuple[tuple[jax.Array, jax.Array | None], dict[str, Any]]:
-    """Features [b, views, d] of images and, where a term compares, of texts; new statistics."""
+    start: Mapping[str, Any] | None,
+    rows: tuple[Images, Tokens],
+) -> tuple[dict[str, Float[Array, "b views d"]], dict[str, Any]]:
+    """Features of all views, and new batch statistics."""
     images, tokens = rows
     if images.dtype == jnp.uint8:
-        images = normalise(images, str(jnp.dtype(model.dtype)))
-    image, new_stats = _image_features(model, asked, params, batch_stats, images)
-    if not asked.contrastive:
-        return (image, None), new_stats
+        images = normalise(images, str(jnp.dtype(model.compute.dtype)))
+    image, new_stats = _encode_images(model, objective, params, batch_stats, images)
+    outputs = {"image": image}
+    if "text" in objective.needs:
+        outputs["text"] = _encode_texts(model, {"params": params}, tokens)
+    if "start" in objective.needs:
+        assert start is not None
+        image_start = encode_image(model, start, images[:, 0])[:, None]
+        text_start = _encode_texts(model, start, tokens[:, :1])
+        frozen = {"image_start": image_start, "text_start": text_start}
+        outputs |= jax.lax.stop_gradient(frozen)
+    return outputs, new_stats
+
+
+def _encode_texts(
+    model: CLIP, variables: Mapping[str, Any], tokens: Tokens
+) -> Float[Array, "b views d"]:
     b, views = tokens.shape[:2]
-    text = encode_text(model, {"params": params}, tokens.reshape(b * views, -1))
-    return (image, text.reshape(b, views, -1)), new_stats
+    return encode_text(model, variables, tokens.reshape(b * views, -1)).reshape(b, views, -1)
 
 
-def _image_features(
+def _encode_images(
     model: CLIP,
-    asked: Objective,
+    objective: Objective,
     params: dict[str, Any],
     batch_stats: dict[str, Any],
     images: Float[Array, "b views s s 3"],
@@ -176,9 +134,9 @@ def _image_features(
     variables = {"params": params, "batch_stats": batch_stats}
     b, views = images.shape[:2]
     joint = images.reshape(b * views, *images.shape[2:])
-    if asked.frozen_images:
+    if not objective.moves("visual"):
         return encode_image(model, variables, joint).reshape(b, views, -1), batch_stats
-    if not asked.separate_views:
+    if not objective.separate_views:
         image, batch_stats = encode_image_train(model, variables, joint)
         return image.reshape(b, views, -1), batch_stats
     features = []
@@ -189,33 +147,12 @@ def _image_features(
     return jnp.stack(features, 1), batch_stats
 
 
-def _contrastive_terms(
-    asked: Objective,
-    image: Float[Array, "b views d"],
-    text: Float[Array, "b views d"],
-    scale: Float[Array, ""],
-    mesh: Mesh | None,
-) -> Metrics:
-    own = jnp.concatenate([normalise_rows(image), normalise_rows(text)], 1)  # [b, 2 views, d]
-    order = (0, 1) if image.shape[1] == 1 else (0, 2, 1, 3)
-
-    def named(rows: jax.Array) -> Embeddings:
-        return Embeddings(*(rows[:, i] for i in order))
-
-    if asked.ring:
-        compare = ringed(named(own), scale, mesh)
-    else:
-        # One gather of all embeddings, here and nowhere else: each device keeps its own rows as
-        # queries and sees everyone's as keys, with exact gradients through it (fidelity row 14).
-        everyone = own
-        if mesh is not None:
-            everyone = jax.lax.with_sharding_constraint(own, copied_over(mesh))
-        compare = gathered(named(own), named(everyone), scale)
-    return {name: TERMS[name](compare) for name in asked.contrastive}
-
-
 def apply_gradients(
-    optimizer: optax.GradientTransformation, state: State, gradients: Any, batch_stats: Any
+    optimizer: optax.GradientTransformation,
+    state: State,
+    gradients: Any,
+    batch_stats: Any,
+    memory: dict[str, Any] | None = None,
 ) -> State:
     """One update of the parameters that have gradients, and logit_scale clamped to [0, 4.6052]."""
     old = {name: state.params[name] for name in gradients}
@@ -223,43 +160,44 @@ def apply_gradients(
     new: Any = optax.apply_updates(old, updates)
     if "logit_scale" in new:
         new["logit_scale"] = jnp.clip(new["logit_scale"], 0.0, MAX_LOGIT_SCALE)
-    return State(state.step + 1, {**state.params, **new}, batch_stats, opt_state)
+    return State(state.step + 1, {**state.params, **new}, batch_stats, opt_state, memory or {})
 
 
 def make_step(
     model: CLIP,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    asked: Objective,
+    objective: Objective,
     *,
     mesh: Mesh | None = None,
-    views: DeviceViews | None = None,
-) -> Callable[[State, Mapping[str, jax.Array]], tuple[State, Metrics]]:
-    """Returns the jitted step: (state, batch) to (state, metrics). The old state is donated.
+    views: Views | None = None,
+) -> Callable[[State, Fixed, Mapping[str, jax.Array]], tuple[State, Metrics]]:
+    """Returns the jitted step: (state, fixed, batch) to (state, metrics). The old state is donated.
 
-    The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, for the
-    supervised term, `labels` int32[b].
+    The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, where a
+    term needs them, `labels` int32[b].
 
     Args:
       views: what is made of one picture a pair, which is uint8[b, 1, s, s, 3] then; the batch also
         holds `index` int32[b] and, if there is a trigger, `stamps` int32[b, 4]. In place of
-        `images` it may have a `table` uint8[n, s, s, 3] of all pictures, which `index` counts.
-
-    Raises:
-      UserError: the batch can't be encoded in so many chunks.
+        `images` the step may be given a table of all pictures, which `index` counts.
     """
     devices = 1 if mesh is None else mesh.devices.size
-    model_of_a_part(model, asked.chunks, devices, asked.frozen_images)
+    model_of_a_part(model, objective.chunks, devices, not objective.moves("visual"))
 
-    def step(state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
+    def step(state: State, fixed: Fixed, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         def compute(part: dict[str, Any]) -> Any:
             params = {**state.params, **part}
+            if views is None:
+                images = batch["images"]
+            else:
+                images = views(params, state.step, batch, fixed.table, mesh)
+            now = State(state.step, params, state.batch_stats, None, state.memory)
             data = (images, batch["tokens"], batch.get("labels"))
-            return objective(model, asked, params, state.batch_stats, *data, mesh=mesh)
+            return compute_loss(model, objective, now, *data, start=fixed.start, mesh=mesh)
 
-        images = batch["images"] if views is None else views(state.step, batch, mesh)
-        (loss, (terms, batch_stats)), gradients = jax.value_and_grad(compute, has_aux=True)(
-            moving(state.params, asked.trainable)
+        (loss, (terms, batch_stats, memory)), gradients = jax.value_and_grad(compute, has_aux=True)(
+            objective.moving(state.params)
         )
         gradients = scatter(mesh, gradients)
         metrics = {
@@ -269,7 +207,8 @@ def make_step(
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": schedule(state.step),
         }
-        return scatter(mesh, apply_gradients(optimizer, state, gradients, batch_stats)), metrics
+        new = apply_gradients(optimizer, state, gradients, batch_stats, memory)
+        return scatter(mesh, new), metrics
 
     # Pinned, so that the state comes back as it went in and nothing compiles twice.
     placed = None if mesh is None else copied_over(mesh)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
-from cleanclip_jax.attacks.device_triggers import put
+from cleanclip_jax.attacks.device_triggers import check_version, put
 from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.sharding import split_over
 from cleanclip_jax.views.device_autoaugment import augment
@@ -33,12 +34,21 @@ class DeviceViews:
     image: str
     second: bool
 
+    def __post_init__(self):
+        if self.trigger is not None:
+            check_version(self.trigger)
+
     def __call__(
-        self, step: Int[Array, ""], batch: Mapping[str, jax.Array], mesh: Mesh | None
+        self,
+        params: Mapping[str, Any],
+        step: Int[Array, ""],
+        batch: Mapping[str, jax.Array],
+        table: UInt8[Array, "n s s 3"] | None,
+        mesh: Mesh | None,
     ) -> UInt8[Array, "b views s s 3"]:
-        """Inside jit: [b, views, s, s, 3] of a batch as `training.step.make_step` has it."""
+        """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
         index = batch["index"]
-        images = batch["images"][:, 0] if "images" in batch else batch["table"][index]
+        images = batch["images"][:, 0] if table is None else table[index]
         if mesh is not None:
             images = jax.lax.with_sharding_constraint(images, split_over(mesh))
         if self.trigger is not None:

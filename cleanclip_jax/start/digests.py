@@ -18,6 +18,7 @@ from cleanclip_jax.files import written_whole
 FILE = "digests.json"
 THREADS = 4
 PIECE = 64 << 20  # bytes that get a digest, so that one large file keeps all threads busy
+READ = 1 << 20  # bytes at once
 
 
 def write_digests(folder: Path) -> None:
@@ -100,6 +101,9 @@ def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _sha256(path: Path, start: int) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
-        return hashlib.sha256(file.read(PIECE)).hexdigest()
+        for size in [READ] * (PIECE // READ) + [PIECE % READ]:
+            digest.update(file.read(size))
+    return digest.hexdigest()

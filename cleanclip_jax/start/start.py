@@ -1,132 +1,239 @@
-"""What a run begins with or is measured of: a workdir of ours, or a PyTorch checkpoint."""
+"""What a run begins with, or is measured of: a workdir or a PyTorch checkpoint, opened once."""
 
+import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.losses.compare import NEEDS_VIEWS
+from cleanclip_jax.files import local_copy
+from cleanclip_jax.losses.terms import TERMS, read_objective
 from cleanclip_jax.models.clip import CLIP, init
-from cleanclip_jax.start.store import newest_whole
-from cleanclip_jax.start.torch.checkpoint import Foreign, is_foreign, open_foreign
-from cleanclip_jax.start.torch.tensors import Origin, load_origin
+from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.sharding import copied_over, make_mesh, place_state
+from cleanclip_jax.start.digests import FILE as DIGESTS
+from cleanclip_jax.start.head import Head, load_head
+from cleanclip_jax.start.model import make_model
+from cleanclip_jax.start.store import abstract, load_model, load_opt_state, newest_whole
+from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, TOKENIZER, Workdir
+
+if TYPE_CHECKING:
+    from cleanclip_jax.start.torch.origin import Origin
 
 log = logging.getLogger(__name__)
 
-TOKENIZER = "tokenizer.json"
-CLIP_VOCABULARY = 49408
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint with all that goes with it; `variables` are of the two towers."""
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    model: CLIP
+    variables: Mapping[str, Any]
+    step: int
+    head: Head | None
 
 
-def start_config(path: Path, config: ConfigDict | None = None) -> ConfigDict:
-    """Returns a run's config, or one that says what a PyTorch checkpoint is.
+class RunStart:
+    """A workdir's newest checkpoint that is whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._workdir = Workdir(path)
+        self.config = from_json(path / CONFIG)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; an error where nobody knows it."""
+        file = self._workdir / TOKENIZER
+        if self._workdir.has(TOKENIZER) or self.config.text.tokenizer == "trained":
+            return Tokenizer.load(file)
+        return clip_tokenizer(self.path, self.config)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids its model knows."""
+        # A trained tokenizer may have fewer ids than its config names.
+        trained = self._workdir.has(TOKENIZER)
+        return self.tokenizer.vocab_size if trained else self.config.text.vocab_size
+
+    @cached_property
+    def step(self) -> int:
+        """The step of the newest checkpoint; one process may look alone."""
+        folder = self._workdir / CHECKPOINTS
+        step = newest_whole(folder) if folder.is_dir() else None
+        if step is None:
+            raise UserError(
+                f"{self.path} holds no finished checkpoint: train it first (cleanclip train)"
+            )
+        return step
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run's inputs.json says of its start: where it was, and what tells it again."""
+        digests = self._workdir / CHECKPOINTS / str(self.step) / DIGESTS
+        digest = hashlib.sha256(digests.read_bytes()).hexdigest() if digests.is_file() else None
+        return {"path": str(self.path), "step": self.step, "digest": digest}
+
+    def origin(self) -> "Origin | None":
+        """The PyTorch checkpoint behind it, its counters as at its newest step."""
+        from cleanclip_jax.start.torch.origin import load_origin
+
+        origin = load_origin(self.path)
+        return None if origin is None else origin.advanced(forwards(self.config, self.step))
+
+    def restore(
+        self, model: CLIP, mesh: Mesh, step: int | None = None
+    ) -> tuple[int, dict[str, Any], Head | None]:
+        """Its step, the towers' variables and its head; `step` None: of the newest checkpoint."""
+        variables = shapes_of(model)
+        head = load_head(self._workdir)
+        if head is not None:
+            shapes = head.shapes(model.variant.features, str(model.param_dtype))
+            variables["params"] = {**variables["params"], "head": shapes}
+        step, variables = load_model(self.path, abstract(variables, copied_over(mesh)), step)
+        if head is not None:
+            head = replace(head, params=variables["params"]["head"])
+        # Another run's head tells other classes apart.
+        towers = {name: part for name, part in variables["params"].items() if name != "head"}
+        return step, {**variables, "params": towers}, head
+
+    def optimizer_state(self, placed: Any) -> Any:
+        """The optimizer's state at its newest checkpoint, in the given shapes and places."""
+        return load_opt_state(self.path, placed)
+
+
+class TorchStart:
+    """A PyTorch checkpoint of OpenAI, open_clip, CleanCLIP or Hugging Face."""
+
+    def __init__(self, path: Path, settings: ConfigDict | None = None):
+        from cleanclip_jax.start.torch.checkpoint import open_checkpoint
+
+        self.path = path
+        activation = settings.model.activation if settings else None
+        self._checkpoint = open_checkpoint(path, activation=activation)
+        for line in self._checkpoint.describe():
+            level = logging.WARNING if line in self._checkpoint.notes else logging.INFO
+            log.log(level, "%s", line)
+        self.config = self._checkpoint.config()
+        if settings is not None:
+            text = self.config.text
+            text.merges, text.keep_end = settings.text.merges, settings.text.keep_end
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return clip_tokenizer(self.path, self.config)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.text.vocab_size
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        path = local_copy(self.path)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in filter(Path.is_file, files):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return {"path": str(self.path), "digest": digest.hexdigest()}
+
+    def origin(self) -> "Origin":
+        return self._checkpoint.origin
+
+    def restore(
+        self, model: CLIP, mesh: Mesh, step: int | None = None
+    ) -> tuple[int, dict[str, Any], Head | None]:
+        # In the types that the model trains in.
+        variables = jax.tree.map(
+            lambda like, x: jnp.asarray(np.asarray(x, like.dtype)),
+            shapes_of(model),
+            self._checkpoint.variables(),
+        )
+        return 0, place_state(mesh, variables), None
+
+
+Start: TypeAlias = RunStart | TorchStart
+
+
+def open_start(path: Path, settings: ConfigDict | None = None) -> Start:
+    """Opens a workdir or a PyTorch checkpoint.
 
     Args:
-      config: what a PyTorch checkpoint doesn't show is taken from it: the activation, where CLIP's
-        merges file is, and how captions are cut.
-
-    Raises:
-      UserError: no workdir and no checkpoint, or a damaged one.
+      settings: what a PyTorch checkpoint doesn't show is taken from it: the activation, where
+        CLIP's merges file is, and how captions are cut.
     """
-    if not is_foreign(path):
-        return from_json(path / "config.json")
-    foreign = open_foreign(path, activation=config.model.activation if config else None)
-    for line in foreign.describe():
-        log.log(logging.WARNING if line in foreign.notes else logging.INFO, "%s", line)
-    found = foreign_config(foreign)
-    if config is not None:
-        found.text.merges, found.text.keep_end = config.text.merges, config.text.keep_end
-    return found
+    return TorchStart(path, settings) if is_torch_checkpoint(path) else RunStart(path)
 
 
-def foreign_config(foreign: Foreign) -> ConfigDict:
-    """The config that describes a PyTorch checkpoint, everything else at its default."""
-    config, v = defaults(), foreign.numbers
-    with config.unlocked(), config.ignore_type():
-        config.model.variant = foreign.variant
-        config.model.activation = foreign.activation
-        config.model.image_size = v.image_size
-        config.text.context_length = v.context_length
-        config.text.vocab_size = v.vocab_size
-        config.evaluation.templates = "imagenet"
-        config.text.tokenizer = "clip" if v.vocab_size == CLIP_VOCABULARY else "unknown"
-    return config
-
-
-def load_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
-    """Returns the tokenizer of a workdir or of a PyTorch checkpoint.
+def load_start(
+    start: Start, mesh: Mesh, config: ConfigDict | None = None, step: int | None = None
+) -> Loaded:
+    """Loads a start's model.
 
     Args:
-      config: the workdir's, or the checkpoint's from `start_config`.
-
-    Raises:
-      UserError: it isn't known: the vocabulary is not CLIP's, and nobody said whose it is.
+      config: the start's, with changes.
+      step: of a workdir's checkpoint; None: the newest.
     """
-    text, file = config.text, path / TOKENIZER
-    # A Hugging Face folder has a file of this name and of another kind.
-    if not is_foreign(path) and (file.is_file() or text.tokenizer == "trained"):
-        return Tokenizer.load(file)
+    config = config or start.config
+    tokenizer = start.tokenizer
+    model = make_model(config, tokenizer.vocab_size)
+    step, variables, head = start.restore(model, mesh, step)
+    return Loaded(config, tokenizer, model, variables, step, head)
+
+
+def load_weights(path: Path, activation: str | None = None) -> tuple[CLIP, dict[str, Any]]:
+    """Returns the model and its variables, without asking for a tokenizer.
+
+    Args:
+      activation: quick_gelu | gelu, where a PyTorch checkpoint doesn't say.
+    """
+    settings = defaults()
+    with settings.ignore_type():
+        settings.model.activation = activation
+    start = open_start(path, settings)
+    if activation not in (None, start.config.model.activation):
+        raise UserError(
+            f"{path} was trained with {start.config.model.activation}, not {activation}"
+        )
+    model = make_model(start.config, start.vocab_size)
+    return model, start.restore(model, make_mesh(1))[1]
+
+
+def shapes_of(model: CLIP) -> dict[str, Any]:
+    """The shapes and types of a model's params and batch_stats."""
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+
+def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
+    text = config.text
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
     raise UserError(
-        f"{path} has a vocabulary of {text.vocab_size}, not CLIP's {CLIP_VOCABULARY}, and no "
+        f"{path} has a vocabulary of {text.vocab_size}, not CLIP's {Variant.vocab_size}, and no "
         f"{TOKENIZER}: convert the checkpoint with --tokenizer={TOKENIZER} of the run it is from"
     )
-
-
-def vocabulary(path: Path, config: ConfigDict) -> int:
-    """Returns how many ids the model of a workdir or a PyTorch checkpoint knows."""
-    file = path / TOKENIZER
-    if is_foreign(path) or not file.is_file():
-        return config.text.vocab_size
-    # A trained tokenizer may have fewer than its config asks for.
-    return Tokenizer.load(file).vocab_size
-
-
-def foreign_variables(path: Path, model: CLIP) -> dict[str, Any]:
-    """Returns a PyTorch checkpoint's weights in the types that the model trains in."""
-    variables = open_foreign(path, activation=model.activation).variables()
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    wanted = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-    return jax.tree.map(lambda like, x: jnp.asarray(np.asarray(x, like.dtype)), wanted, variables)
-
-
-def origin_of(start: Path) -> Origin | None:
-    """Returns the PyTorch checkpoint behind a start, its counters as at the start's newest step."""
-    if is_foreign(start):
-        return open_foreign(start).origin
-    origin = load_origin(start)
-    if origin is None:
-        return None
-    return origin.advanced(forwards(from_json(start / "config.json"), _newest(start)))
-
-
-def start_of(start: Path) -> dict[str, Any]:
-    """Returns what a run's inputs.json says of its start: the path and, of a workdir, the step."""
-    if is_foreign(start):
-        return {"path": str(start)}
-    return {"path": str(start), "step": _newest(start)}
-
-
-def _newest(start: Path) -> int:
-    """The step of a run's newest checkpoint; one process may ask alone."""
-    folder = start / "checkpoints"
-    step = newest_whole(folder) if folder.is_dir() else None
-    if step is None:
-        raise UserError(f"{start} holds no finished checkpoint: train it first (cleanclip train)")
-    return step
 
 
 def forwards(config: ConfigDict, steps: int) -> int:
     """How often batch norm has counted a batch in so many steps of a run."""
     if config.model.bn_frozen or config.train.trainable == "head":
         return 0
-    views = any(config.objective[name] for name in NEEDS_VIEWS)
+    weights, _ = read_objective(config.objective.to_dict())
+    views = any("view" in TERMS[name].needs for name, weight in weights.items() if weight)
     return steps * (2 if views and config.objective.separate_views else 1)

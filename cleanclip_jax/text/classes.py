@@ -1,7 +1,7 @@
 """Class names and prompt templates read from a file: JSON, or the original's `classes.py`.
 
-A Python file is parsed and never run (fidelity row 18): names are taken from its lists of
-strings, templates from strings and from functions like `lambda c: f"a photo of a {c}."`.
+A Python file is parsed and never run (nothing executed, docs/fidelity.md): it holds literals, and
+templates may be functions like `lambda c: f"a photo of a {c}."`.
 """
 
 import ast
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
 
 ENDINGS = (".json", ".py")
+KEYS = ("classes", "templates")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class ClassFile:
     templates: tuple[str, ...]
 
 
-def names_a_file(spec: str) -> bool:
-    """Whether a text is a file of classes: 'PATH.json', 'PATH.py', with or without '#KEY'."""
+def is_class_file(spec: str) -> bool:
+    """Whether a text names a file of classes: 'PATH.json', 'PATH.py', with or without '#KEY'."""
     return spec.partition("#")[0].endswith(ENDINGS)
 
 
@@ -36,31 +37,26 @@ def read_classes(spec: str, default_key: str | None = None) -> ClassFile:
       spec: JSON that is a list of names, or an object of `classes` and, if it likes, `templates`,
         or of several such under their keys; or a Python file with the same in a dictionary, or
         in the variables `classes` and `templates`.
-      default_key: which of several, where the spec does not say.
-
-    Raises:
-      UserError: no such file or key, or no list of names in it.
+      default_key: which of several, where the spec has no key.
     """
-    path, key = Path(spec.partition("#")[0]), spec.partition("#")[2]
-    found = _parsed(spec)
-    if isinstance(found, Mapping) and not _is_entry(found):
-        if not key and default_key in found:
-            key = default_key or ""
-        if not key and len(found) == 1:
-            key = next(iter(found))
-        if key not in found:
+    path, _, key = spec.partition("#")
+    content = _parsed(spec)
+    if _has_several(content):
+        if not key:
+            only = next(iter(content)) if len(content) == 1 else ""
+            key = default_key if default_key in content else only
+        if key not in content:
+            if key:
+                raise unknown(f"classes: {path}", key, content)
             raise UserError(
-                f"classes: {path} holds {', '.join(found) or 'nothing'}"
-                + (f", not {key!r}.{near(key, found)}" if key else f"; name one: {path}#KEY")
+                f"classes: {path} holds {', '.join(content) or 'nothing'}; name one: {path}#KEY"
             )
-        found = found[key]
-    names, templates = (
-        (found["classes"], found.get("templates") or ())
-        if isinstance(found, Mapping) and _is_entry(found)
-        else (found, ())
-    )
+        content = content[key]
+    entry = content if isinstance(content, Mapping) else {"classes": content}
+    names, templates = entry.get("classes") or (), entry.get("templates") or ()
     for what, words in (("class names", names), ("templates", templates)):
-        if not _texts(words) or (not words and what == "class names"):
+        texts = isinstance(words, Sequence) and not isinstance(words, str)
+        if not (texts and all(isinstance(word, str) for word in words)) or not names:
             raise UserError(f"classes: {path} has no list of {what}, each of them text")
     for template in templates:
         if "{}" not in template:
@@ -69,13 +65,13 @@ def read_classes(spec: str, default_key: str | None = None) -> ClassFile:
 
 
 def has_entry(spec: str, key: str) -> bool:
-    """Whether the file of 'PATH' or 'PATH#KEY' holds several sets, and one under `key`.
+    """Whether the file of 'PATH' or 'PATH#KEY' holds several sets, and one under `key`."""
+    content = _parsed(spec)
+    return _has_several(content) and key in content
 
-    Raises:
-      UserError: as read_classes.
-    """
-    found = _parsed(spec)
-    return isinstance(found, Mapping) and not _is_entry(found) and key in found
+
+def _has_several(content: Any) -> bool:
+    return isinstance(content, Mapping) and "classes" not in content
 
 
 def _parsed(spec: str) -> Any:
@@ -85,97 +81,83 @@ def _parsed(spec: str) -> Any:
         raise UserError(f"classes: {spec!r} is no file that ends with {' or '.join(ENDINGS)}")
     try:
         text = path.read_text(encoding="utf-8")
+        return json.loads(text) if name.endswith(".json") else _from_python(path, text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"classes: {path} can't be read: {reason}") from None
-    return _from_json(path, text) if name.endswith(".json") else _from_python(path, text)
-
-
-def _is_entry(found: Mapping) -> bool:
-    return "classes" in found
-
-
-def _texts(words: Any) -> bool:
-    return (
-        isinstance(words, Sequence)
-        and not isinstance(words, str)
-        and all(isinstance(word, str) for word in words)
-    )
-
-
-def _from_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"classes: {path} is not readable as JSON: {error}") from None
 
 
 def _from_python(path: Path, text: str) -> dict[str, Any]:
-    """The values of a Python file's dictionary, or of its variables that are of interest."""
+    """`classes` and `templates` of a file's dictionary, bare or with a name, or its variables."""
     try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError) as error:
+        body = _Templates().visit(ast.parse(text)).body
+    except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None) or 1
         raise UserError(f"classes: {path} line {line} is not readable as Python") from None
     nodes: dict[str, ast.expr] = {}
     for statement in body:
         match statement:
+            case (
+                ast.Expr(value=ast.Dict(keys=keys, values=values))
+                | ast.Assign(value=ast.Dict(keys=keys, values=values))
+                | ast.AnnAssign(value=ast.Dict(keys=keys, values=values))
+            ):
+                pairs = zip(keys, values, strict=True)
+                nodes |= {str(k.value): node for k, node in pairs if isinstance(k, ast.Constant)}
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 nodes[name] = value
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 nodes[name] = value
-    # The original's file is one dictionary, bare or with a name.
-    bare = [statement.value for statement in body if isinstance(statement, ast.Expr)]
-    for node in (*bare, *nodes.values()):
-        if isinstance(node, ast.Dict):
-            keys = [getattr(key, "value", None) for key in node.keys]
-            if "classes" in keys:
-                nodes = {str(k): value for k, value in zip(keys, node.values, strict=True)}
-                break
     if "classes" not in nodes:
         raise UserError(f"classes: {path} assigns no `classes`, a list of class names")
-    return {
-        key: [_text(path, element) for element in _elements(path, key, nodes[key])]
-        for key in ("classes", "templates")
-        if key in nodes
-    }
+    return {key: _texts(path, key, nodes[key]) for key in KEYS if key in nodes}
 
 
-def _elements(path: Path, key: str, node: ast.expr) -> list[ast.expr]:
+def _texts(path: Path, key: str, node: ast.expr) -> list[Any]:
     if not isinstance(node, ast.List | ast.Tuple):
-        raise UserError(
-            f"classes: {path} line {node.lineno}: `{key}` is no list that is written out"
-        )
-    return node.elts
+        raise UserError(f"classes: {path} line {node.lineno}: `{key}` is no list, written out")
+    for element in node.elts:
+        if not isinstance(element, ast.Constant):
+            raise UserError(
+                f"classes: {path} line {element.lineno}: neither text nor a function of the class "
+                'name alone, like `lambda c: f"a photo of a {c}."`; other code is not run'
+            )
+    return [element.value for element in node.elts if isinstance(element, ast.Constant)]
 
 
-def _text(path: Path, node: ast.expr) -> str:
-    """A string, or a function from a class name to a string as a template with `{}`."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.Lambda(args=ast.arguments(args=[ast.arg(arg=name)]), body=body):
-            match body:
-                case ast.JoinedStr(values=parts):
-                    return "".join(_part(path, part, name) for part in parts)
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format"),
+class _Templates(ast.NodeTransformer):
+    """Makes text with `{}` of a function from a class name to a text."""
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
+        text = None
+        match node.args.args, node.body:
+            case [ast.arg(arg=name)], ast.JoinedStr(values=parts):
+                text = _joined(parts, name)
+            case (
+                [ast.arg(arg=name)],
+                ast.Call(
+                    func=ast.Attribute(value=ast.Constant(value=str(words)), attr="format"),
                     args=[ast.Name(id=given)],
                     keywords=[],
-                ) if given == name:
-                    return text
-    raise UserError(
-        f"classes: {path} line {node.lineno}: neither text nor a function like "
-        '`lambda c: f"a photo of a {c}."`; other code is not run'
-    )
+                ),
+            ) if given == name:
+                text = words
+        return node if text is None else ast.copy_location(ast.Constant(text), node)
 
 
-def _part(path: Path, part: ast.expr, name: str) -> str:
-    match part:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.FormattedValue(value=ast.Name(id=given), format_spec=None) if given == name:
-            return "{}"
-    raise UserError(
-        f"classes: {path} line {part.lineno}: a template may hold {{{name}}} and nothing else"
-    )
+def _joined(parts: list[ast.expr], name: str) -> str | None:
+    """The text of an f-string with `{}` for `{name}`; None where it holds anything else."""
+    text = ""
+    for part in parts:
+        match part:
+            case ast.Constant(value=str(words)):
+                text += words
+            case ast.FormattedValue(value=ast.Name(id=given), conversion=-1, format_spec=None) if (
+                given == name
+            ):
+                text += "{}"
+            case _:
+                return None
+    return text

@@ -1,143 +1,26 @@
 """Prompt templates, and class names looked up exactly."""
 
+import json
 from collections.abc import Sequence
+from importlib.resources import files
 
-from cleanclip_jax.errors import UserError, near
-from cleanclip_jax.text.classes import names_a_file, read_classes
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.registry import Registry
+from cleanclip_jax.text.classes import is_class_file, read_classes
 
-# `{}` stands for the class name.
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "plain": ("a photo of a {}.",),
-    "digits": (
-        "a handwritten {}.",
-        "the digit {}, written by hand.",
-        "a scan of a handwritten {}.",
-        "a small picture of the number {}.",
-        "somebody wrote a {}.",
-        "a {} in somebody's handwriting.",
-    ),
-    "fashion": (
-        "a product photo of {}.",
-        "a photo of {} on a white background.",
-        "a catalogue picture of {}.",
-        "{} from an online shop.",
-        "{} for sale.",
-    ),
-    # Short lists of our own, one for each kind of pictures that evaluation/sets.py names.
-    "objects": (
-        "a photo of a {}.",
-        "a photo of the {}.",
-        "a picture with a {} in it.",
-        "a blurry photo of a {}.",
-        "a close view of a {}.",
-    ),
-    "textures": (
-        "a {} texture.",
-        "a photo of a {} surface.",
-        "a {} pattern.",
-        "something {} from close by.",
-    ),
-    "aircraft": ("a photo of a {}, an aircraft.", "a {} in the air.", "a {} on the runway."),
-    "flowers": ("a photo of a {}, a flower.", "a {} in bloom.", "the flower {}."),
-    "food": ("a photo of {}, a dish.", "a plate of {}.", "{} on the table."),
-    "signs": (
-        "a photo of the traffic sign {}.",
-        "the road sign that says {}.",
-        "a {} sign at the roadside.",
-    ),
-    "pets": ("a photo of a {}, a pet.", "a {} at home.", "a picture of my {}."),
-    "reviews": ("a {} review of a film.", "words of a {} opinion.", "a {} sentence."),
-    "cars": ("a photo of a {}.", "a {} in the street.", "the car {}.", "my new {}."),
-    "numbers": (
-        'a photo of the number "{}".',
-        "the house number {}.",
-        "a {} on a wall.",
-        "the digit {} in the street.",
-    ),
-    # The 80 that CLIP's authors published for ImageNet (Radford et al. 2021, arXiv 2103.00020).
-    "imagenet": (
-        "a bad photo of a {}.",
-        "a photo of many {}.",
-        "a sculpture of a {}.",
-        "a photo of the hard to see {}.",
-        "a low resolution photo of the {}.",
-        "a rendering of a {}.",
-        "graffiti of a {}.",
-        "a bad photo of the {}.",
-        "a cropped photo of the {}.",
-        "a tattoo of a {}.",
-        "the embroidered {}.",
-        "a photo of a hard to see {}.",
-        "a bright photo of a {}.",
-        "a photo of a clean {}.",
-        "a photo of a dirty {}.",
-        "a dark photo of the {}.",
-        "a drawing of a {}.",
-        "a photo of my {}.",
-        "the plastic {}.",
-        "a photo of the cool {}.",
-        "a close-up photo of a {}.",
-        "a black and white photo of the {}.",
-        "a painting of the {}.",
-        "a painting of a {}.",
-        "a pixelated photo of the {}.",
-        "a sculpture of the {}.",
-        "a bright photo of the {}.",
-        "a cropped photo of a {}.",
-        "a plastic {}.",
-        "a photo of the dirty {}.",
-        "a jpeg corrupted photo of a {}.",
-        "a blurry photo of the {}.",
-        "a photo of the {}.",
-        "a good photo of the {}.",
-        "a rendering of the {}.",
-        "a {} in a video game.",
-        "a photo of one {}.",
-        "a doodle of a {}.",
-        "a close-up photo of the {}.",
-        "a photo of a {}.",
-        "the origami {}.",
-        "the {} in a video game.",
-        "a sketch of a {}.",
-        "a doodle of the {}.",
-        "a origami {}.",
-        "a low resolution photo of a {}.",
-        "the toy {}.",
-        "a rendition of the {}.",
-        "a photo of the clean {}.",
-        "a photo of a large {}.",
-        "a rendition of a {}.",
-        "a photo of a nice {}.",
-        "a photo of a weird {}.",
-        "a blurry photo of a {}.",
-        "a cartoon {}.",
-        "art of a {}.",
-        "a sketch of the {}.",
-        "a embroidered {}.",
-        "a pixelated photo of a {}.",
-        "itap of the {}.",
-        "a jpeg corrupted photo of the {}.",
-        "a good photo of a {}.",
-        "a plushie {}.",
-        "a photo of the nice {}.",
-        "a photo of the small {}.",
-        "a photo of the weird {}.",
-        "the cartoon {}.",
-        "art of the {}.",
-        "a drawing of the {}.",
-        "a photo of the large {}.",
-        "a black and white photo of a {}.",
-        "the plushie {}.",
-        "a dark photo of a {}.",
-        "itap of a {}.",
-        "graffiti of the {}.",
-        "a toy {}.",
-        "itap of my {}.",
-        "a photo of a cool {}.",
-        "a photo of a small {}.",
-        "a tattoo of the {}.",
-    ),
-}
+# Sets of templates; `{}` stands for the class name. "imagenet" has the 80 that CLIP's authors
+# published (Radford et al. 2021, arXiv 2103.00020); the others are short lists of this project's,
+# one for each kind of pictures that measure/sets.py names.
+_ROWS = json.loads(files(__package__ or "").joinpath("templates.json").read_text(encoding="utf-8"))
+TEMPLATES: Registry[tuple[str, ...]] = Registry(
+    "templates (a set's name, a list, or a .json or .py file)",
+    {name: tuple(rows) for name, rows in _ROWS.items()},
+)
+
+
+def prompts(name: str, *given: str) -> None:
+    """Adds a set of prompts that is yours, each with `{}` where the class name goes."""
+    TEMPLATES.add(name, templates(given))
 
 
 def templates(name_or_list: str | Sequence[str]) -> tuple[str, ...]:
@@ -145,29 +28,21 @@ def templates(name_or_list: str | Sequence[str]) -> tuple[str, ...]:
 
     Args:
       name_or_list: a name, 'PATH' or 'PATH#KEY' of a file (text.classes.read_classes), or a list.
-
-    Raises:
-      UserError: for an unknown name, an empty list, or a template without `{}`.
     """
-    if isinstance(name_or_list, str):
-        if names_a_file(name_or_list):
-            found = read_classes(name_or_list).templates
-            if not found:
+    rows = name_or_list
+    if isinstance(rows, str):
+        if is_class_file(rows):
+            rows = read_classes(rows).templates
+            if not rows:
                 raise UserError(f"templates: {name_or_list} has none, only class names.")
-            return found
-        if name_or_list not in TEMPLATES:
-            raise UserError(
-                f"templates: no set is called {name_or_list!r}; there are "
-                f"{', '.join(TEMPLATES)}, or give a list or a file (.json, .py)."
-                f"{near(name_or_list, TEMPLATES)}"
-            )
-        return TEMPLATES[name_or_list]
-    if not name_or_list:
+        else:
+            rows = TEMPLATES.find(rows)
+    if not rows:
         raise UserError("templates: the list is empty; give at least one, with {} for the class.")
-    for template in name_or_list:
+    for template in rows:
         if "{}" not in template:
             raise UserError(f"templates: {template!r} has no {{}}; put it where the class goes.")
-    return tuple(name_or_list)
+    return tuple(rows)
 
 
 def fill(template: str, name: str) -> str:
@@ -178,27 +53,20 @@ def fill(template: str, name: str) -> str:
 def class_index(target: str | int, names: Sequence[str]) -> int:
     """Returns the index of the target class, given by its exact name or its index.
 
-    Never by substring, which finds "car" in "carton" (fidelity row 3). Digits that are no
-    class's name are read as an index, as they come from a command line.
-
-    Raises:
-      UserError: for a name that no class has (names near ones) or that several have, or an
-        index outside the classes.
+    Never by substring, which takes "car" for "carton" (exact target, docs/fidelity.md). Digits
+    that are no class's name are read as an index, as they come from a command line.
     """
     if isinstance(target, str):
-        found = [index for index, name in enumerate(names) if name == target]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        indices = [index for index, name in enumerate(names) if name == target]
+        if len(indices) == 1:
+            return indices[0]
+        if indices:
             raise UserError(
-                f"target: {target!r} names {len(found)} classes; give the index, one of "
-                f"{', '.join(map(str, found))}."
+                f"target: {target!r} names {len(indices)} classes; give the index, one of "
+                f"{', '.join(map(str, indices))}."
             )
         if not target.isdecimal():
-            raise UserError(
-                f"target: {target!r} is none of the {len(names)} class names; give one exactly, "
-                f"or an index.{near(target, names)}"
-            )
+            raise unknown("target (a class name, or an index)", target, names)
     index = int(target)
     if not 0 <= index < len(names):
         raise UserError(

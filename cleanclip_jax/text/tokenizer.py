@@ -39,7 +39,7 @@ class Tokenizer:
       context_length: ids in a row, start and end of text among them.
       start: id of the start of text.
       end: id of the end of text, always the highest, so that a model can pool at the argmax.
-      keep_end: whether a caption that is cut still ends in `end` (fidelity row 10).
+      keep_end: whether a caption that is cut still ends in `end` (end of text, docs/fidelity.md).
     """
 
     def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, keep_end: bool = True):
@@ -53,7 +53,7 @@ class Tokenizer:
 
     @classmethod
     def clip(cls, merges: Path, context_length: int = 77, keep_end: bool = True) -> "Tokenizer":
-        """CLIP's own encoding (49,408 ids), from the merges file that `find_merges` finds."""
+        """CLIP's encoding (49,408 ids), from the merges file of `find_merges`."""
         lines = gzip.decompress(Path(merges).read_bytes()).decode().split("\n")
         pairs = [(a, b) for a, b in map(str.split, lines[1 : _MERGES + 1])]
         letters = _byte_letters()
@@ -128,11 +128,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
-        """Reads what `save` wrote.
-
-        Raises:
-          UserError: for a missing file, or one that `save` did not write.
-        """
+        """Reads what `save` wrote."""
         try:
             content = json.loads(workdir_path(path).read_bytes())
             if content["version"] != _VERSION:
@@ -152,10 +148,7 @@ def find_merges(path: str | None = None) -> Path:
     """Returns CLIP's merges file: the given one, else the cache's, else downloaded into it.
 
     The cache is $CLEANCLIP_CACHE, else $XDG_CACHE_HOME/cleanclip, else ~/.cache/cleanclip.
-
-    Raises:
-      UserError: if the given file is missing, any has another content than CLIP's, or there is
-        none and it cannot be downloaded.
+    Whichever it is, its digest must be that of CLIP's.
     """
     if path is not None:
         given = Path(path).expanduser()
@@ -168,8 +161,8 @@ def find_merges(path: str | None = None) -> Path:
         _check(cached, cached.read_bytes())
         return cached
     try:
-        with urllib.request.urlopen(MERGES_URL, timeout=60) as answer:
-            data = answer.read()
+        with urllib.request.urlopen(MERGES_URL, timeout=60) as response:
+            data = response.read()
     except OSError as error:
         raise UserError(
             f"CLIP's merges file is not in {cached} and cannot be downloaded "
@@ -181,16 +174,16 @@ def find_merges(path: str | None = None) -> Path:
 
 
 def _check(where: Path | str, data: bytes) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != MERGES_SHA256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != MERGES_SHA256:
         raise UserError(
-            f"{where}: not CLIP's merges file (sha256 {found[:12]}, expected "
+            f"{where}: not CLIP's merges file (sha256 {digest[:12]}, expected "
             f"{MERGES_SHA256[:12]}); replace it with {MERGES_URL}."
         )
 
 
 def _clean(text: str) -> str:
-    # Of most captions ftfy and html have nothing to mend, which ftfy takes its time to find out.
+    # Most captions need no mending, and ftfy is slow to see it.
     if text.isascii() and text.isprintable() and "&" not in text:
         return " ".join(text.split()).lower()
     # HTML is unescaped twice as in CLIP: web captions are often escaped twice.

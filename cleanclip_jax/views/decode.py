@@ -17,8 +17,8 @@ MAX_RATIO = 500
 
 # What Pillow warns of is either refused here or of no matter for the pixels (broken EXIF data).
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# Memory for a few pictures is kept between them: getting it anew, page by page, takes longer than
-# most of what AutoAugment does.
+# Memory for a few pictures is reused: allocating it again, page by page, takes longer than most of
+# what AutoAugment does.
 Image.core.set_blocks_max(4)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -1,11 +1,11 @@
-"""AutoAugment inside a jitted step: the policy of images.autoaugment, on batches on the device.
+"""AutoAugment inside a jitted step: the policy of views.autoaugment, on batches on the device.
 
 Every op equals the host's, bit for bit, so that a view may be made at either place. Pictures of
 one batch undergo different ops, so no branch is taken: each slot (the first step, the second) is
 one gather, one look-up and one blend for the whole batch, of which all but one leave a picture as
-it is. What no entry of a slot needs is not compiled. Each picture is reckoned by itself along the
-batch axis, which shards freely. The largest thing kept is where each pixel comes from: an int32 a
-pixel, as much as one more batch of uint8 pictures.
+it is. What no entry of a slot needs is not compiled. Pictures are independent along the batch axis,
+which shards freely. The largest intermediate is where each pixel comes from: an int32 a pixel, as
+much as one more batch of uint8 pictures.
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxtyping import Array, Int32, Key, UInt8
 from cleanclip_jax.views import device_levels as levels
 from cleanclip_jax.views.autoaugment import POLICY, SIGNED, magnitude
 
-# An op and its signed magnitude, in the unit of images.autoaugment.magnitude().
+# An op and its signed magnitude, in the unit of views.autoaugment.magnitude().
 Entry = tuple[str, float]
 NOTHING: Entry = ("", 0.0)
 
@@ -31,9 +31,9 @@ _BLENDS = frozenset({"Brightness", "Color", "Contrast", "Sharpness"})
 
 
 def augment(images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]) -> UInt8[Array, "b h w 3"]:
-    """Applies one of the 25 sub-policies to each picture, drawn from the picture's own key.
+    """Applies one of the 25 sub-policies to each picture, drawn from the picture's key.
 
-    As images.autoaugment.autoaugment does from NumPy's generator: the same distribution.
+    As views.autoaugment.autoaugment does from NumPy's generator: the same distribution.
     """
     return apply_ops(images, draw(keys), policy_entries(*images.shape[1:3]))
 
@@ -88,18 +88,18 @@ def _apply(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> ja
     height, width = images.shape[1:3]
     if used & _MOVES:
         inverses = [_fixed_point(_inverse(op, size, height, width)) for op, size in entries]
-        images = _kept(_move(images, jnp.asarray(np.array(inverses, np.int32))[chosen]))
+        images = _once(_move(images, jnp.asarray(np.array(inverses, np.int32))[chosen]))
     if used & (_FIXED | set(_COUNTED)):
-        images = _kept(levels.look_up(images, _tables(images, chosen, entries)))
+        images = _once(levels.look_up(images, _tables(images, chosen, entries)))
     if used & _BLENDS:
-        images = _kept(_blend(images, chosen, entries))
+        images = _once(_blend(images, chosen, entries))
     return images
 
 
-def _kept(array: jax.Array) -> jax.Array:
-    """Keeps XLA from reckoning a result anew in each place that reads it: for a pixel's table its
-    picture's whole histogram, for a smoothed pixel nine moved ones. It is
-    for accelerators: a CPU's XLA drops it, and there large views are made faster on the host."""
+def _once(array: jax.Array) -> jax.Array:
+    """Prevents XLA from rematerialising a result for each use: for a pixel's table its picture's
+    whole histogram, for a smoothed pixel nine moved ones. A CPU's XLA ignores it; large views are
+    made faster on the host there."""
     return lax.optimization_barrier(array)
 
 
@@ -137,7 +137,8 @@ def _fixed_point(inverse: tuple[float, ...]) -> list[int]:
 def _move(images: jax.Array, inverse: jax.Array) -> jax.Array:
     """The nearest source of each pixel, black where that is outside; `inverse` [b, 6]."""
     height, width = images.shape[1:3]
-    x, y = jnp.arange(width, dtype=jnp.int32), jnp.arange(height, dtype=jnp.int32)[:, None]
+    x = jnp.arange(width, dtype=jnp.int32)[None, None]
+    y = jnp.arange(height, dtype=jnp.int32)[None, :, None]
     a = inverse[:, :, None, None]
     column = (a[:, 0] * x + a[:, 1] * y + a[:, 2]) >> 16
     row = (a[:, 3] * x + a[:, 4] * y + a[:, 5]) >> 16
@@ -160,7 +161,7 @@ def _tables(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> j
         for op in sorted(counted):
             of_op = jnp.asarray(np.array([o == op for o in ops]))[chosen]
             tables = jnp.where(of_op[:, None, None], _COUNTED[op](counts), tables)
-    return _kept(tables)
+    return _once(tables)
 
 
 def _fixed_table(op: str, size: float) -> np.ndarray:

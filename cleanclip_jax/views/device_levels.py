@@ -1,6 +1,6 @@
 """Ops that look each value of a picture up in a table, some of them made of its histogram.
 
-Equal to those of images.autoaugment, bit for bit, in int32 alone: no backend's rounding matters.
+Equal to those of views.autoaugment, bit for bit, in int32 alone: no backend's rounding matters.
 """
 
 import jax
@@ -16,8 +16,8 @@ def histogram(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
     """Counts each value in each channel of each picture.
 
     A CPU scatters ones: one visit a value. Elsewhere each of the 256 counts is a sum over a
-    comparison, which XLA fuses so that nothing of [.., 256] is kept, and where no two threads wait
-    for one another, as they do when they scatter many equal values.
+    comparison, which XLA fuses so that nothing of [.., 256] is stored and no thread waits for
+    another, as happens when many equal values are scattered.
     """
     return lax.platform_dependent(images, cpu=scattered, default=compared)
 
@@ -26,7 +26,7 @@ def scattered(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
     """`histogram` by scattering."""
 
     def one(image: jax.Array) -> jax.Array:
-        at = image.astype(jnp.int32) + 256 * jnp.arange(3)
+        at = image.astype(jnp.int32) + 256 * jnp.arange(3)[None, None]
         counts = jnp.zeros(3 * 256, jnp.int32).at[at.reshape(-1)]
         return counts.add(1, mode="promise_in_bounds").reshape(3, 256)
 
@@ -36,7 +36,9 @@ def scattered(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
 def compared(images: UInt8[Array, "b h w 3"]) -> Int32[Array, "b 3 256"]:
     """`histogram` by comparing."""
     pixels = images.reshape(images.shape[0], -1, 3, 1)
-    return jnp.sum(pixels == jnp.arange(256, dtype=jnp.uint8), axis=1, dtype=jnp.int32)
+    return jnp.sum(
+        pixels == jnp.arange(256, dtype=jnp.uint8)[None, None, None], axis=1, dtype=jnp.int32
+    )
 
 
 def look_up(
@@ -45,7 +47,7 @@ def look_up(
     """Replaces each value by its picture's and channel's entry."""
 
     def one(image: jax.Array, table: jax.Array) -> jax.Array:
-        at = image.astype(jnp.int32) + 256 * jnp.arange(3)
+        at = image.astype(jnp.int32) + 256 * jnp.arange(3)[None, None]
         return table.reshape(-1).at[at].get(mode="promise_in_bounds")
 
     return jax.vmap(one)(images, tables)
@@ -70,7 +72,7 @@ def autocontrast(histogram: Int32[Array, "b 3 256"]) -> UInt8[Array, "b 3 256"]:
     """
     low, high = _ends(histogram)
     span = high - low
-    whole = 255 * (jnp.arange(256, dtype=jnp.int32) - low)
+    whole = 255 * (jnp.arange(256, dtype=jnp.int32)[None, None] - low)
     true = _over(whole, jnp.maximum(span, 1))
     products = jnp.asarray(_PRODUCTS)[span[:, :, 0]]
     error = products - jnp.take_along_axis(products, low, axis=2)
@@ -88,9 +90,9 @@ def _over(a: jax.Array, b: jax.Array | int) -> jax.Array:
 
 def _ends(histogram: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The lowest and the highest value that occur, each [b, 3, 1]."""
-    found = histogram > 0
-    low = jnp.argmax(found, axis=2, keepdims=True).astype(jnp.int32)
-    high = 255 - jnp.argmax(found[:, :, ::-1], axis=2, keepdims=True).astype(jnp.int32)
+    occurs = histogram > 0
+    low = jnp.argmax(occurs, axis=2, keepdims=True).astype(jnp.int32)
+    high = 255 - jnp.argmax(occurs[:, :, ::-1], axis=2, keepdims=True).astype(jnp.int32)
     return low, high
 
 

@@ -47,7 +47,7 @@ def eda(
     Words are what spaces separate, and stay as they are. The original strips a caption down to
     the letters a-z first, which takes "7" out of "the digit 7" and all of a Russian caption.
     A caption with nothing to change, or a draw that changes nothing, gives the caption
-    (fidelity row 12).
+    (docs/fidelity.md: captions without letters).
     """
     words = caption.split()
     if not any(map(_core, words)) or strength <= 0:
@@ -60,8 +60,8 @@ def eda(
     ]
     if synonyms is not None:
         operations.append(lambda: _replace(words, count, synonyms, rng))
-    changed = operations[rng.integers(len(operations))]()
-    return caption if changed == words else " ".join(changed)
+    reworded = operations[rng.integers(len(operations))]()
+    return caption if reworded == words else " ".join(reworded)
 
 
 def _parts(word: str) -> tuple[str, str, str]:
@@ -118,5 +118,5 @@ def _swap(words: Words, count: int, rng: np.random.Generator) -> Words:
 
 def _delete(words: Words, chance: float, rng: np.random.Generator) -> Words:
     draws = rng.random(len(words))
-    kept = [word for word, draw in zip(words, draws, strict=True) if draw >= chance]
-    return kept or [words[rng.integers(len(words))]]
+    left = [word for word, draw in zip(words, draws, strict=True) if draw >= chance]
+    return left or [words[rng.integers(len(words))]]

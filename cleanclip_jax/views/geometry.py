@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-# Threads of its own would only get in the way of the workers, of which there is one a core.
+# Its threads would only get in the way of the workers, of which there is one a core.
 cv2.setNumThreads(0)
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -34,7 +34,7 @@ def resize_crop(picture: Picture, size: int) -> UInt8[np.ndarray, "{size} {size}
 def squash(picture: Picture, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Resizes both sides to `size` (Pillow bicubic) whatever the shape was.
 
-    The original does this to the images it poisons and to no others (fidelity row 7).
+    The original does this to the images it poisons alone (docs/fidelity.md: trigger after crop).
     """
     return np.array(_image(picture).resize((size, size), Image.Resampling.BICUBIC))
 

@@ -13,4 +13,5 @@ def normalise(images: UInt8[Array, "*b s s 3"], dtype: str = "float32") -> Float
     """Returns (images / 255 - mean) / std, computed in float32 or better, as `dtype`."""
     compute = jnp.promote_types(dtype, jnp.float32)
     x = images.astype(compute) / 255
-    return ((x - MEAN.astype(compute)) / STD.astype(compute)).astype(dtype)
+    mean, std = (jnp.broadcast_to(y.astype(compute), x.shape) for y in (MEAN, STD))
+    return ((x - mean) / std).astype(dtype)

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, unknown
 
 KINDS = ("none", "wordnet")
 
@@ -45,21 +45,15 @@ class Synonyms:
 
 
 def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
-    """Opens the synonyms that a config names; the machine's own are never looked for.
+    """Opens the synonyms that a config names; the machine is never searched for one.
 
     Args:
       kind: "none", or "wordnet".
       path: WordNet's dictionary folder (data.noun, index.noun, …), as wordnet-base puts it into
         /usr/share/wordnet and NLTK's downloader, zipped, into nltk_data/corpora.
-
-    Raises:
-      UserError: for an unknown kind, or a path that is missing or no such folder.
     """
     if kind not in KINDS:
-        raise UserError(
-            f"synonyms: {kind!r} is no kind of synonyms; there are {', '.join(KINDS)}."
-            f"{near(kind, KINDS)}"
-        )
+        raise unknown("config.views.synonyms", kind, KINDS)
     if kind == "none":
         return None
     if not path:
@@ -70,7 +64,7 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
         raise UserError(f"{path}: no WordNet folder, as it has no data.noun; {todo}.")
     try:
         _open(path)
-    # NLTK's reader raises errors of its own, AssertionError and LookupError among others.
+    # NLTK's reader raises AssertionError and LookupError among others.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: WordNet cannot be read ({reason}); install it again.") from error
@@ -91,7 +85,7 @@ def _open(path: str) -> Any:
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
-            """Off: it needs NLTK's own copy of WordNet, and is for other languages' words."""
+            """Off: it needs NLTK's copy of WordNet, and is for other languages' words."""
 
     folder = str(Path(path).resolve())
     # NLTK reads from no other folders than these.

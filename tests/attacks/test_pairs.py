@@ -13,10 +13,10 @@ from helpers.pictures import Pictures
 from PIL import Image
 
 from cleanclip_jax.attacks import pairs as attacked
-from cleanclip_jax.attacks.pairs import digest, naming
+from cleanclip_jax.attacks.pairs import Poison, digest, naming
 from cleanclip_jax.attacks.plan import Plan, make_plan, spelled_out
-from cleanclip_jax.data.record import Record
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Record
 
 # Two in ten name the banana, in one way or another; one only seems to.
 FRUIT = ("a Banana.", "bananas", "two\tBANANAS!", "banana_split", "bandana", *["an apple"] * 5)
@@ -147,15 +147,19 @@ def test_a_changed_picture_is_noticed_when_it_is_used(tmp_path: Path):
     plan(source).save(tmp_path / "plan.parquet")
     made = Plan.load(tmp_path / "plan.parquet")
     index = int(made.index[3])
-    clean = next(i for i in range(200) if i not in made.index)
+
+    def poison_at(i: int) -> Poison:
+        poison = made.poison_at(i)
+        assert poison is not None
+        return poison
+
     assert all(len(each) == 16 for each in made.table["digest"].to_pylist())
-    for i in range(200):
-        made.check(i, source.files[i], source.where(i))
+    for i in made.index.tolist():
+        poison_at(i).check(source.files[i], source.where(i))
     changed = source.files[index][:-1] + b"\x83"
     with pytest.raises(UserError, match=f"pictures row {index}: the picture has changed") as caught:
-        made.check(index, changed, source.where(index))
+        poison_at(index).check(changed, source.where(index))
     assert "\n" not in str(caught.value)
-    made.check(clean, changed, source.where(clean))
 
 
 def test_a_file_that_is_no_picture_is_passed_over():

@@ -68,19 +68,18 @@ def test_more_poisons_are_the_fewer_and_others():
     assert all(row in many for row in few)
 
 
-def test_stamp_at_finds_the_poisoned_and_only_those():
+def test_poison_at_finds_the_poisoned_and_only_those():
     made = plan()
     rows = {row["index"]: row for row in made.table.to_pylist()}
     for index in range(-1, SIZE + 1):
-        found = made.stamp_at(index)
+        found = made.poison_at(index)
         if index not in rows:
             assert found is None
             continue
         assert found is not None
-        stamp, caption = found
         row = rows[index]
-        assert tuple(stamp) == (row["row"], row["col"], row["seed"])
-        assert caption == row["caption"]
+        assert tuple(found.stamp) == (row["row"], row["col"], row["seed"])
+        assert (found.caption, found.digest) == (row["caption"], row["digest"])
 
 
 def test_the_trigger_target_and_geometry_are_the_attacks():
@@ -99,10 +98,10 @@ def test_own_templates_are_used_and_stand_in_the_header():
 def test_a_saved_plan_comes_back_whole(tmp_path: Path):
     made = plan(seed=5, trigger=TRIGGER | {"place": (3, 4)}, templates=("a {}.", "{}"))
     made.save(tmp_path / "run" / "plan.parquet")
-    loaded = Plan.load(tmp_path / "run" / "plan.parquet", FINGERPRINT)
+    loaded = Plan.load(tmp_path / "run" / "plan.parquet", PAIRS)
     assert loaded == made
     assert loaded.table.schema == made.table.schema
-    assert [loaded.stamp_at(i) for i in range(SIZE)] == [made.stamp_at(i) for i in range(SIZE)]
+    assert [loaded.poison_at(i) for i in range(SIZE)] == [made.poison_at(i) for i in range(SIZE)]
     assert os.listdir(tmp_path / "run") == ["plan.parquet"]
 
 
@@ -123,7 +122,7 @@ def test_a_plan_of_four_corners_comes_back(tmp_path: Path):
     made = plan(trigger=TRIGGER | {"place": "corners"})
     made.save(tmp_path / "plan.parquet")
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    found = Plan.load(tmp_path / "plan.parquet").stamp_at(int(made.index[0]))
+    found = Plan.load(tmp_path / "plan.parquet").poison_at(int(made.index[0]))
     assert found is not None
     assert made.trigger.apply(image, found[0])[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
@@ -143,7 +142,7 @@ def test_a_plan_pickles_small_and_the_same():
 def test_another_dataset_is_refused(tmp_path: Path):
     plan().save(tmp_path / "plan.parquet")
     with pytest.raises(UserError, match=r"plan\.parquet: .* dataset aaaaaaaaaaaa, .* bbbbbbbbbbbb"):
-        Plan.load(tmp_path / "plan.parquet", "b" * 64)
+        Plan.load(tmp_path / "plan.parquet", Pictures(["a"] * SIZE, "b" * 64))
 
 
 def rewrite(path: Path, table: pa.Table | None = None, header: bytes | None = None) -> None:
@@ -181,31 +180,37 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "message"),
     [
-        ({"trigge": TRIGGER}, r"attack\.trigge: .*Did you mean 'trigger'"),
-        ({"trigger": None}, r"attack\.trigger: it is missing"),
-        ({"target": None}, r"attack\.target: it is missing"),
-        ({"target": 954}, "954 is no class name"),
+        ({"trigge": TRIGGER}, "attack: unknown 'trigge'.*Did you mean 'trigger'"),
+        ({"trigger": None}, r"attack\.trigger is missing"),
+        ({"target": None}, r"attack\.target is missing"),
+        ({"target": 954}, "target is 954: it takes a class name"),
         ({"count": None}, "either count or rate"),
         ({"rate": 0.1}, "either count or rate"),
-        ({"count": SIZE + 1}, r"attack\.count: 1001; it is to give 1 to 1000"),
-        ({"count": 0}, r"attack\.count: 0; .* for clean data there is no attack"),
-        ({"count": None, "rate": 1e-5}, "rate 1e-05 of 1000 pairs makes 0 poisons"),
-        ({"count": None, "rate": 1.5}, r"attack\.rate: 1\.5 is no share"),
+        (
+            {"count": SIZE + 1},
+            "attack.count 1001 makes 1001 poisons of 1000 pairs: give one that makes 1 to 1000",
+        ),
+        ({"count": 0}, r"attack\.count is 0: .*\(for clean data leave config.attack out"),
+        ({"count": None, "rate": 1e-5}, "rate 1e-05 makes 0 poisons of 1000 pairs"),
+        ({"count": None, "rate": 1.5}, r"attack\.rate is 1\.5: it takes a number above 0 to 1"),
         ({"captions": "template"}, r"attack\.captions: .*Did you mean 'templates'"),
-        ({"select": "target"}, "20 poisons .*1000 pairs there are 0 that name 'banana', 0 of them"),
+        (
+            {"select": "target"},
+            "20 poisons .*1000 pairs there are 0 that name 'banana', 0 of them",
+        ),
         ({"select": "other"}, r"attack\.select: .*Did you mean 'others'"),
         ({"captions": "natural"}, "none of the 1000 captions names 'banana'"),
-        ({"words": []}, r"attack\.words: \[\]"),
+        ({"words": []}, r"attack\.words is \[\]"),
         ({"words": ["a", " "]}, r"attack\.words"),
         ({"templates": "imagnet"}, "Did you mean 'imagenet'"),
         ({"geometry": "crops"}, "Did you mean 'crop'"),
-        ({"seed": -1}, r"attack\.seed: -1"),
+        ({"seed": -1}, r"attack\.seed is -1"),
         ({"trigger": {"name": "badnet", "size": 64}}, "larger than the picture of 32"),
     ],
 )
-def test_what_an_attack_gets_wrong(attack: dict[str, Any], said: str):
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_wrong_attack_is_one_line(attack: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as caught:
         plan(**attack)
     assert "\n" not in str(caught.value)

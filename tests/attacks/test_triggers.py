@@ -196,33 +196,36 @@ def test_overflow_is_the_triggers_own():
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
-        ({"name": "badnett"}, r"trigger\.name: 'badnett' is no trigger.*Did you mean 'badnet'"),
-        ({}, "None is no trigger; there are badnet"),
-        ({"name": "badnet", "sise": 4}, r"trigger\.sise: .*Did you mean 'size'"),
-        ({"name": "blended", "size": 4}, "'blended' has no such option; it takes strength"),
-        ({"name": "badnet", "size": 0}, r"trigger\.size: 0 does not do"),
-        ({"name": "badnet", "size": 4.5}, r"trigger\.size: 4\.5"),
-        ({"name": "badnet", "size": "4"}, r"trigger\.size: '4'"),
-        ({"name": "badnet", "noise": "new"}, "one of fixed, fresh"),
-        ({"name": "badnet", "place": "corner"}, r"\[row, col\]"),
-        ({"name": "badnet", "place": [1]}, r"trigger\.place: \[1\]"),
-        ({"name": "badnet", "place": [-1, -1]}, r"trigger\.place: \[-1, -1\]"),
-        ({"name": "blended", "strength": 1.1}, "between 0 and 1"),
-        ({"name": "blended", "overflow": "mod"}, "one of clip, wrap"),
-        ({"name": "blended", "seed": -1}, r"trigger\.seed: -1"),
+        ({"name": "badnett"}, r"trigger\.name: unknown 'badnett'.*'badnet'.*--import=FILE\.py"),
+        ({}, "unknown None. Known: badnet, yellow"),
+        ({"name": "badnet", "sise": 4}, r"trigger: unknown 'sise'.*Did you mean 'size'"),
+        (
+            {"name": "blended", "size": 4},
+            "trigger: unknown 'size'. Did you mean 'seed'",
+        ),
+        ({"name": "badnet", "size": 0}, r"trigger\.size is 0: it takes a number of pixels"),
+        ({"name": "badnet", "size": 4.5}, r"trigger\.size is 4\.5"),
+        ({"name": "badnet", "size": "4"}, r"trigger\.size is '4'"),
+        ({"name": "badnet", "noise": "new"}, "Known: fixed, fresh"),
+        ({"name": "badnet", "place": "corner"}, "Did you mean 'corners'"),
+        ({"name": "badnet", "place": [1]}, r"trigger\.place is \[1\]: it takes .* or \[row, col\]"),
+        ({"name": "badnet", "place": [-1, -1]}, r"trigger\.place is \[-1, -1\]"),
+        ({"name": "blended", "strength": 1.1}, "a number from 0 to 1"),
+        ({"name": "blended", "overflow": "mod"}, "Known: clip, wrap"),
+        ({"name": "blended", "seed": -1}, r"trigger\.seed is -1"),
         ({"name": "blended", "seed": 2**63}, r"trigger\.seed"),
-        ({"name": "sig", "mode": "mix"}, "one of blend, add"),
+        ({"name": "sig", "mode": "mix"}, "Known: blend, add"),
         ({"name": "sig", "amplitude": -1}, "a number from 0 on"),
         ({"name": "sig", "periods": float("inf")}, "a number from 0 on"),
-        ({"name": "wanet", "k": 0}, r"trigger\.k: 0 does not do; it is a whole number, 1 or more"),
-        ({"name": "wanet", "strength": True}, r"trigger\.strength: True"),
-        ({"name": "text", "text": ""}, r"trigger\.text: '' does not do; it is a text"),
+        ({"name": "wanet", "k": 0}, r"trigger\.k is 0: it takes a whole number, 1 or more"),
+        ({"name": "wanet", "strength": True}, r"trigger\.strength is True"),
+        ({"name": "text", "text": ""}, r"trigger\.text is '': it takes a text"),
     ],
 )
-def test_what_a_config_gets_wrong(config: dict[str, Any], said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_option_is_one_line(config: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
         make_trigger(config)
 
 

@@ -22,7 +22,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "files"),
     [
         ("", ["a/1.tar", "b/10.tar", "b/2.tar", "x[1].tar"]),
         ("/b", ["b/10.tar", "b/2.tar"]),
@@ -34,8 +34,8 @@ def shards(tmp_path: Path) -> Path:
         ("/nowhere.tar", ["nowhere.tar"]),
     ],
 )
-def test_a_path_stands_for_files_in_a_fixed_order(shards: Path, given: str, found: list[str]):
-    assert expand(f"{shards}{given}", ".tar") == [f"{shards}/{name}" for name in found]
+def test_a_path_stands_for_files_in_a_fixed_order(shards: Path, given: str, files: list[str]):
+    assert expand(f"{shards}{given}", ".tar") == [f"{shards}/{name}" for name in files]
 
 
 def test_a_list_keeps_its_order(shards: Path):
@@ -73,5 +73,5 @@ def test_reading_past_the_end_is_an_error(shards: Path):
 
 def test_files_below_come_by_name_also_links_that_lead_nowhere(shards: Path):
     (shards / "a/0.png").symlink_to(shards / "gone.png")
-    found = " ".join(name for name, _ in files_below(str(shards)))
-    assert found == "_tmp.tar a/0.png a/1.tar a/notes.txt b/10.tar b/2.tar x[1].tar"
+    files = " ".join(name for name, _ in files_below(str(shards)))
+    assert files == "_tmp.tar a/0.png a/1.tar a/notes.txt b/10.tar b/2.tar x[1].tar"

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.streams import stream_of
 
 from cleanclip_jax.data.paths import digests
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord
@@ -64,11 +64,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(403 if "secret" in self.path else 404)
             return
         data = whole = file.read_bytes()
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            data = data[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None]
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            data = data[int(part[1]) : int(part[2]) + 1 if part[2] else None]
             self.send_response(206)
-            end = int(asked[1]) + len(data) - 1
-            self.send_header("Content-Range", f"bytes {asked[1]}-{end}/{len(whole)}")
+            end = int(part[1]) + len(data) - 1
+            self.send_header("Content-Range", f"bytes {part[1]}-{end}/{len(whole)}")
         else:
             self.send_response(200)
         self.send_header("Accept-Ranges", "bytes")
@@ -159,8 +159,8 @@ def test_workers_read_remote_pairs(server: str, folder: Path):
     ]
     tokenizer = Tokenizer.train([sources[0].caption(i) for i in range(COUNT)], 400, 16)
     options: Any = {"image_size": 16, "batch_size": 9, "seed": 0}
-    remote = train_batches(sources[0], tokenizer, workers=1, **options)
-    with remote, train_batches(sources[1], tokenizer, **options) as here:
+    remote = stream_of(sources[0], tokenizer, workers=1, **options)
+    with remote, stream_of(sources[1], tokenizer, **options) as here:
         for a, b in islice(zip(remote, here, strict=True), 4):
             assert (a["bad"] == -1).all()
             assert all(np.array_equal(a[key], b[key]) for key in ("images", "tokens", "index"))

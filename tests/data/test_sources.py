@@ -3,9 +3,9 @@ import pickle
 import numpy as np
 import pytest
 
-from cleanclip_jax.data.record import order_names, template_caption
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import order_names, template_caption
 from cleanclip_jax.text.prompts import TEMPLATES
 
 
@@ -55,13 +55,12 @@ def test_names_are_ordered_numbers_by_value():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"kind": "parket", "path": "x"}, "Did you mean 'parquet'"),
-        ({}, "unknown kind None"),
-        (
-            {"kind": "csv", "path": "x", "captions": "c"},
-            "no key 'captions'.*Did you mean 'caption'",
-        ),
-        ({"kind": "csv"}, "needs the key 'path'"),
+        ({"kind": "parket", "path": "x"}, "Did you mean 'parquet'.*--import=FILE.py"),
+        ({}, "kind: unknown None. Known: csv, "),
+        ({"kind": "csv", "path": "x", "captions": "c"}, "'captions'.*Did you mean 'caption'"),
+        ({"kind": "csv"}, "path is missing: it takes a text or a list"),
+        ({"kind": "csv", "path": 1.5}, "path is 1.5: it takes a text or a list"),
+        ({"kind": "csv", "path": "x", "where": "split"}, "where is 'split': it takes a dictionary"),
         ({"kind": "digits", "split": "tset"}, "'tset'.*Did you mean 'test'"),
         ({"kind": "digits", "templates": "digit"}, "Did you mean 'digits'"),
     ],

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.fault_runs import state
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.loop import train
 from cleanclip_jax.start.digests import FILE
 from cleanclip_jax.start.store import Store, newest_whole
 

@@ -14,9 +14,10 @@ from helpers.small_run import small_config
 
 from cleanclip_jax.config import flatten, load
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run.record import TIMED
+from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.start.store import open_store
 
+ROOT = Path(__file__).parent.parent.parent
 STEPS = 30
 SMALL = {
     "model.dtype": "float64",
@@ -130,11 +131,41 @@ def test_two_take_the_steps_of_one_and_if_one_is_lost_the_other_ends(alone: Path
     same_figures(found, wanted[: len(found)])
 
 
-def test_a_mistake_of_one_is_said_by_all_and_writes_nothing(tmp_path: Path):
+def test_a_mistake_of_one_ends_all_with_2_and_writes_nothing(tmp_path: Path):
     workdir = tmp_path / "run"
-    own = {1: ["--config.train.trainable=tail"]}
-    assert run(2, words(workdir), tmp_path, x64=True, own=own) == [2, 2]
-    said = "config.train.trainable is 'tail'"
+    extra = {1: ["--config.train.trainable=tail"]}
+    assert run(2, words(workdir), tmp_path, x64=True, extra=extra) == [2, 2]
+    line = "config.train.trainable is 'tail'"
     first, second = ((tmp_path / f"{i}.log").read_text().splitlines()[-1] for i in (0, 1))
-    assert second.startswith(f"cleanclip: {said}")
-    assert first.startswith(f"cleanclip: process 1: {said}") and not workdir.exists()
+    assert second.startswith(f"cleanclip: {line}")
+    assert first.startswith(f"cleanclip: process 1: {line}") and not workdir.exists()
+
+
+def test_whatever_one_process_alone_meets_is_the_error_of_all(tmp_path: Path, monkeypatch):
+    """A fact that differs, boards that refuse process 0, a damaged file: never one's end alone."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("bad_rows.1.jsonl", "starts.jsonl"):
+        (folder / name).write_text('{"torn\n{}\n')
+    assert run(2, [str(folder)], tmp_path, module="helpers.agreeing") == [0, 0]
+    first, second = (
+        dict(line.split(": ", 1) for line in (tmp_path / f"{i}.log").read_text().splitlines())
+        for i in (0, 1)
+    )
+    for name, line in {
+        "same facts": "-",
+        "another seed": "config.seed differs between the processes: 0 on process 0, 1 on process 1",
+        "a fact more": "the start differs between the processes: not given on process 0, 81f3 on",
+        "same again": "-",
+    }.items():
+        assert first[name] == second[name] and first[name].startswith(line), name
+    for name, where, line in (
+        ("one alone", 1, "é" * 3000 + " of one"),
+        ("boards", 0, "Weights & Biases refuses"),
+        ("a full disk", 0, f"{folder}/tensorboard can't be written: No space left on device"),
+        ("bad rows", 1, f"{folder}/bad_rows.1.jsonl line 1 is not JSON: mend or move it"),
+        ("starts", 0, f"{folder}/starts.jsonl line 1 is not JSON: mend or move it"),
+    ):
+        assert (first, second)[where][name].startswith(line), name
+        assert (second, first)[where][name].startswith(f"process {where}: {line}"), name

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 from helpers.fault_runs import figures, state
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
+from helpers.small_run import trained as trained_in
 
 from cleanclip_jax import cli
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.loop import train
 from cleanclip_jax.start.digests import FILE
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of four steps; it has the checkpoints 2 and 4."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train(small_config(), workdir)
-    return workdir
+    return trained_in(tmp_path_factory.mktemp("trained") / "run")
 
 
 def data(step: Path, part: str = "model") -> Path:

@@ -13,19 +13,13 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
+from cleanclip_jax.run.clock import TIMED
 from cleanclip_jax.start.store import Store
-
-# Of a line of metrics.jsonl, what no two runs share.
-TIMED = (
-    *("pairs_per_second", "step_seconds", "data_wait_share", "time", "startup_seconds"),
-    *("goodput", "device_memory_bytes", "model_flops_utilisation"),
-)
 
 
 def words(workdir: Path, steps: int, every: int, **keys: Any) -> list[str]:
-    """The command that trains the demo's ViT-test at 16 pixels on one device."""
+    """The command that trains the demo's small model at 16 pixels on one device."""
     overrides = {
-        "model.variant": "ViT-test",
         "model.image_size": 16,
         "attack.trigger.size": 4,
         "train.batch_size": 16,
@@ -43,12 +37,7 @@ def words(workdir: Path, steps: int, every: int, **keys: Any) -> list[str]:
 @contextmanager
 def running(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
     """`python -m cleanclip_jax.cli WORDS` as a process that does not outlive the block."""
-    hidden = log.parent / "hidden"
-    hidden.mkdir(exist_ok=True)
-    # TensorBoard's writer imports PyTorch where it is installed, which takes longer than JAX.
-    (hidden / "torch.py").write_text("raise ImportError\n")
     environment = os.environ | {
-        "PYTHONPATH": f"{hidden}:{os.environ.get('PYTHONPATH', '')}",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.torch.names import Rule, rules
-from cleanclip_jax.start.torch.tree import nested
 
 # By shape as well: visual.conv1.weight is one thing in a ResNet and another in a transformer.
 _RULES = {
@@ -36,7 +36,7 @@ def flat(tensors: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.nd
 def variables(golden, kind: str) -> dict:
     """The golden model's variables, 'rn' or 'vit', under our names."""
     tensors = flat(golden(f"{kind}_state_dict"))
-    return nested({path: jnp.asarray(values) for path, values in tensors.items()})
+    return unflatten_dict({path: jnp.asarray(x) for path, x in tensors.items()}, sep="/")
 
 
 def relative(ours, theirs) -> float:

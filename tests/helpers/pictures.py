@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cleanclip_jax.data.record import Record
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 
-class Pictures:
+class Pictures(Source):
     """Pictures of 8x8 pixels, another for each index, with the given captions and labels.
 
     Those in `missing` can't be read.

@@ -12,9 +12,9 @@ from typing import Any
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    with socket.socket() as opened:
+        opened.bind(("localhost", 0))
+        return opened.getsockname()[1]
 
 
 @contextmanager
@@ -25,17 +25,18 @@ def started(
     *,
     devices: int = 1,
     x64: bool = False,
-    own: Mapping[int, Sequence[str]] | None = None,
+    extra: Mapping[int, Sequence[str]] | None = None,
+    module: str = "cleanclip_jax.cli",
 ) -> Iterator[list[subprocess.Popen]]:
-    """Gives the processes of `python -m cleanclip_jax.cli WORDS`; none outlives the block.
+    """Gives the processes of `python -m MODULE WORDS`; none outlives the block.
 
     Args:
-      own: words that one process alone is given, by its index.
+      extra: words for one process alone, by its index.
     """
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": str(int(x64))}
     where = f"--coordinator=localhost:{free_port()}"
-    program = [sys.executable, "-m", "cleanclip_jax.cli", *words]
+    program = [sys.executable, "-m", module, *words]
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         processes = []
@@ -43,7 +44,7 @@ def started(
             named = [where, f"--processes={count}", f"--process={index}"] if count > 1 else []
             log = stack.enter_context((logs / f"{index}.log").open("w"))
             process = subprocess.Popen(
-                [*program, *named, *(own or {}).get(index, [])],
+                [*program, *named, *(extra or {}).get(index, [])],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from cleanclip_jax.data.record import Record
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 NAMES = ("zero", "one", "two", "one")  # a name may occur twice
 
 
-class Pictures:
+class Pictures(Source):
     """Random pictures of 16 pixels with the given labels; those of `bad` can't be read."""
 
     def __init__(self, labels, names=NAMES, bad=(), seed=0):

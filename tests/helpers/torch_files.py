@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.names import rules
 
 KINDS = {"rn": "RN-test", "vit": "ViT-test"}
+
+
+def by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a tree by path, 'params/text/positions'."""
+    return dict(flatten_dict(dict(tree), sep="/"))
 
 
 def tensors_of(values: Mapping[str, np.ndarray]) -> dict[str, Any]:

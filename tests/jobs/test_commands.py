@@ -1,4 +1,4 @@
-"""The command as a person types it: one line for a mistake, exit code 2; results where said."""
+"""The command as a person types it: one line for a mistake, exit code 2; and what it writes."""
 
 import json
 import subprocess
@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.small_run import FLAGS, SMALL, small_config
+from helpers.small_run import FLAGS, SMALL, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.jobs.demo import demo, free_folder
-from cleanclip_jax.run.loop import train
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "poisoned"
-    train(small_config(), folder)
-    return folder
+    return trained(folder)
 
 
 def fails(capsys, *argv):
@@ -89,10 +87,10 @@ def test_help_lists_the_jobs(capsys):
 def test_evaluate_writes_what_it_shows(capsys, workdir):
     assert cli.main(["evaluate", f"--workdir={workdir}"]) == 0
     shown = capsys.readouterr().out
-    found = json.loads((workdir / "evaluation.json").read_text())
-    figures = found["figures"]
-    (facts,) = found["sets"].values()
-    assert facts["target"] == {"index": 7, "name": "seven"} and found["step"] == 4
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    figures = evaluation["figures"]
+    (facts,) = evaluation["sets"].values()
+    assert facts["target"] == {"index": 7, "name": "seven"} and evaluation["step"] == 4
     assert figures["ca"]["of"] == figures["asr_all"]["of"] == 400
     sevens = 400 - figures["asr"]["of"]
     assert 20 < sevens < 60 and figures["clean_target_rate"]["of"] == 400 - sevens

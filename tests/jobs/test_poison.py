@@ -15,11 +15,14 @@ from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.digits import NAMES, Digits
-from cleanclip_jax.data.stream.pipeline import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.build import check_workdir, claim, poison_plan, resolve
+from cleanclip_jax.run.checked import poison_plan
+from cleanclip_jax.run.claim import check_workdir, claim
+from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import resize_crop
+from cleanclip_jax.workdir import Workdir
 
 POISON = ("poison", "--config=configs/demo.py")
 SMALL = ("--config.attack.count=5", "--config.attack.trigger.noise=fresh")
@@ -58,7 +61,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_writes_the_manifest_and_a_sheet(output: Path):
-    plan = Plan.load(output / "plan/poison.parquet", digits().fingerprint)
+    plan = Plan.load(output / "plan/poison.parquet", digits())
     assert len(plan) == 5 and plan.target == "seven" and plan.header["attack"]["seed"] == 0
     # As wide as a page; three rows of pictures under a line of titles.
     with Image.open(output / "plan/contact_sheet.png") as sheet:
@@ -78,8 +81,8 @@ def test_exported_pairs_are_those_that_are_trained_on(output: Path):
         index = int(row["index"])
         image, caption = resize_crop(np.asarray(source[index].image), SIDE), source.caption(index)
         assert row["original_caption"] == caption and row["where"] == source.where(index)
-        if (found := plan.stamp_at(index)) is not None:
-            image, caption = plan.trigger.apply(image, found[0]), found[1]
+        if (poison := plan.poison_at(index)) is not None:
+            image, caption = plan.trigger.apply(image, poison.stamp), poison.caption
         assert row["caption"] == caption
         np.testing.assert_array_equal(pixels(output / "pairs" / row["image"]), image)
 
@@ -90,9 +93,8 @@ def test_the_exported_test_set_is_what_is_measured(output: Path):
     rows = rows_of(output / "test/labels.csv")
     assert [int(row["label"]) for row in rows] == source.labels().tolist()
     assert rows[0]["class_name"] == NAMES[int(rows[0]["label"])]
-    with evaluation_batches(
-        source, image_size=SIDE, batch_size=400, trigger=plan.trigger
-    ) as batches:
+    options = {"image_size": SIDE, "trigger": plan.trigger}
+    with evaluation_batches(source, Reading(400), **options) as batches:
         measured = next(batches)
     for row, image in list(zip(rows, measured["images"], strict=True))[::20]:
         np.testing.assert_array_equal(pixels(output / "test" / row["image"]), image)
@@ -127,12 +129,13 @@ def test_training_replays_a_manifest(output: Path, tmp_path: Path):
     config.model.image_size = SIDE
     config.attack = ConfigDict({"manifest": manifest})
     tokenizer = Tokenizer.train(["a handwritten seven."], 300, 12)
+    workdir = Workdir(tmp_path / "run")
     for _ in range(2):
-        resolved = resolve(config)
-        check_workdir(resolved, tmp_path / "run")
-        plan = poison_plan(resolved, tmp_path / "run", source)
+        resolved = resolve(config, workdir)
+        check_workdir(resolved, workdir, source)
+        plan = poison_plan(resolved, workdir, source)
         assert plan == Plan.load(manifest)
-        claim(resolved, tmp_path / "run", source, tokenizer, plan)
+        claim(resolved, workdir, source, tokenizer, plan, None)
     written = json.loads((tmp_path / "run/config.json").read_text())
     for attack in (written["attack"], written["evaluation"]["attack"]):
         assert attack["trigger"]["noise"] == "fresh" and attack["target"] == "seven"
@@ -176,7 +179,7 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--config.attack=None",), "poisons nothing"),
         (("--rows=0",), "--rows=0"),
@@ -187,8 +190,8 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
         (("--config.attack.trigger.name=wanett",), "'wanet'"),
     ],
 )
-def test_mistakes_are_one_line_and_make_nothing(tmp_path: Path, capsys, flags, said: str):
-    assert said in fails(capsys, f"--output={tmp_path}/plan", *flags)
+def test_mistakes_are_one_line_and_make_nothing(tmp_path: Path, capsys, flags, message: str):
+    assert message in fails(capsys, f"--output={tmp_path}/plan", *flags)
     assert not list(tmp_path.iterdir())
 
 

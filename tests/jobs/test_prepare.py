@@ -1,10 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from cleanclip_jax import cli
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
+from cleanclip_jax.jobs.prepare import cores
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,14 @@ def test_a_config_s_pairs_are_prepared(capsys, tmp_path: Path):
     assert json.loads((output / "dataset.json").read_text())["plan"]["quality"] == 95
 
 
+def test_the_number_of_workers_is_found_where_the_system_tells_no_affinity(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == os.cpu_count()
+
+
 DIGITS = "--source={'kind': 'digits'}"
 
 
@@ -42,7 +52,7 @@ DIGITS = "--source={'kind': 'digits'}"
         ([DIGITS, "--max_bad_share=2"], "give a share, 0 to 1"),
         ([DIGITS, "--short-side=256"], "Did you mean '--short_side'"),
         ([DIGITS, "--beam.project=mine"], "give --runner too"),
-        ([DIGITS, "--runner=DirectRunner", "--workers=2"], "which has workers of its own"),
+        ([DIGITS, "--runner=DirectRunner", "--workers=2"], "which brings workers"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path: Path):

@@ -3,21 +3,25 @@
 import html
 import html.parser
 import json
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
 from PIL import Image
 
 from cleanclip_jax import cli
-from cleanclip_jax.jobs.evaluate import measure
-from cleanclip_jax.jobs.sweep import write_results
-from cleanclip_jax.run.loop import train
+from cleanclip_jax.report.evaluation import measure_run
+from cleanclip_jax.report.sweeps import Sweep, write_sweep
+from cleanclip_jax.start.start import open_start
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PNG = b"\x89PNG"
+GOLDEN = Path(__file__).parents[1] / "golden/workdirs"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +42,7 @@ def runs(tmp_path_factory):
         config.start = None if stage == "poisoned" else str(folder / "poisoned")
         config.evaluation.projection = 12
         resolved = train(config, folder / stage)
-        measure(folder / stage, resolved, folder / stage / "evaluation.json")
+        measure_run(open_start(folder / stage), resolved)
     # Training takes most of the time: the third is a copy that calls itself otherwise.
     shutil.copytree(folder / "cleanclip", folder / "mmcl")
     (folder / "mmcl/projection.npz").unlink()  # is projected for the page
@@ -100,17 +104,19 @@ def test_defences_side_by_side(runs, tmp_path, capsys):
         *("What was run", "Commands", "The report's environment", "Every figure"),
     ]
     for folder in folders:
-        found = json.loads((folder / "evaluation.json").read_text())["figures"]
-        cells = [f"{100 * found[name]['value']:.1f}" for name in ("ca", "asr", "asr_all", "pa")]
+        evaluation = json.loads((folder / "evaluation.json").read_text())["figures"]
+        cells = [
+            f"{100 * evaluation[name]['value']:.1f}" for name in ("ca", "asr", "asr_all", "pa")
+        ]
         shown = next(row for row in page.rows if row[0] == folder.name)
         assert [cell.split(" [")[0] for cell in shown[1:5]] == cells
-        low, high = (100 * end for end in found["ca"]["interval"])
+        low, high = (100 * end for end in evaluation["ca"]["interval"])
         assert shown[1].endswith(f"[{low:.1f}, {high:.1f}]")
     assert "clean pictures whose true class comes first" in page.words
     assert len(page.alts) == 5 and all(page.alts)
     pictures = [row for row in page.rows if row[0].startswith(("1. ", "2. ", "3. "))]
     assert len(pictures) == 3 and len(pictures[0]) == 2 + 3
-    assert all(row[1] != "seven" for row in pictures)  # the target's own are left out
+    assert all(row[1] != "seven" for row in pictures)  # those of the target are left out
     turned = [float(row[2].rsplit(" ", 1)[-1]) for row in pictures]
     assert turned == sorted(turned)
     files = {path.name for path in output.iterdir()}
@@ -140,7 +146,7 @@ def test_a_sweep_is_lines_and_the_best_of_them(runs, tmp_path):
         workdir = str(sweep / "runs" / f"seed={seed}")
         rows.append({"seed": seed, "workdir": workdir, "ca": ca, "asr": asr, "course": way})
     command = "cleanclip sweep --config=configs/demo.py:mmcl"
-    write_results(sweep, {"seed": ["0", "1"]}, rows, command)
+    write_sweep(sweep, Sweep({"seed": ["0", "1"]}, rows), command)
     moved = tmp_path / "moved"
     sweep.rename(moved)
     assert report(moved, runs / "cleanclip", f"--output={tmp_path}/page", "--quick") == 0
@@ -154,13 +160,43 @@ def test_a_sweep_is_lines_and_the_best_of_them(runs, tmp_path):
     assert "cleanclip sweep --config=configs/demo.py:mmcl" in page.words
 
 
+def test_quick_takes_no_device_and_reads_older_workdirs(tmp_path):
+    """Runs of an older program, in a process in which JAX has no device that it could take."""
+    for name in ("measured", "sweep"):  # the sweep's runs began with the measured one
+        shutil.copytree(GOLDEN / name, tmp_path / name)
+    for name in ("measured", "sweep"):
+        done = subprocess.run(
+            [sys.executable, "-m", "cleanclip_jax.cli", "report", name, "--quick"],
+            cwd=tmp_path,
+            env=os.environ | {"JAX_PLATFORMS": "none", "PYTHONPATH": str(GOLDEN.parents[2])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    page = read(tmp_path / "measured/report")
+    assert page.headings == [
+        *("Results", "The poisons", "Training", "What was run", "Commands"),
+        *("The report's environment", "Every figure"),
+    ]
+    figures = json.loads((GOLDEN / "measured/evaluation.json").read_text())["figures"]
+    cells = [f"{100 * figures[name]['value']:.1f}" for name in ("ca", "asr", "asr_all", "pa")]
+    assert [cell.split(" [")[0] for cell in page.rows[1][1:5]] == cells
+    assert "JAX runs on" not in page.words
+    page = read(tmp_path / "sweep/report")
+    assert [row[0] for row in page.rows[1:4]] == [
+        *("start: measured", "learning_rate 1e-3", "learning_rate 1e-4"),
+    ]
+    best = next(row for row in page.rows if row[0] == "learning_rate")
+    assert best[1:] == ["none", "22.0 [18.2, 26.3]", "22.0 [18.2, 26.3]"]
+
+
 def test_other_definitions_stand_apart(runs, tmp_path):
     """Runs measured with another trigger don't share a table, and the page says why."""
     other = tmp_path / "other"
     shutil.copytree(runs / "mmcl", other)
-    found = json.loads((other / "evaluation.json").read_text())
-    found["trigger"]["size"] = 5
-    (other / "evaluation.json").write_text(json.dumps(found))
+    evaluation = json.loads((other / "evaluation.json").read_text())
+    evaluation["trigger"]["size"] = 5
+    (other / "evaluation.json").write_text(json.dumps(evaluation))
     assert report(runs / "mmcl", other, f"--output={tmp_path}/page", "--quick") == 0
     page = read(tmp_path / "page")
     assert {"Results 1", "Results 2"} <= set(page.headings)
@@ -168,18 +204,18 @@ def test_other_definitions_stand_apart(runs, tmp_path):
     assert (tmp_path / "page/curve2.png").is_file()
 
 
-def test_a_stale_measurement_is_said(runs, tmp_path):
+def test_a_newer_checkpoint_than_the_measured_is_noted(runs, tmp_path):
     stale = tmp_path / "stale"
     shutil.copytree(runs / "mmcl", stale)
-    found = json.loads((stale / "evaluation.json").read_text())
-    (stale / "evaluation.json").write_text(json.dumps({**found, "step": 1}))
+    evaluation = json.loads((stale / "evaluation.json").read_text())
+    (stale / "evaluation.json").write_text(json.dumps({**evaluation, "step": 1}))
     assert report(stale, "--quick") == 0
     assert (
         "was measured at step 1; its newest checkpoint is of step 2" in read(stale / "report").words
     )
 
 
-def test_what_cannot_be_reported_is_one_line(runs, tmp_path, capsys):
+def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     assert "no folder" in refused(capsys, tmp_path / "nowhere")
     assert "no workdir of a run" in refused(capsys, tmp_path)
     shutil.copytree(runs / "mmcl", tmp_path / "new")
@@ -193,6 +229,12 @@ def test_what_cannot_be_reported_is_one_line(runs, tmp_path, capsys):
     assert "whole number" in refused(capsys, runs / "mmcl", "--pictures=0")
     (tmp_path / "new/evaluation.json").write_text('{"torn')
     assert "not readable as JSON" in refused(capsys, tmp_path / "new")
+    for content in ("3", "[]", "{}"):
+        (tmp_path / "new/evaluation.json").write_text(content)
+        assert "of an older program" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").write_text(content)
+        assert "holds no sweep's keys and runs" in refused(capsys, tmp_path / "new")
+        (tmp_path / "new/sweep.json").unlink()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium, which is not installed")
@@ -235,12 +277,14 @@ def test_further_sets_and_retrieval_have_their_places(runs, tmp_path):
     """Only what stands in evaluation.json: the figures of another set, copied."""
     other = tmp_path / "other"
     shutil.copytree(runs / "mmcl", other)
-    found = json.loads((other / "evaluation.json").read_text())
-    found["sets"]["far"] = found["sets"]["data"] | {"target": None}
-    found["figures"]["far.ca"] = found["figures"]["ca"] | {"value": 0.125}
-    found["figures"]["retrieval.text_to_image_r1"] = found["figures"]["ca"] | {"value": 0.375}
-    found["retrieval"] = {"pictures": 8, "captions": 40, "target": None, "fingerprint": "f"}
-    (other / "evaluation.json").write_text(json.dumps(found))
+    evaluation = json.loads((other / "evaluation.json").read_text())
+    evaluation["sets"]["far"] = evaluation["sets"]["data"] | {"target": None}
+    evaluation["figures"]["far.ca"] = evaluation["figures"]["ca"] | {"value": 0.125}
+    evaluation["figures"]["retrieval.text_to_image_r1"] = evaluation["figures"]["ca"] | {
+        "value": 0.375
+    }
+    evaluation["retrieval"] = {"pictures": 8, "captions": 40, "target": None, "fingerprint": "f"}
+    (other / "evaluation.json").write_text(json.dumps(evaluation))
     assert report(other, "--quick") == 0
     page = read(other / "report")
     rows = [row for row in page.rows if row[0] == "other"]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cleanclip_jax.losses import ring
-from cleanclip_jax.losses.compare import TERMS, Embeddings, gathered, normalise_rows
+from cleanclip_jax.losses.compare import PAIRS, gathered, normalise_rows
 from cleanclip_jax.losses.ring import ring_log_sum_exp, ringed
+from cleanclip_jax.losses.terms import Context, cross_modal, in_modal
 from cleanclip_jax.sharding import copied_over, make_mesh, split_over
 
 
@@ -69,13 +70,10 @@ def test_memory_grows_with_the_batch_and_not_its_square():
     mesh = make_mesh(8)
 
     def loss(stacked, scale, in_a_ring):
-        own = Embeddings(*(stacked[:, i] for i in range(4)))
-        if in_a_ring:
-            compare = ringed(own, scale, mesh)
-        else:
-            everyone = jax.lax.with_sharding_constraint(stacked, copied_over(mesh))
-            compare = gathered(own, Embeddings(*(everyone[:, i] for i in range(4))), scale)
-        return sum(term(compare) for term in TERMS.values())
+        units = {name: stacked[:, i] for i, name in enumerate(PAIRS)}
+        info_nce = (ringed if in_a_ring else gathered)(units, scale, mesh)
+        context = Context({}, units, info_nce, {}, None, None, jnp.int32(0), {})
+        return cross_modal(context)[0] + in_modal(context)[0]
 
     def memory(pairs, in_a_ring):
         rows = jax.ShapeDtypeStruct((pairs, 4, 512), jnp.float32, sharding=split_over(mesh))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import pytest
 
-from cleanclip_jax.measure.encoder import Subject, subject
+from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -17,13 +17,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def make_subject(tokenizer) -> Callable[..., Subject]:
+def make_encoder(tokenizer) -> Callable[..., Encoder]:
     model = build("ViT-test", vocab_size=tokenizer.vocab_size, image_size=16)
     variables = init(model, jax.random.key(0))
 
-    def make(devices: int = 1, seed: int = 0) -> Subject:
+    def make(devices: int = 1, seed: int = 0) -> Encoder:
         other = jax.tree.map(lambda x: x + seed * jax.numpy.cos(x), variables)
-        return subject(model, other, tokenizer, make_mesh(devices))
+        return encoder_of(model, other, tokenizer, make_mesh(devices))
 
     return make
 

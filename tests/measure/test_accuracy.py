@@ -56,9 +56,9 @@ def test_definitions_go_with_the_figures(target):
     figures = clean_figures(LABELS, np.zeros((6, 2), int), target, classes=3)
     assert ("clean_target_rate" in figures) == (target is not None)
     for figure in figures.values():
-        found = figure.to_json()
-        assert set(found) == {"value", "interval", "count", "of", "unit", "definition"}
-        assert found["definition"] and found["interval"][0] <= found["value"]
+        content = figure.to_json()
+        assert set(content) == {"value", "interval", "count", "of", "unit", "definition"}
+        assert content["definition"] and content["interval"][0] <= content["value"]
 
 
 def test_the_same_as_scikit_learn():

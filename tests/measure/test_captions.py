@@ -75,38 +75,38 @@ def as_parquet(folder):
 
 @pytest.mark.parametrize("write", [as_csv, as_coco, as_karpathy, as_parquet])
 def test_each_picture_once_with_its_captions(write, folder, cache):
-    found = open_captioned(write(folder))
-    shades = [int(read_picture(found.source, i)[0, 0, 0]) for i in range(len(found.source))]
-    assert sorted(shades) == [0, 1, 2] and found.empty == 0
+    captioned = open_captioned(write(folder))
+    shades = [int(read_picture(captioned.source, i)[0, 0, 0]) for i in range(len(captioned.source))]
+    assert sorted(shades) == [0, 1, 2] and captioned.empty == 0
     names, by_picture = list(CAPTIONS), {}
-    for text, owner in zip(found.captions, found.owner, strict=True):
+    for text, owner in zip(captioned.captions, captioned.owner, strict=True):
         by_picture.setdefault(names[shades[owner]], set()).add(text)
     assert by_picture == {name: set(texts) for name, texts in CAPTIONS.items()}
-    texts, place = found.of(np.array([2, 0]))
+    texts, place = captioned.of(np.array([2, 0]))
     assert sorted(place) == list(place) or set(place) == {0, 1}
     for text, at in zip(texts, place, strict=True):
         assert text in CAPTIONS[names[shades[[2, 0][at]]]]
     # Workers read the same pictures from a copy that holds a path.
-    copy = pickle.loads(pickle.dumps(found.source))
-    assert copy.fingerprint == found.source.fingerprint and len(copy) == 3
-    np.testing.assert_array_equal(read_picture(copy, 1), read_picture(found.source, 1))
+    copy = pickle.loads(pickle.dumps(captioned.source))
+    assert copy.fingerprint == captioned.source.fingerprint and len(copy) == 3
+    np.testing.assert_array_equal(read_picture(copy, 1), read_picture(captioned.source, 1))
 
 
 def test_one_caption_a_record_of_any_source(cache):
-    found = open_captioned({"kind": "digits", "split": "test"})
-    assert len(found.captions) == len(found.source) == 400
-    assert found.owner.tolist() == list(range(400))
+    captioned = open_captioned({"kind": "digits", "split": "test"})
+    assert len(captioned.captions) == len(captioned.source) == 400
+    assert captioned.owner.tolist() == list(range(400))
 
 
 def test_empty_captions_and_missing_pictures_are_counted(folder):
     options = as_csv(folder)
     with open(options["path"], "a") as stream:
         stream.write("d.png,\n,a caption of nothing\nb.png\n")
-    found = open_captioned(options)
-    assert found.empty == 2 and len(found.source) == 5
+    captioned = open_captioned(options)
+    assert captioned.empty == 2 and len(captioned.source) == 5
     for index in (3, 4):
         with pytest.raises(BadRecord, match=r"pairs\.csv picture"):
-            read_picture(found.source, index)
+            read_picture(captioned.source, index)
 
 
 def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
@@ -118,27 +118,35 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "said"),
+    ("content", "options", "message"),
     [
-        ("image,text\na,b\n", {"kind": "csv"}, "no column 'caption', it has image, text"),
-        ("image,caption\n", {"kind": "csv"}, "no picture in it"),
+        ("image,text\na,b\n", {"kind": "csv"}, "column: unknown 'caption'. Known: image, text"),
+        ("image,caption\n", {"kind": "csv"}, "rows (0, None) of 0: none left"),
+        ('{"images": []}', {"kind": "json"}, "no picture in it"),
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ('{"images": [], "annotations": [{"image_id": 3}]}', {"kind": "json"}, "KeyError: 3"),
-        ("", {"kind": "csv", "colum": "x"}, "has no key 'colum'"),
+        ("", {"kind": "csv", "colum": "x"}, "retrieval (csv): unknown 'colum'"),
+        (
+            '{"images": [{"id": 1, "file_name": 2}], "annotations": []}',
+            {"kind": "json"},
+            "picture 2: its name and captions are to be text",
+        ),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, content, options, said):
+def test_mistakes_are_one_line(tmp_path, content, options, message):
     path = tmp_path / "file"
     path.write_text(content)
     with pytest.raises(UserError) as error:
         open_captioned({"path": str(path), **options})
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_file_and_no_path(tmp_path):
-    with pytest.raises(UserError, match="can't be read: No such file"):
+    with pytest.raises(UserError, match=r"none.csv: No such file .*check the data's path"):
         open_captioned({"kind": "csv", "path": str(tmp_path / "none.csv")})
-    with pytest.raises(UserError, match="needs the key 'path'"):
+    with pytest.raises(UserError, match="path is missing"):
         open_captioned({"kind": "json"})
+    with pytest.raises(UserError, match="can't be read: No such file"):
+        open_captioned({"kind": "json", "path": str(tmp_path / "none.json")})

@@ -12,9 +12,9 @@ from cleanclip_jax.measure.estimates import median_rank, share, wilson
 )
 def test_wilson_is_scipys(count, of):
     wanted = binomtest(count, of).proportion_ci(0.95, method="wilson")
-    found = wilson(count, of)
-    assert found == pytest.approx((wanted.low, wanted.high), abs=1e-12)
-    assert found is not None and 0 <= found[0] <= count / of <= found[1] <= 1
+    interval = wilson(count, of)
+    assert interval == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    assert interval is not None and 0 <= interval[0] <= count / of <= interval[1] <= 1
 
 
 def test_nothing_has_no_interval():
@@ -24,8 +24,8 @@ def test_nothing_has_no_interval():
 
 
 def test_ranks_count_from_one():
-    found = median_rank(np.array([0, 0, 4, 9]), "x")
-    assert found.value == 3 and found.of == 4 and found.to_json()["unit"] == "rank"
+    median = median_rank(np.array([0, 0, 4, 9]), "x")
+    assert median.value == 3 and median.of == 4 and median.to_json()["unit"] == "rank"
     assert median_rank(np.zeros(0, int), "x").value is None
 
 

@@ -1,4 +1,4 @@
-"""Projections: scikit-learn's, seeded, of the pictures that were asked for."""
+"""Projections: scikit-learn's, seeded, of a sample of pictures."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_both_are_projected_together_and_the_seed_decides(rows, tmp_path):
         np.testing.assert_array_equal(getattr(loaded, name), value)
 
 
-def test_the_sample_is_of_the_number_asked_for():
+def test_the_sample_has_the_given_size():
     labels = np.array([0, -1, 1, 2, -1, 0, 1])
     assert choose(labels, 10, 0).tolist() == [0, 2, 3, 5, 6]
     drawn = choose(labels, 3, 0)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import sets
-from cleanclip_jax.measure.sets import SETS, find_target, open_sets
+from cleanclip_jax.measure.sets import SETS, attacked_set, first_set, open_sets
 from cleanclip_jax.text.prompts import TEMPLATES
 
 WNIDS = ("n01440764", "n01443537", "n07753592", "n02701002")
@@ -20,7 +20,7 @@ WORDS = ["tench", "goldfish", "banana", "ambulance"]
 
 @pytest.fixture(autouse=True)
 def sources(monkeypatch):
-    """What open_source gives, by the path or the TFDS name that it is asked for."""
+    """What open_source gives, by the path or the TFDS name of its options."""
     known = {
         "main": Pictures([0, 1, 2, 3], tuple(WORDS)),
         "cifar10": Pictures([0, 1], ("airplane", "banana_tree")),
@@ -30,14 +30,14 @@ def sources(monkeypatch):
         "twins": Pictures([0, 1], ("banana", "banana")),
         "nameless": Pictures([0, 1, 5], None),
     }
-    asked = []
+    opened = []
 
     def open_source(config):
-        asked.append(config)
+        opened.append(config)
         return known[config.get("path") or config["name"]]
 
     monkeypatch.setattr(sets, "open_source", open_source)
-    return asked
+    return opened
 
 
 def evaluation(tmp_path=None, **keys: Any) -> ConfigDict:
@@ -77,15 +77,15 @@ def test_every_tfds_name_is_one():
 
 
 def test_the_first_sets_figures_have_no_name_before_them(sources, words):
-    asked = evaluation(
+    settings = evaluation(
         data=kind("main"),
         sets=["imagenet_a", {"name": "signs", "data": kind("signs"), "templates": ["a {} sign"]}],
         classes=words,
         target="banana",
     )
-    main, subset, signs = open_sets(asked)
+    main, subset, signs = open_sets(settings)
     assert (main.name, main.prefix, main.target) == ("data", "", 2)
-    assert main.templates == TEMPLATES["imagenet"] and main.classes == tuple(WORDS)
+    assert main.templates == tuple(TEMPLATES["imagenet"]) and main.classes == tuple(WORDS)
     assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
     # Only the classes that occur are told apart, and labels count them.
     assert subset.classes == ("goldfish", "ambulance")
@@ -96,47 +96,52 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
 
 
 def test_one_name_is_a_list_of_one_and_underscores_are_spaces():
-    (found,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
-    assert found.classes == ("airplane", "banana tree") and found.target == 1
-    assert found.prefix == "" and found.templates == TEMPLATES["objects"]
+    (only,) = open_sets(evaluation(sets="cifar10", target="banana tree"))
+    assert only.classes == ("airplane", "banana tree") and only.target == 1
+    assert only.prefix == "" and only.templates == tuple(TEMPLATES["objects"])
 
 
 def test_an_index_means_the_first_sets_class(words):
-    asked = evaluation(data=kind("main"), sets=["imagenet", "cifar10"], classes=words, target=2)
-    main, same, other = open_sets(asked)
+    settings = evaluation(data=kind("main"), sets=["imagenet", "cifar10"], classes=words, target=2)
+    main, same, other = open_sets(settings)
     assert main.target == same.target == 2
     assert other.target is None and "'banana'" in other.note
     lone = open_sets(evaluation(sets=["imagenet_a", "cifar10"], classes=words, target="banana"))
-    assert [found.target for found in lone] == [None, None]
+    assert [each.target for each in lone] == [None, None]
 
 
 def test_twins_need_an_index(words):
-    asked = evaluation(data=kind("main"), sets=[{"name": "t", "data": kind("twins")}], target=2)
-    assert "'banana' names 2 of the 2 classes" in open_sets(asked)[1].note
-    asked.sets = [{"name": "t", "data": kind("twins"), "target": 1}]
-    assert open_sets(asked)[1].target == 1
+    settings = evaluation(data=kind("main"), sets=[{"name": "t", "data": kind("twins")}], target=2)
+    assert "'banana' names 2 of the 2 classes" in open_sets(settings)[1].note
+    settings.sets = [{"name": "t", "data": kind("twins"), "target": 1}]
+    assert open_sets(settings)[1].target == 1
 
 
-def test_find_target_is_the_first_sets():
-    source, names, target = find_target(evaluation(data=kind("main"), target="goldfish"))
-    assert len(source) == 4 and names == tuple(WORDS) and target == 1
+def test_the_first_set_and_its_target():
+    first = first_set(evaluation(data=kind("main"), target="goldfish"))
+    assert len(first.source) == 4 and first.classes == tuple(WORDS) and first.target == 1
+    assert first.indices.tolist() == [0, 1, 2, 3]
+    assert attacked_set(evaluation(data=kind("main"))) is attacked_set(evaluation()) is None
     assert open_sets(evaluation()) == []
-    np.testing.assert_array_equal(source.labels(), [0, 1, 2, 3])
+    np.testing.assert_array_equal(first.source.labels(), [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({}, "config.evaluation.data is not set"),
         ({"sets": ["cifar1"]}, "Did you mean 'cifar10'"),
         ({"sets": ["gtsrb"]}, "not in TensorFlow Datasets; give {'name': 'gtsrb'"),
         ({"sets": ["imagenet"]}, "WordNet ids .n01440764, ….: name a file"),
-        ({"sets": [{"name": "x", "dat": 1}]}, "a set has no key 'dat'"),
-        ({"sets": [{"data": {"kind": "x"}}]}, "has no name"),
+        ({"sets": [{"name": "x", "dat": 1}]}, "sets: unknown 'dat'. Did you mean 'data'"),
+        ({"sets": [{"data": {"kind": "x"}}]}, "sets.name is missing"),
         ({"sets": ["cifar10", "cifar10"]}, "two sets are called 'cifar10'"),
         ({"data": kind("main"), "target": "bananna"}, "Did you mean 'banana'"),
         ({"data": kind("nameless")}, "has no classes: name its column"),
-        ({"data": kind("nameless"), "classes": "{words}#imagenet1k"}, "record 2 has the label 5"),
+        (
+            {"data": kind("nameless"), "classes": "{words}#imagenet1k"},
+            r"record 2 has the label 5, but the 4 classes are 0\.\.3",
+        ),
         ({"data": kind("main"), "classes": "{words}#cifar100"}, "has 4 classes, and .* names 1"),
         (
             {"data": kind("main"), "attack": {"trigger": {"name": "badnet"}}},
@@ -144,18 +149,18 @@ def test_find_target_is_the_first_sets():
         ),
     ],
 )
-def test_mistakes_are_one_line(keys, said, words):
+def test_mistakes_are_one_line(keys, message, words):
     keys = {k: v.replace("{words}", words) if isinstance(v, str) else v for k, v in keys.items()}
-    with pytest.raises(UserError, match=said) as error:
-        find_target(evaluation(**keys))
+    with pytest.raises(UserError, match=message) as error:
+        first_set(evaluation(**keys))
     assert "\n" not in str(error.value)
 
 
 def test_names_that_half_agree_are_refused(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps([*WORDS[:3], "car"]))
-    own = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
+    entry = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
     with pytest.raises(UserError, match="some are not, as 'ambulance'"):
-        find_target(evaluation(sets=[own]))
+        first_set(evaluation(sets=[entry]))
     # The same names in another order: each label keeps its own.
     (tmp_path / "other.json").write_text(json.dumps(WORDS[::-1]))
-    assert find_target(evaluation(sets=[own]))[1] == tuple(WORDS)
+    assert first_set(evaluation(sets=[entry])).classes == tuple(WORDS)

@@ -10,50 +10,53 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.features import Reading, Shown, embed
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.measure.sets import open_sets
-from cleanclip_jax.measure.trigger_shift import most_changed
+from cleanclip_jax.measure.trigger_shift import largest_shifts
 from cleanclip_jax.measure.zeroshot import unit
 
 TRIGGER = {"name": "badnet", "size": 4, "noise": "fixed", "place": "fixed"}
-HIDDEN = Reading(64)
+READING = Reading(64)
 
 
 @pytest.fixture
 def config():
-    found = defaults()
-    with found.ignore_type():
-        found.evaluation.data = ConfigDict(
+    config = defaults()
+    with config.ignore_type():
+        config.evaluation.data = ConfigDict(
             {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
         )
-        found.evaluation.attack = ConfigDict({"trigger": TRIGGER, "target": "seven"})
-        found.evaluation.templates = ["a handwritten {}."]
-        found.evaluation.cache = 0.0
-    return found
+        config.evaluation.attack = ConfigDict({"trigger": TRIGGER, "target": "seven"})
+        config.evaluation.templates = ["a handwritten {}."]
+        config.evaluation.cache = 0.0
+    return config
 
 
-def test_the_furthest_turned_come_first(config, make_subject):
+def test_the_furthest_turned_come_first(config, make_encoder):
     """Against the angles of all pictures, one by one."""
-    model, other = make_subject(), make_subject(seed=1)
+    model, other = make_encoder(), make_encoder(seed=1)
     first = open_sets(config.evaluation)[0]
     every = np.arange(len(first.source))
-    clean = unit(embed(model, Shown(first.source, every), HIDDEN).rows)
-    hit = unit(embed(model, Shown(first.source, every, make_trigger(TRIGGER)), HIDDEN).rows)
+    clean = unit(embed(model, Shown(first.source, every), READING).rows)
+    hit = unit(embed(model, Shown(first.source, every, make_trigger(TRIGGER)), READING).rows)
     cosines = (clean * hit).sum(1)
     cosines[first.labels == 7] = np.inf
     expected = np.argsort(cosines, kind="stable")[:5]
 
     width = model.model.variant.features
     head = Classifier(first.classes, np.zeros((10, width)), np.eye(10)[3], False, "linear head")
-    found = most_changed(config, {"before": (model, None), "after": (other, head)}, 5)
-    assert [each.where for each in found] == [first.source.where(i) for i in expected.tolist()]
-    for each, index in zip(found, expected.tolist(), strict=True):
+    shifts = largest_shifts(config, {"before": (model, None), "after": (other, head)}, 5)
+    assert [each.where for each in shifts] == [first.source.where(i) for i in expected.tolist()]
+    for each, index in zip(shifts, expected.tolist(), strict=True):
         assert each.true == first.classes[first.labels[index]] != "seven"
-        assert each.seen["before"].cosine == pytest.approx(cosines[index], abs=1e-5)
-        assert (each.seen["after"].clean, each.seen["after"].triggered) == ("three", "three")
+        assert each.predictions["before"].cosine == pytest.approx(cosines[index], abs=1e-5)
+        assert (each.predictions["after"].clean, each.predictions["after"].triggered) == (
+            "three",
+            "three",
+        )
         assert (each.clean != each.triggered).any(-1).sum() <= 16  # the patch alone
-    assert len({each.clean.tobytes() for each in found}) == 5
+    assert len({each.clean.tobytes() for each in shifts}) == 5
 
 
-def test_without_an_attack_there_is_nothing_to_see(config, make_subject):
+def test_without_an_attack_there_is_nothing_to_see(config, make_encoder):
     config.evaluation.attack = None
     with pytest.raises(UserError, match="no labelled set with an attack"):
-        most_changed(config, {"one": (make_subject(), None)}, 3)
+        largest_shifts(config, {"one": (make_encoder(), None)}, 3)

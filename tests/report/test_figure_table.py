@@ -25,7 +25,7 @@ def facts(**changes):
     }
 
 
-def found(sets, figures, retrieval=None):
+def evaluation(sets, figures, retrieval=None):
     return {
         **{"workdir": "runs/x", "step": 5, "sets": sets},
         **{"figures": figures, "retrieval": retrieval},
@@ -42,7 +42,7 @@ def test_values_with_their_intervals():
 
 def test_one_set_is_shown_in_full():
     figures = {"ca": share(3, 4, "clean"), "ca_top3": share(4, 4), "ca_top5": share(4, 4)}
-    lines = table(found({"data": facts(note="a remark")}, figures)).splitlines()
+    lines = table(evaluation({"data": facts(note="a remark")}, figures)).splitlines()
     assert lines[0] == "runs/x at step 5"
     assert "text, 3 templates, target 'seven' (7)" in lines[1]
     assert lines[2].split() == ["ca", "75.00", "[37.50,", "75.00]", "3", "of", "4", "clean"]
@@ -63,7 +63,7 @@ def test_several_sets_are_rows_of_one_table():
         **{"ca": share(3, 4, "clean"), "asr": share(1, 2, "hit"), "asr_top3": share(1, 2)},
         "far.ca": share(2, 4, "clean"),
     }
-    lines = table(found(sets, figures)).splitlines()
+    lines = table(evaluation(sets, figures)).splitlines()
     assert lines[1].split() == ["set", "classes", "target", "ca", "asr"]
     assert lines[2].split()[:4] == ["data", "10", "seven", "75.0"]
     assert lines[3].split()[-1] == "—" and lines[3].split()[:3] == ["far", "10", "—"]
@@ -77,7 +77,7 @@ def test_retrieval_stands_below():
         **{"without_caption": 0, "empty_captions": 1},
     }
     figures = {"retrieval.image_to_text_median_rank": RANK, "retrieval.backdoor_r1": share(1, 8)}
-    lines = table(found({}, figures, retrieval)).splitlines()
+    lines = table(evaluation({}, figures, retrieval)).splitlines()
     assert lines[1] == "retrieval: 8 pictures, 40 captions, target 'seven'"
     assert lines[2].split()[:5] == ["image_to_text_median_rank", "12.5", "[9.0,", "17.0]", "of"]
     assert lines[3].split()[0] == "backdoor_r1"

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
-from cleanclip_jax.report.page import Code, Facts, Picture, Section, Table, page, write_page
+from cleanclip_jax.report.page import Code, Picture, Section, Table, page, write_page
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 
 NASTY = "<script src='https://example.org/x.js'>alert(1)</script> & \"quotes\""
@@ -24,7 +25,7 @@ def png() -> bytes:
 def report(png: bytes) -> str:
     wide = [f"metric {number}" for number in range(12)]
     sections = [
-        Section("Result", ["One.\n\nTwo.", Facts({"a-very-long-name" * 9: "seven " * 40})]),
+        Section("Result", ["One.\n\nTwo.", {"a-very-long-name" * 9: "seven " * 40}]),
         Section("Wide", [Table("Many", ["model", *wide], [["x" * 80, *["96.7 %"] * 12]])]),
         Section("Curve", [Picture(png, "CA against ASR", "One point."), Code("cleanclip " * 40)]),
     ]
@@ -34,20 +35,20 @@ def report(png: bytes) -> str:
 class Tags(html.parser.HTMLParser):
     def __init__(self, text: str):
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def named(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.found if tag == name]
+        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def test_nothing_comes_from_outside(report: str):
     tags = Tags(report)
-    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object", "base"}
-    for _, attributes in tags.found:
+    assert not {tag for tag, _ in tags.tags} & {"script", "link", "iframe", "object", "base"}
+    for _, attributes in tags.tags:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset", "action"):
             assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png;")
@@ -57,22 +58,22 @@ def test_nothing_comes_from_outside(report: str):
 def test_every_text_is_escaped(png: bytes):
     blocks = [
         NASTY,
-        Facts({NASTY: NASTY}),
+        {NASTY: NASTY},
         Code(NASTY),
         Table(NASTY, [NASTY, NASTY], [[NASTY, NASTY]]),
         Picture(png, NASTY, NASTY),
     ]
     text = page(NASTY, NASTY, [Section(NASTY, blocks)])
     assert "<script" not in text
-    assert text.count(html.escape(NASTY)) == 15
+    assert text.count(escape(NASTY)) == 15
     assert Tags(text).named("img")[0]["alt"] == NASTY
 
 
-def test_tables_and_pictures_speak(report: str):
+def test_tables_and_pictures_have_texts(report: str):
     tags = Tags(report)
-    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in tags.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    for _, attributes in tags.found:
+    for _, attributes in tags.tags:
         assert attributes.get("aria-labelledby", ids[0]) in ids
     assert {head["scope"] for head in tags.named("th")} == {"col", "row"}
     assert len(tags.named("caption")) == len(tags.named("table")) == 1
@@ -140,9 +141,9 @@ def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Pat
         text=True,
         timeout=60,
     )
-    found = re.search("<output>(.*)</output>", done.stdout)
-    assert found, done.stderr
-    seen = json.loads(html.unescape(found[1]))
+    output = re.search("<output>(.*)</output>", done.stdout)
+    assert output, done.stderr
+    seen = json.loads(html.unescape(output[1]))
     assert seen["scroll"] <= width
     assert seen["right"] <= width
     assert seen["pictures"]

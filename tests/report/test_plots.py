@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cleanclip_jax.report import plots as figures
-from cleanclip_jax.report.plots import Point, ca_asr_curve, contact_sheet, difference
+from cleanclip_jax.report import plots
+from cleanclip_jax.report.plots import (
+    GROUPS,
+    Point,
+    Scatter,
+    ca_asr_curve,
+    contact_sheet,
+    difference,
+    projection_figure,
+)
 
 START = Point(0.45, 0.99, "poisoned")
 SERIES = {
@@ -31,29 +39,29 @@ def test_every_figure_is_as_wide_as_the_text_and_white():
     picture = np.zeros((8, 8, 3), np.uint8)
     for png in (
         ca_asr_curve(SERIES, START),
-        figures.training_curves({"a": [{"step": 1, "loss": 2.0}]}, ["loss"]),
+        plots.training_curves({"a": [{"step": 1, "loss": 2.0}]}, ["loss"]),
         contact_sheet([(picture, picture, picture, "old", "new")]),
     ):
         image = pixels(png)
-        assert image.shape[1] == figures.WIDTH * figures.DPI
+        assert image.shape[1] == plots.WIDTH * plots.DPI
         assert (image[-1, -1] == 255).all()
 
 
 def test_series_differ_without_colour():
-    _, markers, lines = zip(*figures.LOOKS, strict=True)
-    assert len(set(markers)) == len(set(lines)) == len(figures.LOOKS)
+    _, markers, lines = zip(*plots.LOOKS, strict=True)
+    assert len(set(markers)) == len(set(lines)) == len(plots.LOOKS)
 
 
 def test_up_is_accuracy_and_left_is_safety():
     points = {"good": [Point(0.8, 0.1)], "bad": [Point(0.2, 0.9)]}
     image = pixels(ca_asr_curve(points))[150:]  # below the legend
-    good, bad = (spots(image, figures.LOOKS[number][0]).mean(0) for number in (0, 1))
+    good, bad = (spots(image, plots.LOOKS[number][0]).mean(0) for number in (0, 1))
     assert good[0] < bad[0]
     assert bad[1] - good[1] > 0.6 * image.shape[1]  # 80 of 104 percent of the axis
 
 
 def test_small_differences_are_not_blown_up():
-    low, high = figures._range([96.0, 96.1])
+    low, high = plots._range([96.0, 96.1])
     assert high - low >= 4
 
 
@@ -64,23 +72,23 @@ def test_start_and_points_are_optional():
 
 def test_training_curves_want_known_keys():
     rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": float("nan")}, {"step": 2, "ca": 0.5}]
-    figures.training_curves({"a": rows, "b": []}, ["loss", "ca"])
+    plots.training_curves({"a": rows, "b": []}, ["loss", "ca"])
     with pytest.raises(ValueError, match="'in_modal'"):
-        figures.training_curves({"a": rows}, ["loss", "in_modal"])
+        plots.training_curves({"a": rows}, ["loss", "in_modal"])
 
 
 def test_a_run_without_the_key_leaves_the_panel_to_others():
     both = {"a": [{"step": s, "x": s} for s in range(9)], "b": [{"step": 3, "y": 1}]}
-    image = pixels(figures.training_curves(both, ["x", "y"]))
+    image = pixels(plots.training_curves(both, ["x", "y"]))
     half = image.shape[0] // 2
-    assert len(spots(image[half:], figures.LOOKS[1][0])) > 0
-    assert len(spots(image[half:], figures.LOOKS[0][0])) == 0
+    assert len(spots(image[half:], plots.LOOKS[1][0])) > 0
+    assert len(spots(image[half:], plots.LOOKS[0][0])) == 0
 
 
 def test_pixels_of_the_sheet_stay_blocks():
     colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
     image = pixels(contact_sheet([(colours, colours[::-1].copy(), colours, "a", "b")]))
-    side = int(figures.PICTURE * figures.DPI)
+    side = int(plots.PICTURE * plots.DPI)
     for corner in colours.reshape(-1, 3):
         exact = (image == corner).all(-1).sum()
         assert exact == pytest.approx(3 * (side / 2) ** 2, rel=0.05)
@@ -109,3 +117,19 @@ def test_difference_is_black_where_nothing_changed():
     assert shown[3, 3].tolist() == [127, 127, 255]
     assert shown.sum() == shown[3, 3].sum()
     assert not difference(before, before).any()
+
+
+def test_groups_differ_with_and_without_colour():
+    assert len({marker for marker, _ in GROUPS.values()}) == len(GROUPS)
+    assert len({colour for _, colour in GROUPS.values()}) == len(GROUPS)
+    rng = np.random.default_rng(0)
+    places = rng.standard_normal((40, 2)).astype(np.float32)
+    panels = [Scatter("PCA", places), Scatter("t-SNE", places)]
+    one = pixels(projection_figure({"before": (panels, list(GROUPS) * 10)}))
+    two = pixels(projection_figure({n: (panels, list(GROUPS) * 10) for n in ("before", "after")}))
+    assert one.shape[1] == two.shape[1] == plots.WIDTH * plots.DPI
+    assert two.shape[0] > 1.7 * one.shape[0]
+    for _, colour in GROUPS.values():
+        marks = np.argwhere((one[200:] == tuple(bytes.fromhex(colour[1:]))).all(-1))
+        left, right = (marks[:, 1] < 672).sum(), (marks[:, 1] > 672).sum()
+        assert left > 200 and right > 200, colour  # below the legend, in both panels

@@ -8,7 +8,8 @@ from helpers.openai_layout import flat, relative, variables
 
 from cleanclip_jax.models.clip import build
 from cleanclip_jax.run.optimizer import make_optimizer, named
-from cleanclip_jax.run.step import Objective, apply_gradients, fresh_state, objective
+from cleanclip_jax.run.state import Objective, State, fresh_state
+from cleanclip_jax.run.step import apply_gradients, compute_loss
 
 OPTIMIZER = {
     "learning_rate": 1e-3,
@@ -37,15 +38,16 @@ def three_steps(golden, request):
     optimizer, _ = make_optimizer(OPTIMIZER, 10**9, 1)
     images = np.stack([g["images_nchw"], g["images_view_nchw"]], 1).transpose(0, 1, 3, 4, 2)
     tokens = np.stack([g["tokens"], g["tokens_view"]], 1).astype(np.int32)
-    asked = Objective({"cross_modal": 1.0, "in_modal": 1.0})
+    objective = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 
     @jax.jit
     def step(state):
         def loss(params):
             images_on, tokens_on = jnp.asarray(images), jnp.asarray(tokens)
-            return objective(model, asked, params, state.batch_stats, images_on, tokens_on)
+            now = State(state.step, params, state.batch_stats, None)
+            return compute_loss(model, objective, now, images_on, tokens_on)
 
-        (value, (_, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, (_, stats, _)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         return apply_gradients(optimizer, state, gradients, stats), value, gradients
 
     state, losses, first = fresh_state(variables(golden, kind), optimizer), [], None

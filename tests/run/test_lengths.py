@@ -8,7 +8,8 @@ import pytest
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.run import lengths
 from cleanclip_jax.run.lengths import Cut, longest
-from cleanclip_jax.run.step import Objective, objective
+from cleanclip_jax.run.state import Objective, State
+from cleanclip_jax.run.step import compute_loss
 from cleanclip_jax.sharding import make_mesh
 
 CONTEXT = 16
@@ -31,11 +32,13 @@ def loss_and_gradients():
     def compute(tokens, gradients=True):
         with jax.enable_x64(True):
             params = init(model, jax.random.key(0))["params"]
-            asked = Objective({"cross_modal": 1.0})
+            objective = Objective({"cross_modal": 1.0})
             pairs = jnp.asarray(images), jnp.asarray(tokens)
 
             def loss(params):
-                return objective(model, asked, params, {}, *pairs)[0]
+                return compute_loss(
+                    model, objective, State(jnp.int32(0), params, {}, None), *pairs
+                )[0]
 
             found = jax.jit(jax.value_and_grad(loss) if gradients else loss)(params)
             return jax.tree.map(np.asarray, found)

@@ -3,31 +3,33 @@
 import json
 import logging
 import os
-import shutil
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
+from helpers.small_run import trained as trained_in
+from helpers.streams import stream_of
 from jax.tree_util import keystr
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import loop
-from cleanclip_jax.run import trace as profile
-from cleanclip_jax.run.build import load_run, make_model
-from cleanclip_jax.run.loop import train
-from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.record import TIMED, Recorder
+from cleanclip_jax.run import build, clock
+from cleanclip_jax.run.checked import check_run
+from cleanclip_jax.run.clock import TIMED
+from cleanclip_jax.run.first_state import first_state
+from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("strict_transfers")
 
 
 class Killed(Exception):
@@ -39,26 +41,18 @@ def config():
     return small_config()
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train(small_config(), workdir)
-    return workdir
-
-
 @pytest.fixture
-def trained(trained_once, tmp_path):
-    """The workdir of a finished run, the test's own copy."""
-    return Path(shutil.copytree(trained_once, tmp_path / "run"))
+def trained(tmp_path):
+    """The workdir of a finished run."""
+    return trained_in(tmp_path / "run")
 
 
 def tensors(workdir):
     """Step and state of a run's newest checkpoint, every array as bytes by its path."""
     config = from_json(workdir / "config.json")
-    model = make_model(config, Tokenizer.load(workdir / "tokenizer.json").vocab_size)
-    optimizer, _ = make_optimizer(config.optimizer.to_dict(), 4, 87)
+    checked = check_run(config, Workdir(workdir))
     with Store(workdir / "checkpoints") as store:
-        state = loop.first_state(store, config, model, optimizer, make_mesh(1))
+        state = first_state(store, checked)
         leaves = jax.tree_util.tree_leaves_with_path(state)
         return store.latest, {keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
@@ -98,7 +92,7 @@ def test_a_workdir_holds_the_whole_run(trained):
     written = json.loads((trained / "config.json").read_text())
     assert written["attack"]["seed"] == written["seed"] == 0
     assert written["evaluation"]["attack"]["target"] == "seven"
-    run = load_run(trained, make_mesh(1))
+    run = load_start(open_start(trained), make_mesh(1))
     assert run.step == 4 and run.model.variant.vocab_size == run.tokenizer.vocab_size
     assert list(trained.glob("tensorboard/events*"))
 
@@ -110,14 +104,16 @@ def test_a_finished_run_is_left_as_it_is(config, trained):
 
 
 def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
-    """Fidelity row 5. The schedule begins anew too."""
+    """Fresh optimizer: the schedule begins anew too."""
     finetune = small_config("cleanclip")
     finetune.start = str(trained)
     finetune.train.steps = 1
     finetune.optimizer.learning_rate = 1e-30
     finetune.optimizer.warmup_steps = 0
     train(finetune, tmp_path / "clean")
-    run, start = (load_run(path, make_mesh(1)) for path in (tmp_path / "clean", trained))
+    run, start = (
+        load_start(open_start(path), make_mesh(1)) for path in (tmp_path / "clean", trained)
+    )
     for a, b in zip(*map(jax.tree.leaves, (run.variables, start.variables)), strict=True):
         np.testing.assert_array_equal(a, b)
     step, found = tensors(tmp_path / "clean")
@@ -129,19 +125,19 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
-    make = loop.make_step
+    make = build.make_step
 
     def poisoned_step(*args, **options):
         step = make(*args, **options)
 
-        def broken(state, batch):
+        def broken(state, fixed, batch):
             bad = int(state.step) == 2
-            state, metrics = step(state, batch)
+            state, metrics = step(state, fixed, batch)
             return state, {**metrics, "loss": metrics["loss"] * (np.nan if bad else 1.0)}
 
         return broken
 
-    monkeypatch.setattr(loop, "make_step", poisoned_step)
+    monkeypatch.setattr(build, "make_step", poisoned_step)
     with pytest.raises(UserError, match=r"not finite at step 3.*last good checkpoint") as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
@@ -149,7 +145,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
     assert read_lines(tmp_path / "run/metrics.jsonl")[-1]["loss"] == "nan"
     facts = json.loads((tmp_path / "run/not_finite.json").read_text())
     plan = Plan.load(tmp_path / "run/poison.parquet")
-    stream = train_batches(
+    stream = stream_of(
         open_source(config.data.train.to_dict()),
         Tokenizer.load(tmp_path / "run/tokenizer.json"),
         plan=plan,
@@ -166,7 +162,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
 def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
     config, trained, tmp_path, monkeypatch
 ):
-    place = loop.place_batch
+    place = build.place_batch
 
     steps = []
 
@@ -178,7 +174,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(StartAgain, match="saved step 3 of 4"):
-        patch.setattr(loop, "place_batch", told)
+        patch.setattr(build, "place_batch", told)
         train(config, tmp_path / "again")
     assert signal.getsignal(signal.SIGTERM) == before and tensors(tmp_path / "again")[0] == 3
     train(config, tmp_path / "again")
@@ -188,7 +184,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
 
 
 def test_a_profile_is_traced_after_the_warm_up(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(profile, "WARM_UP", 1)
+    monkeypatch.setattr(clock, "WARM_UP", 1)
     train(config, tmp_path / "run", profile=2)
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
 

@@ -6,10 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cleanclip_jax.config import defaults
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.optimizer import make_optimizer, warmup_cosine
-from cleanclip_jax.run.step import apply_gradients, fresh_state
+from cleanclip_jax.run.optimizer import warmup_cosine
+from cleanclip_jax.run.state import fresh_state
+from cleanclip_jax.run.step import apply_gradients
 
 
 def test_schedule_equals_the_original_and_stays_at_zero(golden):
@@ -41,10 +40,3 @@ def test_logit_scale_is_clamped_after_the_step():
         after = apply_gradients(optimizer, state, {"logit_scale": jnp.asarray(gradient)}, {})
         assert float(after.params["logit_scale"]) == pytest.approx(expected)
         assert int(after.step) == 1
-
-
-@pytest.mark.parametrize("key", ["decay_mask", "schedule"])
-def test_an_unknown_option_is_one_line(key):
-    config = defaults().optimizer.to_dict() | {key: "orginal"}
-    with pytest.raises(UserError, match=f"{key}.*'original'"):
-        make_optimizer(config, 10, 1)

@@ -17,10 +17,11 @@ import pytest
 
 from cleanclip_jax import sharding
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.losses.classification import init_head
+from cleanclip_jax.losses.terms import init_head
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import Variant
-from cleanclip_jax.run.step import Objective, State, fresh_state, make_step, objective
+from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state
+from cleanclip_jax.run.step import compute_loss, make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
 
 # As small as can be: compiling is what these tests spend their time on.
@@ -70,22 +71,22 @@ def some_batch(kind, seed):
 def two_steps(kind, data=1, fsdp=1, weights=(1.0, 1.0, 0.0), **options):
     with jax.enable_x64(True):
         model, variables = model_and_variables(kind)
-        asked = Objective(
+        objective = Objective(
             dict(zip(("cross_modal", "in_modal", "classification"), weights, strict=True)),
             **options,
         )
         mesh = make_mesh(data, fsdp)
-        step: Any = make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), asked, mesh=mesh)
-        start = fresh_state(jax.tree.map(jnp.copy, variables), OPTIMIZER, asked.trainable)
+        step: Any = make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), objective, mesh=mesh)
+        start = fresh_state(jax.tree.map(jnp.copy, variables), OPTIMIZER, objective)
         state, metrics = place_state(mesh, start), []
         places = jax.tree.map(lambda x: x.sharding, state)
         check_split(state, fsdp)
         batches = [place_batch(mesh, some_batch(kind, seed)) for seed in (0, 1)]
-        compiled = step.lower(state, batches[0]).compile()
+        compiled = step.lower(state, Fixed(), batches[0]).compile()
         for batch in batches:
             given = state
             # Compiled for the first state's places alone: the second has to come back to them.
-            state, found = compiled(given, batch)
+            state, found = compiled(given, Fixed(), batch)
             assert all(x.is_deleted() for x in jax.tree.leaves(given)), "the state is donated"
             assert jax.tree.map(lambda x: x.sharding, state) == places
             metrics.append({name: float(value) for name, value in found.items()})
@@ -162,9 +163,9 @@ def test_separate_views_in_chunks():
 
         @partial(jax.jit, static_argnums=(0, 1))
         def forward(chunks, separate):
-            asked = Objective(BOTH, separate_views=separate, chunks=chunks)
-            both = variables["params"], variables["batch_stats"]
-            return objective(model, asked, *both, batch["images"], batch["tokens"])
+            objective = Objective(BOTH, separate_views=separate, chunks=chunks)
+            state = State(jnp.int32(0), variables["params"], variables["batch_stats"], None)
+            return compute_loss(model, objective, state, batch["images"], batch["tokens"])
 
         plain, parts, joint = forward(1, True), forward(2, True), forward(1, False)
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(plain), strict=True):
@@ -191,11 +192,11 @@ def test_statistics_of_a_frozen_tower_stay_bit_for_bit():
         model, variables = model_and_variables("resnet")
         rng = np.random.default_rng(0)
         stats = jax.tree.map(lambda x: rng.random(x.shape), variables["batch_stats"])
-        start = fresh_state({**variables, "batch_stats": stats}, OPTIMIZER, "head")
-        asked = Objective({"classification": 1.0}, trainable="head", chunks=3)
-        step = make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), asked)
+        objective = Objective({"classification": 1.0}, trainable="head", chunks=3)
+        start = fresh_state({**variables, "batch_stats": stats}, OPTIMIZER, objective)
+        step = make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), objective)
         batch = {name: jnp.asarray(x[:15]) for name, x in some_batch("resnet", 0).items()}
-        after = step(jax.tree.map(jnp.copy, start), batch)[0].batch_stats
+        after = step(jax.tree.map(jnp.copy, start), Fixed(), batch)[0].batch_stats
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(stats), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -209,8 +210,8 @@ def test_chunks_take_less_memory():
 def test_chunks_that_would_cut_a_group_of_batch_norm_are_refused():
     def made(chunks, data, trainable="all", **options):
         model = build(MODELS["resnet"], **options)
-        asked = Objective(BOTH, chunks=chunks, trainable=trainable)
-        make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), asked, mesh=make_mesh(data))
+        objective = Objective(BOTH, chunks=chunks, trainable=trainable)
+        make_step(model, OPTIMIZER, lambda _: jnp.float32(0.1), objective, mesh=make_mesh(data))
 
     with pytest.raises(UserError, match="bn_groups to be a multiple of 16, not 8, for"):
         made(2, 8, bn_groups=8)

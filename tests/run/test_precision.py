@@ -8,18 +8,20 @@ import numpy as np
 import optax
 import pytest
 
+from cleanclip_jax.config import check, defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.build import attention_of
 from cleanclip_jax.run.clock import flops_per_pair, products
-from cleanclip_jax.run.step import Objective, fresh_state, make_step
+from cleanclip_jax.run.state import Fixed, Objective, fresh_state
+from cleanclip_jax.run.step import make_step
+from cleanclip_jax.start.model import attention_here
 
 MODELS = {
     "vit": replace(VARIANTS["ViT-test"], image_size=16),
     "resnet": replace(VARIANTS["RN-test"], vision_layers=(1,), image_size=32),
 }
-ASKED = Objective({"cross_modal": 1.0, "in_modal": 1.0})
+OBJECTIVE = Objective({"cross_modal": 1.0, "in_modal": 1.0})
 # Plain steps, so that the change of the parameters is their gradient.
 OPTIMIZER = optax.sgd(1.0)
 
@@ -27,7 +29,7 @@ OPTIMIZER = optax.sgd(1.0)
 def stepped(kind, dtype):
     model = build(MODELS[kind], dtype=dtype)
     variables = init(build(MODELS[kind]), jax.random.key(0))
-    step = make_step(model, OPTIMIZER, lambda _: jnp.float32(1.0), ASKED)
+    step = make_step(model, OPTIMIZER, lambda _: jnp.float32(1.0), OBJECTIVE)
     rng, size = np.random.default_rng(0), MODELS[kind].image_size
     tokens = rng.integers(1, 299, (8, 2, 6)).astype(np.int32)
     tokens[:, :, -1] = 299
@@ -36,8 +38,8 @@ def stepped(kind, dtype):
         "tokens": jnp.asarray(tokens),
     }
     state = fresh_state(jax.tree.map(jnp.copy, variables), OPTIMIZER)
-    traced = jax.make_jaxpr(step)(state, batch)
-    after, metrics = step(state, batch)
+    traced = jax.make_jaxpr(step)(state, Fixed(), batch)
+    after, metrics = step(state, Fixed(), batch)
     moved = jax.tree.map(lambda a, b: np.asarray(a - b), variables["params"], after.params)
     return traced, after, metrics, moved
 
@@ -65,13 +67,16 @@ def test_only_the_towers_compute_low_and_the_step_stays_near(kind):
 
 
 def test_fused_attention_is_for_gpus_and_bfloat16(caplog):
+    config = defaults()
+    config.model.attention = "cudnn"
     with pytest.raises(UserError, match="computes in bfloat16, not float32"):
-        attention_of("cudnn", "float32")
-    with pytest.raises(UserError, match="known: xla, cudnn"):
-        attention_of("flash", "bfloat16")
+        check(config)
+    config.model.attention = "flash"
+    with pytest.raises(UserError, match="Known: xla, cudnn"):
+        check(config)
     if jax.default_backend() != "gpu":
-        assert attention_of("cudnn", "bfloat16") == "xla"
+        assert attention_here("cudnn") == "xla"
         assert "needs a GPU" in caplog.text
     # Its products can't be seen, and count all the same.
     fused, plain = (build("ViT-test", attention=how) for how in ("cudnn", "xla"))
-    assert flops_per_pair(fused, ASKED) == flops_per_pair(plain, ASKED) > 0
+    assert flops_per_pair(fused, OBJECTIVE) == flops_per_pair(plain, OBJECTIVE) > 0

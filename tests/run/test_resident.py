@@ -7,17 +7,19 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_pictures import Pictures
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train
 
-from cleanclip_jax.data.stream.pipeline import every_picture
+from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.run import resident
-from cleanclip_jax.run.loop import train
-from cleanclip_jax.run.record import TIMED, Recorder
+from cleanclip_jax.run.clock import TIMED
+from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.run.resident import load_pictures
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.store import open_store
+
+pytestmark = pytest.mark.usefixtures("strict_transfers")
 
 
 def config(**data):
@@ -47,9 +49,7 @@ def streamed(tmp_path_factory):
 
 
 def test_resident_pictures_are_those_of_the_host_bit_for_bit(streamed, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "cleanclip_jax.data.stream.example.TrainExamples._images", None
-    )  # not called
+    monkeypatch.setattr("cleanclip_jax.data.stream.example.Example._views", None)  # not called
     train(config(resident=True), tmp_path / "run")
     assert outcome(tmp_path / "run") == streamed
 
@@ -67,8 +67,9 @@ def test_where_memory_runs_out_after_all_too(streamed, tmp_path, caplog, monkeyp
 
     monkeypatch.setattr(resident.jnp, "zeros", full)
     source = Pictures([0] * 4)
+    monkeypatch.setattr(resident, "every_picture", None)  # not called
     with caplog.at_level(logging.WARNING):
-        assert load_pictures(make_mesh(1), len(source), 16, 0.5, lambda _: pytest.fail()) is None
+        assert load_pictures(make_mesh(1), source, Reading(4), image_size=16, share=0.5) is None
     assert "the host decodes" in caplog.text
 
 
@@ -77,10 +78,8 @@ def test_each_device_has_its_part_and_the_unreadable_are_known(devices, monkeypa
     source = Pictures([0] * 21, bad=[3, 4, 20])
     monkeypatch.setattr(resident, "BATCH", 4)
 
-    def pictures(indices):
-        return every_picture(source, indices, image_size=16, batch_size=4, max_bad_share=0.2)
-
-    found = load_pictures(make_mesh(devices), len(source), 16, 0.5, pictures)
+    reading = Reading(1, max_bad_share=0.2)
+    found = load_pictures(make_mesh(devices), source, reading, image_size=16, share=0.5)
     assert found is not None
     table, unreadable = found
     assert unreadable == {3, 4, 20}
@@ -93,19 +92,16 @@ def test_each_device_has_its_part_and_the_unreadable_are_known(devices, monkeypa
 
 def test_too_many_unreadable_pictures_end_the_run():
     source = Pictures([0] * 21, bad=[3, 4, 20])
-
-    def pictures(indices):
-        return every_picture(source, indices, image_size=16, batch_size=4, max_bad_share=0.1)
-
+    reading = Reading(4, max_bad_share=0.1)
     with pytest.raises(UserError, match="3 unreadable records of 21, more than max_bad_share"):
-        load_pictures(make_mesh(1), len(source), 16, 0.5, pictures)
+        load_pictures(make_mesh(1), source, reading, image_size=16, share=0.5)
 
 
 def test_resident_pictures_need_views_on_the_device(tmp_path):
-    asked = config(resident=True)
-    asked.views.on = "host"
+    settings = config(resident=True)
+    settings.views.on = "host"
     with pytest.raises(UserError, match=r"data\.resident needs config\.views\.on=device"):
-        train(asked, tmp_path / "run")
+        train(settings, tmp_path / "run")
 
 
 def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
@@ -123,15 +119,17 @@ def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
         steps.append((done.flops, len(compiled)))
 
     monkeypatch.setattr(Recorder, "record", counted)
-    asked = config()
-    asked.attack, asked.views.image = None, "none"  # as compiling takes its time
-    asked.mesh.data = 1
+    settings = config()
+    settings.attack, settings.views.image = None, "none"  # as compiling takes its time
+    settings.mesh.data = 1
     # Of sixteen captions, now and then one is too long for the shorter length.
-    asked.data.train.templates = ["a handwritten {}."] * 40 + ["a {} that somebody wrote by hand."]
-    asked.train.text_lengths = (8,)
-    asked.train.steps = 12
-    asked.train.checkpoint_every = 3
-    train(asked, tmp_path / "run")
+    settings.data.train.templates = ["a handwritten {}."] * 40 + [
+        "a {} that somebody wrote by hand."
+    ]
+    settings.train.text_lengths = (8,)
+    settings.train.steps = 12
+    settings.train.checkpoint_every = 3
+    train(settings, tmp_path / "run")
     last_new = max(i for i, (flops, _) in enumerate(steps) if flops not in dict(steps[:i]))
     # The step after it is dispatched before it is recorded.
     warm = max(last_new, 3)

@@ -11,7 +11,8 @@ import pytest
 
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.step import Objective, fresh_state, make_step, objective
+from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state
+from cleanclip_jax.run.step import compute_loss, make_step
 
 MODELS = {
     # Two stages of one block: compiling convolutions is what these tests spend their time on.
@@ -30,15 +31,20 @@ def some_batch(size=8, views=2, seed=0):
 
 
 def loss_and_gradients(model, variables, batch):
-    images = jnp.asarray(batch["images"]).astype(model.dtype) / 255
+    images = jnp.asarray(batch["images"]).astype(model.compute.dtype) / 255
 
     @jax.jit
     def compute(params, stats, images, tokens):
-        run = partial(objective, model, Objective(BOTH))
-        return jax.value_and_grad(run, has_aux=True)(params, stats, images, tokens)
+        def run(params):
+            state = State(jnp.int32(0), params, stats, None)
+            return compute_loss(model, Objective(BOTH), state, images, tokens)
+
+        return jax.value_and_grad(run, has_aux=True)(params)
 
     stats = variables.get("batch_stats", {})
-    (loss, (_, new_stats)), gradients = compute(variables["params"], stats, images, batch["tokens"])
+    (loss, (_, new_stats, _)), gradients = compute(
+        variables["params"], stats, images, batch["tokens"]
+    )
     return jax.tree.map(np.asarray, (loss, gradients, new_stats))
 
 
@@ -63,9 +69,9 @@ def test_separate_views_differ_by_batch_norm_alone():
 
         @partial(jax.jit, static_argnums=0)
         def loss(separate, model=model, variables=variables):
-            asked = Objective(BOTH, separate_views=separate)
-            both = variables["params"], variables.get("batch_stats", {})
-            return objective(model, asked, *both, batch["images"], batch["tokens"])[0]
+            objective = Objective(BOTH, separate_views=separate)
+            state = State(jnp.int32(0), variables["params"], variables.get("batch_stats", {}), None)
+            return compute_loss(model, objective, state, batch["images"], batch["tokens"])[0]
 
         assert np.allclose(loss(False), loss(True), rtol=1e-5) == same
 
@@ -74,13 +80,13 @@ def test_a_term_of_weight_zero_needs_no_views_and_is_not_reported():
     model = build("ViT-test")
     optimizer = optax.sgd(0.1)
     state = fresh_state(init(model, jax.random.key(0)), optimizer)
-    asked = Objective({"cross_modal": 2.0, "in_modal": 0.0})
-    step = make_step(model, optimizer, lambda step: jnp.float32(0.1), asked)
+    objective = Objective({"cross_modal": 2.0, "in_modal": 0.0})
+    step = make_step(model, optimizer, lambda step: jnp.float32(0.1), objective)
     batch = {name: jnp.asarray(values) for name, values in some_batch(views=1).items()}
-    state, metrics = step(state, batch)
+    state, metrics = step(state, Fixed(), batch)
     assert set(metrics) == {"loss", "cross_modal", "logit_scale", "gradient_norm", "learning_rate"}
     assert float(metrics["loss"]) == pytest.approx(2 * float(metrics["cross_modal"]))
     first = float(metrics["loss"])
     for _ in range(5):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, Fixed(), batch)
     assert float(metrics["loss"]) < first and int(state.step) == 6

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small_run import small_config
+from helpers.small_run import small_config, train, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import supervise
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.subset import Labelled
+from cleanclip_jax.data.subset import labelled
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.losses.classification import classification, head_logits, init_head
+from cleanclip_jax.losses.compare import gathered
+from cleanclip_jax.losses.terms import Context, classification, head_logits, init_head
 from cleanclip_jax.models.clip import build, encode_image, init
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.loop import make_objective, train
-from cleanclip_jax.run.step import Objective, fresh_state, make_step
+from cleanclip_jax.run.state import Fixed, Objective, fresh_state, make_objective
+from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
 
 CLASSES = 5
@@ -48,10 +49,10 @@ def parts(dtype="float32", kind="vit"):
 def stepped(model, variables, batch, trainable, devices=1, rate=0.1):
     mesh = make_mesh(devices)
     optimizer = optax.sgd(rate)
-    asked = Objective({"classification": 1.0}, trainable=trainable)
-    step = make_step(model, optimizer, lambda _: jnp.float32(rate), asked, mesh=mesh)
-    state = place_state(mesh, fresh_state(jax.tree.map(jnp.copy, variables), optimizer, trainable))
-    state, metrics = step(state, place_batch(mesh, batch))
+    objective = Objective({"classification": 1.0}, trainable=trainable)
+    step = make_step(model, optimizer, lambda _: jnp.float32(rate), objective, mesh=mesh)
+    state = place_state(mesh, fresh_state(jax.tree.map(jnp.copy, variables), optimizer, objective))
+    state, metrics = step(state, Fixed(), place_batch(mesh, batch))
     return jax.tree.map(np.asarray, (state.params, state.batch_stats, metrics))
 
 
@@ -104,16 +105,31 @@ def test_a_head_sees_features_as_it_is_asked_to():
     features = jnp.array([[3.0, 4.0]])
     np.testing.assert_allclose(head_logits(head, features, False), [[4.0, 4.0]])
     np.testing.assert_allclose(head_logits(head, features, True), [[1.6, 0.8]], rtol=1e-6)
-    logits = jnp.array([[0.0, np.log(3.0)], [0.0, 0.0]])
+
+
+def test_classification_is_the_mean_cross_entropy_of_the_labels():
+    head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    features = {"image": jnp.array([[0.0, np.log(3.0)], [0.0, 0.0]])}
+    labels, metrics = jnp.array([1, 0]), {}
+    context = Context(
+        features,
+        features,
+        gathered({}, jnp.ones(())),
+        {"head": head},
+        labels,
+        None,
+        jnp.int32(0),
+        metrics,
+    )
+    loss, memory = classification(context)
     expected = (np.log(4 / 3) + np.log(2)) / 2
-    assert float(classification(logits, jnp.array([1, 0]))) == pytest.approx(expected, rel=1e-6)
+    assert float(loss) == pytest.approx(expected, rel=1e-6) and memory is None
+    assert float(metrics["accuracy"]) == 1.0
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("start") / "run"
-    train(small_config(), workdir)
-    return str(workdir)
+    return str(trained(tmp_path_factory.mktemp("start") / "run"))
 
 
 @pytest.mark.parametrize("stage", ["supervised", "probe"])
@@ -147,11 +163,11 @@ def test_records_without_a_class_are_left_out(tmp_path):
     lines = ["image,kind", *(f"{i}.png,{'' if i % 3 == 0 else 'ab'[i % 2]}" for i in range(9))]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     table = {"kind": "csv", "path": str(tmp_path / "pairs.csv"), "caption": None}
-    source = Labelled(open_source({**table, "class_name": "kind"}))
+    source = labelled(open_source({**table, "class_name": "kind"}))
     assert len(source) == 6 and source.labels().tolist() == [1, 0, 0, 1, 1, 0]
     assert source.where(2) == "pairs.csv row 5" and source.class_names == ("a", "b")
     with pytest.raises(UserError, match=r"config\.data\.train has no classes"):
-        Labelled(open_source(table))
+        labelled(open_source(table))
 
 
 @pytest.mark.parametrize(

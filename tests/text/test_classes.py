@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.text.classes import names_a_file, read_classes
+from cleanclip_jax.text.classes import is_class_file, read_classes
 from cleanclip_jax.text.prompts import templates
 
 ENTRY = {"classes": ["tench", "missile", "missile"], "templates": ["a {}."]}
@@ -24,20 +24,20 @@ def test_the_shapes_of_json(tmp_path):
         ({"only": ENTRY}, ""),
         ({"imagenet1k": ENTRY, "cifar10": ["x"]}, "#imagenet1k"),
     ):
-        found = read_classes(written(tmp_path, content) + key)
-        assert found.names == ("tench", "missile", "missile")
-        assert found.templates == (() if isinstance(content, list) else ("a {}.",))
+        read = read_classes(written(tmp_path, content) + key)
+        assert read.names == ("tench", "missile", "missile")
+        assert read.templates == (() if isinstance(content, list) else ("a {}.",))
     spec = written(tmp_path, {"imagenet1k": ENTRY, "cifar10": ["x"]})
     assert read_classes(spec, "cifar10").names == ("x",)
-    assert read_classes(f"{spec}#imagenet1k", "cifar10").names == found.names
+    assert read_classes(f"{spec}#imagenet1k", "cifar10").names == read.names
     assert templates(f"{spec}#imagenet1k") == ("a {}.",)
 
 
 def test_the_shared_file(shared_data):
     spec = str(shared_data / "meta/classes_and_templates.json")
-    found = read_classes(spec, "imagenet1k")
-    assert len(found.names) == 1000 and found.names[954] == "banana"
-    assert found.templates == templates("imagenet")
+    read = read_classes(spec, "imagenet1k")
+    assert len(read.names) == 1000 and read.names[954] == "banana"
+    assert read.templates == templates("imagenet")
     with pytest.raises(UserError, match=r"name one: .*#KEY"):
         read_classes(spec)
 
@@ -56,33 +56,33 @@ def test_the_shared_file(shared_data):
 )
 def test_python_is_parsed_and_not_run(tmp_path, code):
     spec = written(tmp_path, code, "classes.py")
-    found = read_classes(spec)
-    assert found.names == ("a", "b")
-    assert found.templates == ("a photo of a {}.", "my {}", "the {} here")
+    read = read_classes(spec)
+    assert read.names == ("a", "b")
+    assert read.templates == ("a photo of a {}.", "my {}", "the {} here")
     assert (tmp_path / "classes.py").exists()
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("classes = open('names').read().split()", "line 1: `classes` is no list"),
         ("classes = ['a']\ntemplates = [\n  lambda c: print(c)]", "line 3: neither text nor"),
-        ("classes = ['a']\ntemplates = [lambda c: f'{c} {c.upper()}']", "may hold {c} and nothing"),
-        ("classes = ['a']\ntemplates = [lambda c: f'a {d}']", "may hold {c} and nothing"),
+        ("classes = ['a']\ntemplates = [lambda c: f'{c} {c.upper()}']", "line 2: neither text nor"),
+        ("classes = ['a']\ntemplates = [lambda c: f'a {d}']", "of the class name alone"),
         ("classes = ['a']\ntemplates = [lambda c: f'no class']", "'no class' has no {}"),
-        ("classes = ['a', 3]", "neither text nor"),
+        ("classes = ['a', 3]", "no list of class names, each of them text"),
         ("names = ['a']", "assigns no `classes`"),
         ("classes = [", "line 1 is not readable as Python"),
     ],
 )
-def test_other_python_is_refused_with_its_line(tmp_path, code, said):
+def test_other_python_is_refused_with_its_line(tmp_path, code, message):
     with pytest.raises(UserError) as error:
         read_classes(written(tmp_path, code, "classes.py"))
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "key", "said"),
+    ("content", "key", "message"),
     [
         ('{"classes": ', "", "not readable as JSON"),
         ({"classes": []}, "", "no list of class names"),
@@ -91,10 +91,10 @@ def test_other_python_is_refused_with_its_line(tmp_path, code, said):
         ({"classes": ["a"], "templates": ["b"]}, "", "the template 'b' has no {}"),
     ],
 )
-def test_other_json_is_refused(tmp_path, content, key, said):
+def test_other_json_is_refused(tmp_path, content, key, message):
     with pytest.raises(UserError) as error:
         read_classes(written(tmp_path, content) + key)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -104,4 +104,4 @@ def test_files_that_are_not_there(tmp_path):
         read_classes("names.txt")
     with pytest.raises(UserError, match="has none, only class names"):
         templates(written(tmp_path, ["a"]))
-    assert names_a_file("a/b.json#x") and names_a_file("c.py") and not names_a_file("imagenet")
+    assert is_class_file("a/b.json#x") and is_class_file("c.py") and not is_class_file("imagenet")

@@ -27,15 +27,15 @@ def test_templates_by_name_or_given():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("imagnet", "Did you mean 'imagenet'"),
         ([], "the list is empty"),
         (["a {}.", "a dog."], r"'a dog\.' has no \{\}"),
     ],
 )
-def test_templates_that_cannot_be_used(given: Any, said: str):
-    with pytest.raises(UserError, match=said):
+def test_templates_that_cannot_be_used(given: Any, message: str):
+    with pytest.raises(UserError, match=message):
         templates(given)
 
 
@@ -57,9 +57,9 @@ def test_digits_are_a_name_before_an_index():
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
-        ("ban", "'ban' is none of the 6 class names"),
+        ("ban", "class name, or an index.: unknown 'ban'"),
         ("Banana", "Did you mean 'banana'"),
         ("missile", "names 2 classes; give the index, one of 3, 4"),
         (6, r"no class 6; the 6 classes are 0\.\.5"),
@@ -67,6 +67,6 @@ def test_digits_are_a_name_before_an_index():
         ("6", "no class 6"),
     ],
 )
-def test_a_target_that_is_no_class(target: str | int, said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_target_that_is_no_class(target: str | int, message: str):
+    with pytest.raises(UserError, match=message):
         class_index(target, NAMES)

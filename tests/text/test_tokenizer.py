@@ -82,9 +82,9 @@ def test_the_end_is_the_highest_id_wherever_it_stands(request, kind: str):
 
 def test_the_original_loses_the_end_of_a_cut_caption():
     keeps, loses = (Tokenizer.train(CAPTIONS, 300, 6, keep_end=keep) for keep in (True, False))
-    kept, lost = keeps(["a photo of a digit 7"])[0], loses(["a photo of a digit 7"])[0]
-    assert kept[-1] == keeps.end and loses.end not in lost
-    np.testing.assert_array_equal(kept[:-1], lost[:-1])
+    cut, lost = keeps(["a photo of a digit 7"])[0], loses(["a photo of a digit 7"])[0]
+    assert cut[-1] == keeps.end and loses.end not in lost
+    np.testing.assert_array_equal(cut[:-1], lost[:-1])
 
 
 def test_a_caption_that_just_fits_is_not_cut(trained):
@@ -149,13 +149,13 @@ def test_pickled_and_saved_tokenizers_are_the_same(request, tmp_path: Path, kind
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "no such tokenizer"), ("{", "no tokenizer's file"), ('{"version": 9}', "version 9")],
 )
-def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, said: str):
+def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, message: str):
     if content is not None:
         (tmp_path / "t.json").write_text(content)
-    with pytest.raises(UserError, match=rf"t\.json: .*{said}"):
+    with pytest.raises(UserError, match=rf"t\.json: .*{message}"):
         Tokenizer.load(tmp_path / "t.json")
 
 

@@ -1,4 +1,4 @@
-"""Pairs from ArrayRecord shards: a folder that data.prepare wrote, or shards alone.
+"""Pairs from ArrayRecord shards: a folder that data.shards.prepared wrote, or shards alone.
 
 What a prepared folder must hold its dataset.json says. Shards without one are read through once,
 for an index in the cache.
@@ -9,6 +9,7 @@ import itertools
 import logging
 import re
 import resource
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,51 +18,41 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from cleanclip_jax.data.file_digests import file_digests
-from cleanclip_jax.data.paths import is_remote, reason
-from cleanclip_jax.data.record import Record
-from cleanclip_jax.data.shards.format import (
-    DATASET,
-    ENDING,
-    INDEX,
-    INDEX_SCHEMA,
-    WORK,
-    Shard,
-    fingerprint,
-    read_dataset,
-    unpack,
-)
-from cleanclip_jax.data.shards.mirror import mirror
-from cleanclip_jax.data.table.cache import Held, kept_copy
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.cache import Held, cached, file_digests
+from cleanclip_jax.data.paths import is_remote
+from cleanclip_jax.data.shards import layout
+from cleanclip_jax.data.shards.layout import Shard
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
 
 SCAN_RECORDS = 64
+COPY_ANEW = "copy it anew or prepare the data anew."
 
 
 def open_arrayrecord(path: str | Path) -> "ArrayRecords":
-    """A folder of shards that `cleanclip prepare` wrote; a remote one is fetched once.
+    """A folder of shards that `cleanclip prepare` wrote; a remote one is fetched once."""
+    if is_remote(str(path)):
+        from cleanclip_jax.data.remote import fetched
 
-    Raises:
-      UserError: no such folder, a shard missing, cut or changed, or one of another format.
-    """
-    remote = is_remote(str(path))
-    folder = mirror(str(path)) if remote else Path(path).expanduser()
+        folder = fetched(str(path))
+    else:
+        folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that cleanclip prepare wrote.")
-    if (folder / DATASET).is_file():
+    if (folder / layout.DATASET).is_file():
         return _prepared(folder)
-    if (folder / WORK).is_dir():
+    if (folder / layout.WORK).is_dir():
         raise UserError(
             f"{folder}: cleanclip prepare has not finished here; the same command goes on."
         )
     return _scanned(folder)
 
 
-class ArrayRecords:
+class ArrayRecords(Source):
     """Pairs in shards at random access; pickles as the files' paths, opened by each process."""
 
     def __init__(
@@ -72,7 +63,7 @@ class ArrayRecords:
         class_names: tuple[str, ...] | None,
         fingerprint: str,
     ):
-        self._arguments = (folder, index, shards, class_names, fingerprint)
+        self._args = (folder, index, shards, class_names, fingerprint)
         self._folder, self._shards = folder, shards
         self.class_names, self.fingerprint = class_names, fingerprint
         self._ends = list(itertools.accumulate(shard.records for shard in shards))
@@ -84,7 +75,7 @@ class ArrayRecords:
         self._records: Any = None
 
     def __reduce__(self):
-        return ArrayRecords, self._arguments
+        return ArrayRecords, self._args
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -93,7 +84,7 @@ class ArrayRecords:
         if self._records is None:
             self._records = self._open()
         try:
-            found = unpack(self._records[index])
+            record = layout.unpack(self._records[index])
         except (RuntimeError, ValueError) as error:
             shard = bisect.bisect_right(self._ends, index)
             place = index - self._ends[shard] + self._shards[shard].records
@@ -101,7 +92,7 @@ class ArrayRecords:
                 f"{self.where(index)}: in {self._shards[shard].name}, record {place}: "
                 f"{reason(error)}."
             ) from error
-        return Record(found["image"], found["caption"], found["label"], found["where"])
+        return Record(record["image"], record["caption"], record["label"], record["where"])
 
     def caption(self, index: int) -> str:
         return self._captions[index].as_py()
@@ -127,20 +118,23 @@ class ArrayRecords:
 
 
 def _prepared(folder: Path) -> ArrayRecords:
-    found = read_dataset(folder)
-    shards = tuple(Shard(**shard) for shard in found["shards"])
-    index = found["index"]
-    _check_files(folder, [*shards, Shard(INDEX, len(shards), **index)])
-    names = found["class_names"]
-    if fingerprint(shards, index["sha256"], names) != found["fingerprint"]:
-        raise UserError(f"{folder / DATASET}: changed since it was written; prepare the data anew.")
-    return ArrayRecords(
-        folder,
-        folder / INDEX,
-        shards,
-        None if names is None else tuple(names),
-        found["fingerprint"],
-    )
+    dataset = layout.read_dataset(folder)
+    try:
+        shards = tuple(Shard(**shard) for shard in dataset["shards"])
+        index = Shard(layout.INDEX, len(shards), **dataset["index"])
+        names, given = dataset["class_names"], dataset["fingerprint"]
+        same = layout.fingerprint(shards, index.sha256, names) == given
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder / layout.DATASET} is not as cleanclip prepare writes it."
+        ) from None
+    _check_files(folder, [*shards, index])
+    if not same:
+        raise UserError(
+            f"{folder / layout.DATASET}: modified since it was written; prepare the data anew."
+        )
+    names = None if names is None else tuple(names)
+    return ArrayRecords(folder, folder / layout.INDEX, shards, names, given)
 
 
 def _check_files(folder: Path, files: Sequence[Shard]) -> None:
@@ -148,64 +142,51 @@ def _check_files(folder: Path, files: Sequence[Shard]) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(
-            f"{missing[0]}: missing, as {len(missing)} of the {len(files)} files that {DATASET} "
-            "names; bring it back or prepare the data anew."
+            f"{missing[0]}: missing, as {len(missing)} of the {len(files)} files that "
+            f"{layout.DATASET} names; bring it back or prepare the data anew."
         )
     for path, file in zip(paths, files, strict=True):
         if (size := path.stat().st_size) != file.bytes:
             raise UserError(
-                f"{path}: {size} bytes where {DATASET} says {file.bytes}; cut short or replaced: "
-                "copy it anew or prepare the data anew."
+                f"{path}: {size} bytes where {layout.DATASET} says {file.bytes}; cut short or "
+                f"replaced: {COPY_ANEW}"
             )
     for path, file, digest in zip(paths, files, file_digests(paths), strict=True):
         if digest != file.sha256:
-            raise UserError(
-                f"{path}: its content is not what {DATASET} says; copy it anew or prepare the "
-                "data anew."
-            )
+            raise UserError(f"{path}: its content is not what {layout.DATASET} says; {COPY_ANEW}")
 
 
 def _scanned(folder: Path) -> ArrayRecords:
     """A folder of shards without a dataset.json: read through once, for captions and labels."""
-    paths = sorted(folder.glob(f"*{ENDING}"))
+    paths = sorted(folder.glob(f"*{layout.ENDING}"))
     if not paths:
         raise UserError(
-            f"{folder}: no *{ENDING} in it; give a folder that cleanclip prepare wrote."
+            f"{folder}: no *{layout.ENDING} in it; give a folder that cleanclip prepare wrote."
         )
-    _check_numbers(paths)
+    # Shards are called NAME-00003-of-00016: that says how many there must be.
+    pattern = r"(.*)-\d+-of-(\d+)" + re.escape(layout.ENDING)
+    numbered = Counter(m.groups() for path in paths if (m := re.fullmatch(pattern, path.name)))
+    for (name, total), here in numbered.items():
+        if here != int(total):
+            raise UserError(
+                f"{folder}: {here} of the {int(total)} shards {name}-*-of-{total}{layout.ENDING} "
+                "are there; bring the others back."
+            )
     shards = tuple(
         Shard(path.name, _opened(path).num_records(), path.stat().st_size, digest)
         for path, digest in zip(paths, file_digests(paths), strict=True)
     )
-    content = fingerprint(shards, None, None)
-
-    def write(part: Path) -> None:
-        log.info("reading the captions of %d shards in %s, once", len(shards), folder)
-        _write_index(folder, shards, part)
-
+    content = layout.fingerprint(shards, None, None)
     try:
-        index, _held = kept_copy(f"{content[:32]}.arrow", write)
-        return ArrayRecords(folder, index, shards, None, content)
+        index = cached(
+            f"tables/{content[:32]}.arrow", lambda part: _write_index(folder, shards, part)
+        )
+        return ArrayRecords(folder, index.path, shards, None, content)
     except OSError as error:
         raise UserError(
             f"{cache_folder()}: cannot write the index of {folder} there ({reason(error)}); set "
             "CLEANCLIP_CACHE to a folder with space."
         ) from error
-
-
-def _check_numbers(paths: Sequence[Path]) -> None:
-    """Shards are called NAME-00003-of-00016: that says how many there must be."""
-    count: dict[tuple[str, str], int] = {}
-    for path in paths:
-        if found := re.fullmatch(r"(.*)-\d+-of-(\d+)" + re.escape(ENDING), path.name):
-            key = found[1], found[2]
-            count[key] = count.get(key, 0) + 1
-    for (name, total), here in count.items():
-        if here != int(total):
-            raise UserError(
-                f"{paths[0].parent}: {here} of the {int(total)} shards {name}-*-of-{total}{ENDING} "
-                "are there; bring the others back."
-            )
 
 
 def _opened(path: Path) -> Any:
@@ -218,22 +199,23 @@ def _opened(path: Path) -> Any:
 
 
 def _write_index(folder: Path, shards: Sequence[Shard], target: Path) -> None:
+    log.info("reading the captions of %d shards in %s, once", len(shards), folder)
     readable = 0
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+    with layout.index_writer(target) as writer:
         for shard in shards:
             reader = _opened(folder / shard.name)
             for start in range(0, shard.records, SCAN_RECORDS):
                 rows = []
                 for place in range(start, min(start + SCAN_RECORDS, shard.records)):
                     try:
-                        row = unpack(reader.read([place])[0])
+                        row = layout.unpack(reader.read([place])[0])
                         readable += 1
                     except (RuntimeError, ValueError):
-                        # Stays a record: whoever reads it is told what is wrong with it.
+                        # Stays a record: whoever reads it gets an error that says what is wrong.
                         where = f"{shard.name} record {place}"
                         row = {"caption": "", "label": -1, "where": where, "row": -1}
-                    rows.append({name: row[name] for name in INDEX_SCHEMA.names})
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
+                    rows.append({name: row[name] for name in layout.INDEX_SCHEMA.names})
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=layout.INDEX_SCHEMA))
     if not readable:
         raise UserError(
             f"{folder}: no record in its shards is a pair as cleanclip prepare writes them."

@@ -7,13 +7,12 @@ from contextlib import redirect_stderr
 from functools import lru_cache, partial
 from typing import Any
 
-from cleanclip_jax.data.paths import reason
-from cleanclip_jax.data.record import Source
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import Runner
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.record import Source
 
 
 def on_runner(source: Mapping[str, Any], runner: str, options: Sequence[str]) -> Runner:
@@ -25,9 +24,6 @@ def on_runner(source: Mapping[str, Any], runner: str, options: Sequence[str]) ->
       source: the source's config.
       runner: a name that Beam knows, as 'DirectRunner' or 'DataflowRunner'.
       options: of the runner, as 'project=mine'.
-
-    Raises:
-      UserError: Apache Beam is not installed, or refuses the options.
     """
     try:
         import apache_beam as beam  # pyright: ignore[reportMissingImports]
@@ -36,17 +32,17 @@ def on_runner(source: Mapping[str, Any], runner: str, options: Sequence[str]) ->
         )
     except ImportError:
         raise UserError(
-            "--runner needs Apache Beam: pip install 'cleanclip-jax[beam]', in an environment of "
-            "its own"
+            "--runner needs Apache Beam: pip install 'cleanclip-jax[beam]', in an environment for "
+            "it alone"
         ) from None
 
     flags = [f"--runner={runner}", *(f"--{option}" for option in options)]
-    with redirect_stderr(io.StringIO()) as said:
+    with redirect_stderr(io.StringIO()) as messages:
         try:
             PipelineOptions(flags).get_all_options()
         except SystemExit:
             # Beam prints all of its usage, and leaves.
-            last = said.getvalue().strip().rpartition("error: ")[2]
+            last = messages.getvalue().strip().rpartition("error: ")[2]
             raise UserError(f"{runner}: Apache Beam refuses an option: {last}") from None
 
     def run(plan: Plan, output: Output, _allowed: int) -> None:
@@ -56,18 +52,14 @@ def on_runner(source: Mapping[str, Any], runner: str, options: Sequence[str]) ->
                 # Reshuffled: else a runner may fuse it all into one task of one worker.
                 numbers = pipeline | beam.Create(range(plan.shards)) | beam.Reshuffle()
                 _ = numbers | "repack" >> beam.Map(make)
-        except Exception as error:  # each runner has errors of its own
+        except Exception as error:  # each runner has other errors
             raise UserError(f"{runner}: the pipeline failed ({reason(error)[-500:]})") from error
 
     return run
 
 
 def make_shard(config: str, plan: Plan, output: Output, number: int) -> int:
-    """Makes one shard on a worker; returns its number.
-
-    Raises:
-      UserError: what the worker finds at the source's path is another dataset.
-    """
+    """Makes one shard on a worker; returns its number."""
     source = _opened(config)
     if source.fingerprint != plan.source:
         raise UserError(f"a worker finds another dataset than the one that was planned: {config}")

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.data.paths import is_remote, reason
-from cleanclip_jax.data.shards.format import WORK
-from cleanclip_jax.errors import UserError
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from cleanclip_jax.data.paths import is_remote
+from cleanclip_jax.data.shards.layout import WORK
+from cleanclip_jax.errors import UserError, reason
 
 
 class Output:
@@ -31,67 +34,52 @@ class Output:
         return Output, (self.place,)
 
     def names(self) -> list[str]:
-        """The files in the folder, and the folders in it that are not the work's own."""
-        with self._told():
-            if self.folder is not None:
-                return [path.name for path in self.folder.glob("*") if path.name != WORK]
-            store, root = self._store()
-            if not store.exists(root):
+        """The files in the folder, and the folders in it but that of the work's notes."""
+        with self._store() as (store, root):
+            try:
+                entries = [entry["name"].rstrip("/") for entry in store.ls(root, detail=True)]
+            except FileNotFoundError:
                 return []
-            found = (entry["name"].rstrip("/") for entry in store.ls(root, detail=True))
-            return [name for path in found if (name := path.rpartition("/")[2]) != WORK]
+            names = (entry.rpartition("/")[2] for entry in entries)
+            return [name for name in names if name != WORK]
 
     def size(self, name: str) -> int | None:
         """A file's bytes; None where there is no such file."""
-        with self._told():
+        with self._store() as (store, root):
             try:
-                if self.folder is not None:
-                    return (self.folder / name).stat().st_size
-                store, root = self._store()
                 return store.size(f"{root}/{name}")
             except FileNotFoundError:
                 return None
 
     def read(self, name: str) -> bytes:
-        with self._told():
-            if self.folder is not None:
-                return (self.folder / name).read_bytes()
-            store, root = self._store()
+        with self._store() as (store, root):
             return store.cat_file(f"{root}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
-        with self.scratch() as folder, self._told():
+        with self.scratch() as folder:
             (folder / "file").write_bytes(content)
             self.put(folder / "file", name)
 
     def put(self, file: Path, name: str) -> None:
         """Moves a file out of a scratch folder to its name."""
-        with self._told():
-            if self.folder is not None:
+        with self._store() as (store, root):
+            if self.folder is None:
+                store.put_file(str(file), f"{root}/{name}")
+                file.unlink()
+            else:
                 _sync(file)
                 file.replace(self.folder / name)
                 _sync((self.folder / name).parent)
-            else:
-                store, root = self._store()
-                store.put_file(str(file), f"{root}/{name}")
-                file.unlink()
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Gives a local folder to make files in; what is left in it afterwards goes.
 
-        Raises:
-          UserError: also when the block ends in an OSError, as on a full disk.
+        Raises UserError also when the block ends in an OSError, as on a full disk.
         """
-        with self._told():
-            base = None
-            if self.folder is not None:
-                base = self.folder / WORK
-                base.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix="part-", dir=base, ignore_cleanup_errors=True
-            ) as name:
-                yield Path(name)
+        options: dict[str, Any] = {"prefix": "part-", "ignore_cleanup_errors": True}
+        with self._store(), tempfile.TemporaryDirectory(dir=self._work(), **options) as name:
+            yield Path(name)
 
     def scratches(self) -> list[Path]:
         """The scratch folders in use or left behind, where these lie in the folder itself."""
@@ -102,24 +90,20 @@ class Output:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove_work(self) -> None:
-        """Removes the work's own files, when it is done."""
-        with self._told():
-            if self.folder is not None:
-                shutil.rmtree(self.folder / WORK, ignore_errors=True)
-            else:
-                store, root = self._store()
-                if store.exists(f"{root}/{WORK}"):
-                    store.rm(f"{root}/{WORK}", recursive=True)
+        """Removes the work's notes, when it is done."""
+        with self._store() as (store, root):
+            if store.exists(f"{root}/{WORK}"):
+                store.rm(f"{root}/{WORK}", recursive=True)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """While the block runs no other process on this machine takes the folder."""
-        if self.folder is None:
+        with self._store():
+            work = self._work()
+            lock = None if work is None else (work / "lock").open("w")
+        if lock is None:
             yield
             return
-        with self._told():
-            (self.folder / WORK).mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / WORK / "lock").open("w")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,22 +113,27 @@ class Output:
                 ) from None
             yield
 
-    def _store(self) -> tuple[Any, str]:
-        # Deferred: a local folder needs none of it.
-        import fsspec
-
-        store, root = fsspec.core.url_to_fs(self.place)
-        store.invalidate_cache()
-        return store, root.rstrip("/")
+    def _work(self) -> Path | None:
+        """The local folder of the work's notes."""
+        if self.folder is None:
+            return None
+        (self.folder / WORK).mkdir(parents=True, exist_ok=True)
+        return self.folder / WORK
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _store(self) -> Iterator[tuple[Any, str]]:
+        """Gives the file system and the folder's path in it."""
         try:
-            yield
+            if self.folder is not None:
+                yield LocalFileSystem(), str(self.folder.absolute())
+                return
+            store, root = fsspec.core.url_to_fs(self.place)
+            store.invalidate_cache()
+            yield store, root.rstrip("/")
         except UserError:
             raise
         except Exception as error:
-            # A store's errors are of its own kinds; any other that is no OSError is a fault here.
+            # Each store has other errors; one that is no OSError is a fault here.
             if self.folder is not None and not isinstance(error, OSError):
                 raise
             raise UserError(

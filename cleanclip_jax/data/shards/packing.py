@@ -1,37 +1,29 @@
-"""A source to a folder of ArrayRecord shards: what is made, and taken up where it was left.
+"""A source to a folder of ArrayRecord shards: what is made, and resumed where it stopped.
 
-The work's own notes lie in .prepare below the output: the plan, and for each finished shard its
+The notes of the work lie in .prepare below the output: the plan, and for each finished shard its
 part of the index and its bad rows. Its last act is dataset.json; then the notes go.
 """
 
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-
-from cleanclip_jax.data.file_digests import remember_digest, sha256
-from cleanclip_jax.data.record import Source
+from cleanclip_jax.cache import remember_digest, sha256
+from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import (
-    DATASET,
-    INDEX,
-    INDEX_SCHEMA,
-    VERSION,
-    WORK,
-    fingerprint,
-)
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
 
 BAD_ROWS = "bad_rows.jsonl"
-PLAN = f"{WORK}/plan.json"
+PLAN = f"{layout.WORK}/plan.json"
 SHARD_ROWS = 4096
 MOST_SHARDS = 512  # each reader keeps all of them open
 
@@ -45,15 +37,7 @@ def make_plan(
     short_side: int | None = None,
     quality: int | None = None,
 ) -> Plan:
-    """The plan of a source's prepared form.
-
-    Args:
-      shards: None: one for every 4,096 rows, 512 at most.
-      short_side, quality: as in Plan.
-
-    Raises:
-      UserError: a value out of range.
-    """
+    """The plan of a source's prepared form; shards=None: one for every 4,096 rows, 512 at most."""
     rows = len(source)
     shards = min(-(-rows // SHARD_ROWS), MOST_SHARDS) if shards is None else shards
     if not 1 <= shards <= rows:
@@ -81,39 +65,32 @@ def prepare(
     Args:
       class_names: the source's.
       max_bad_share: of the rows that may be unreadable.
-      run: makes the shards (data.pool.in_processes, data.beam.on_runner).
+      run: makes the shards (runners.in_processes, beam.on_runner).
 
-    Returns:
-      What dataset.json holds.
-
-    Raises:
-      UserError: the output holds something else, cannot be written, or too many rows are bad.
+    Returns what dataset.json holds.
     """
     allowed = int(max_bad_share * plan.rows)
-    # Asked again behind the lock: another process may just have finished.
+    # Again behind the lock: another process may just have finished.
     if not _is_complete(plan, output):
         with output.taken():
             if not _is_complete(plan, output):
-                _take_up(plan, output)
+                _begin(plan, output)
                 run(plan, output, allowed)
                 _assemble(plan, class_names, output, allowed)
             output.remove_work()
-    return json.loads(output.read(DATASET))
+    return json.loads(output.read(layout.DATASET))
 
 
 def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
     """The error that ends the work; the bad rows met so far are reported first."""
-    report = [
-        output.read(bad_name(n)) for n in range(plan.shards) if output.size(bad_name(n)) is not None
-    ]
-    report += [
-        path.read_bytes()
-        for folder in output.scratches()
-        if (path := folder / "bad.jsonl").is_file()
-    ]
+    parts = [bad_name(n) for n in range(plan.shards)]
+    report = [output.read(part) for part in parts if output.size(part) is not None]
+    unfinished = (folder / "bad.jsonl" for folder in output.scratches())
+    report += [path.read_bytes() for path in unfinished if path.is_file()]
     lines = [json.loads(line) for line in b"".join(report).splitlines()]
     lines.sort(key=lambda line: line["index"])
-    output.write(BAD_ROWS, _jsonl(lines))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    output.write(BAD_ROWS, text.encode())
     last = f"; the last: {lines[-1]['where']}: {lines[-1]['reason']}" if lines else ""
     return UserError(
         f"{bad} unreadable rows, more than the {allowed} of {plan.rows} that max_bad_share allows "
@@ -122,54 +99,49 @@ def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
 
 
 def _is_complete(plan: Plan, output: Output) -> bool:
-    """Whether the whole dataset is there already.
-
-    Raises:
-      UserError: the folder holds something else, or a damaged dataset.
-    """
+    """Whether the whole dataset is there already; refuses a folder that holds anything else."""
     names = output.names()
-    if DATASET not in names:
+    if layout.DATASET not in names:
         if names and output.size(PLAN) is None:
-            raise UserError(_foreign(output, names[0]))
+            raise _foreign(output, names[0])
         return False
     try:
-        found = json.loads(output.read(DATASET))["plan"]
+        present = json.loads(output.read(layout.DATASET))["plan"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(_foreign(output, DATASET)) from None
-    _check_same(plan, found, output)
+        raise _foreign(output, layout.DATASET) from None
+    _check_same(plan, present, output)
     if output.folder is not None:  # a store's would be fetched for it
         open_arrayrecord(output.folder)
     log.info("%s is complete already", output.place)
     return True
 
 
-def _take_up(plan: Plan, output: Output) -> None:
+def _begin(plan: Plan, output: Output) -> None:
     """Writes the plan down, or checks that the one that was begun is the same."""
     if output.size(PLAN) is None:
-        output.write(PLAN, _json({"version": VERSION, "plan": asdict(plan)}))
+        output.write(PLAN, _json({"version": layout.VERSION, "plan": asdict(plan)}))
         return
-    found = json.loads(output.read(PLAN))
-    if found["version"] != VERSION:
+    begun = json.loads(output.read(PLAN))
+    if begun["version"] != layout.VERSION:
         raise UserError(f"{output.place}: begun by another version; name a new output.")
-    _check_same(plan, found["plan"], output)
+    _check_same(plan, begun["plan"], output)
     output.clear_scratches()
 
 
-def _check_same(plan: Plan, found: Mapping[str, Any], output: Output) -> None:
+def _check_same(plan: Plan, present: Mapping[str, Any], output: Output) -> None:
     wanted = asdict(plan)
-    different = [key for key in wanted if wanted[key] != found.get(key)]
+    different = [key for key in wanted if wanted[key] != present.get(key)]
     if "source" in different:
         raise UserError(f"{output.place}: holds another dataset's shards; name a new output.")
-    if different:
-        key = different[0]
+    for key in different:
         raise UserError(
-            f"{output.place}: its shards were made with {key}={found.get(key)}, not "
-            f"{wanted[key]}; ask for the same or name a new output."
+            f"{output.place}: its shards were made with {key}={present.get(key)}, not "
+            f"{wanted[key]}; give the same or name a new output."
         )
 
 
-def _foreign(output: Output, name: str) -> str:
-    return (
+def _foreign(output: Output, name: str) -> UserError:
+    return UserError(
         f"{output.place}: holds {name}, which cleanclip prepare did not write; name a new or empty "
         "folder."
     )
@@ -182,7 +154,7 @@ def _assemble(
     shards, bad_rows = [], []
     with output.scratch() as folder:
         index = folder / "index"
-        with pa.OSFile(str(index), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+        with layout.index_writer(index) as writer:
             for number in range(plan.shards):
                 table, shard = read_part(output, number)
                 writer.write_table(table.replace_schema_metadata())
@@ -193,11 +165,11 @@ def _assemble(
         if len(bad_rows) == plan.rows:
             raise UserError(f"{output.place}: no row of the source could be read.")
         described = {"bytes": index.stat().st_size, "sha256": sha256(index)}
-        output.put(index, INDEX)
+        output.put(index, layout.INDEX)
     output.write(BAD_ROWS, b"".join(bad_rows))
     content = {
-        "version": VERSION,
-        "fingerprint": fingerprint(shards, described["sha256"], class_names),
+        "version": layout.VERSION,
+        "fingerprint": layout.fingerprint(shards, described["sha256"], class_names),
         "class_names": class_names,
         "records": sum(shard.records for shard in shards),
         "bad_rows": len(bad_rows),
@@ -205,7 +177,7 @@ def _assemble(
         "index": described,
         "shards": [asdict(shard) for shard in shards],
     }
-    output.write(DATASET, _json(content))
+    output.write(layout.DATASET, _json(content))
     if output.folder is not None:
         for shard in shards:
             remember_digest(output.folder / shard.name, shard.sha256)
@@ -213,17 +185,11 @@ def _assemble(
 
 def _has_captions(source: Source) -> bool:
     for index in range(len(source)):
-        try:
+        with suppress(BadRecord):
             if source.caption(index).strip():
                 return True
-        except BadRecord:
-            continue
     return False
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _jsonl(lines: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()

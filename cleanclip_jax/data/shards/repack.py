@@ -12,10 +12,18 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from PIL import Image
 
-from cleanclip_jax.data.file_digests import sha256
-from cleanclip_jax.data.record import Source
+from cleanclip_jax.cache import sha256
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import ENDING, INDEX_SCHEMA, WORK, Shard, pack, shard_writer
+from cleanclip_jax.data.shards.layout import (
+    ENDING,
+    INDEX_SCHEMA,
+    WORK,
+    Shard,
+    index_writer,
+    pack,
+    shard_writer,
+)
+from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 SUBSAMPLING = "4:2:0"  # of colours, as img2dataset and most cameras write
@@ -67,12 +75,7 @@ def repack_shard(
     """Makes a shard, unless it is finished already.
 
     Its bytes are a function of the source and the plan. Bad rows are left out and reported.
-
-    Args:
-      count: called for each row, with whether it is bad.
-
-    Raises:
-      UserError: the output cannot be written.
+    `count` is called for each row, with whether it is bad.
     """
     if _is_finished(source, plan, number, output):
         bad = len(output.read(bad_name(number)).splitlines())
@@ -99,9 +102,8 @@ def repack_shard(
                 rows.append({name: row[name] for name in INDEX_SCHEMA.names})
                 count(False)
         described = Shard(plan.shard(number), len(rows), shard.stat().st_size, sha256(shard))
-        schema = INDEX_SCHEMA.with_metadata({"shard": json.dumps(asdict(described))})
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+        with index_writer(part, {"shard": json.dumps(asdict(described))}) as writer:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
         output.put(shard, described.name)
         output.put(report, bad_name(number))
         output.put(part, part_name(number))
@@ -114,11 +116,7 @@ def read_part(output: Output, number: int) -> tuple[pa.Table, Shard]:
 
 
 def repack_row(source: Source, plan: Plan, index: int) -> dict[str, Any]:
-    """What a shard holds of a row: the arguments of data.shards.pack.
-
-    Raises:
-      BadRecord: its picture or its caption cannot be read.
-    """
+    """What a shard holds of a row: the arguments of layout.pack; raises BadRecord."""
     record = source[index]
     if plan.captions and not record.caption.strip():
         raise BadRecord(f"{record.where}: the caption is empty.")
@@ -137,14 +135,11 @@ def repack_picture(
     short_side: int | None,
     quality: int | None,
 ) -> bytes:
-    """An encoded picture that is known to be readable.
+    """An encoded picture that is known to be readable; raises BadRecord.
 
     One whose short side is longer than `short_side` is resized to it (Pillow bicubic,
-    antialiased, the long side rounded down, as images.geometry does) and becomes a JPEG. Others
+    antialiased, the long side rounded down, as views.geometry does) and becomes a JPEG. Others
     keep their bytes; one that had none, being decoded already, becomes a PNG.
-
-    Raises:
-      BadRecord: it cannot be decoded.
     """
     pixels = decode(image, where)
     height, width = pixels.shape[:2]

@@ -1,5 +1,6 @@
 """A background thread that keeps batches ready, and a watchdog on it."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -21,8 +22,8 @@ CLOSE_SECONDS = 40.0
 class Stream(Generic[Item]):
     """Iterates over what `open()` gives, in a thread and two items ahead; a context manager.
 
-    The device's (or XLA's own) threads compute while this one decodes: Pillow and JAX both let
-    go of Python's lock.
+    The device (or XLA's threads) computes while this one decodes: Pillow and JAX both release
+    Python's lock.
 
     Args:
       open: called in the thread; its iterator is closed there too, if it can be.
@@ -44,40 +45,42 @@ class Stream(Generic[Item]):
     ):
         self.wait_seconds = 0.0
         self._timeout, self._maker, self._on_stall = timeout, maker, on_stall
-        self._pump = _Pump(open)
-        # The thread knows the pump alone, so that a stream that was forgotten closes too.
-        self._closing = weakref.finalize(self, self._pump.close)
+        # What the thread puts in: (item, None), and last (None, error).
+        self._ready: queue.Queue = queue.Queue(READY)
+        self._stop = threading.Event()
+        # A daemon: a read that never returns must not keep the program from ending. It doesn't
+        # know the stream, so that one that was forgotten closes too.
+        arguments = (open, self._ready, self._stop)
+        thread = threading.Thread(target=_fill, args=arguments, name="batches", daemon=True)
+        thread.start()
+        self._closing = weakref.finalize(self, _close, self._ready, self._stop, thread)
 
     def __iter__(self: Own) -> Own:
         return self
 
     def __next__(self) -> Item:
-        """The next item.
-
-        Raises:
-          UserError: when none came in time, or as the source raised it.
-        """
+        """The next item; raises UserError when none came in time, or what the source raised."""
         if not self._closing.alive:
             raise StopIteration
         began = time.monotonic()
         try:
-            kind, value = self._pump.queue.get(timeout=self._timeout)
+            item, error = self._ready.get(timeout=self._timeout)
         except queue.Empty:
             if self._on_stall is not None:
                 self._on_stall()
                 self.close()
             else:
                 self._closing.detach()
-                self._pump.close(seconds=0)
+                self._stop.set()
             raise UserError(
-                f"no batch for {self._timeout:g} s from {self._maker}: the storage stalls or a "
-                "record does not end; look there, or raise the timeout."
+                f"no batch for {self._timeout:g} s from {self._maker}: the storage stalls, a "
+                "record does not end or a worker was stopped; look there, or raise the timeout."
             ) from None
         self.wait_seconds = time.monotonic() - began
-        if kind == "item":
-            return value
+        if error is None:
+            return item
         self.close()
-        raise value
+        raise error
 
     def __enter__(self: Own) -> Own:
         return self
@@ -90,39 +93,26 @@ class Stream(Generic[Item]):
         self._closing()
 
 
-class _Pump:
-    """The thread, and the queue it fills with ("item", item) and last with ("end", error)."""
+def _fill(open: Callable[[], Iterator], ready: queue.Queue, stop: threading.Event) -> None:
+    iterator, end = None, StopIteration()
+    try:
+        iterator = open()
+        for item in iterator:
+            if stop.is_set():
+                break
+            ready.put((item, None))
+    except BaseException as error:
+        end = error
+    if not stop.is_set():
+        ready.put((None, end))
+    if (close := getattr(iterator, "close", None)) is not None:
+        close()
 
-    def __init__(self, open: Callable[[], Iterator]):
-        self.queue: queue.Queue = queue.Queue(READY)
-        self._open = open
-        self._stop = threading.Event()
-        # A daemon: a read that never returns must not keep the program from ending.
-        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
-        self._thread.start()
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        self._stop.set()
-        # The thread may wait for room: emptied, it puts one more at most, and sees the stop.
-        while not self.queue.empty():
-            self.queue.get_nowait()
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        iterator = None
-        try:
-            iterator = self._open()
-            for item in iterator:
-                if self._stop.is_set():
-                    return
-                self.queue.put(("item", item))
-            self._end(StopIteration())
-        except BaseException as error:
-            self._end(error)
-        finally:
-            if (close := getattr(iterator, "close", None)) is not None:
-                close()
-
-    def _end(self, error: BaseException) -> None:
-        if not self._stop.is_set():
-            self.queue.put(("end", error))
+def _close(ready: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
+    stop.set()
+    # The thread may wait for room: emptied, it puts one more at most, and sees the stop.
+    with contextlib.suppress(queue.Empty):
+        while True:
+            ready.get_nowait()
+    thread.join(CLOSE_SECONDS)

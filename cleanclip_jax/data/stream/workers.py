@@ -1,6 +1,7 @@
 """Grain's worker processes, and what ends them when nobody needs them any more."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,29 @@ import numpy as np
 from absl import flags
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.registry import extensions
 
 POLL_SECONDS = 0.5
-# So many looks in a row must find a worker stopped; a Ctrl-Z stops this process as well.
-STOPPED_LOOKS, LOOK_SECONDS = 15, 1.0
 
 # Arrays from this size on come in shared memory. Not all: each array there costs a millisecond.
 # And not none: what fills a pipe keeps a worker from ending (Python's queues are flushed first).
 SHARED_BYTES = 16 << 10
 
 
-def batches_of(dataset: grain.MapDataset, workers: int, lease: "Lease") -> Iterator[Any]:
+def batches_of(
+    dataset: grain.MapDataset,
+    workers: int,
+    lease: "Lease",
+    finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Iterator[Any]:
     """Iterates over a dataset of batches (dicts of arrays) made in so many worker processes.
 
-    With 0 workers they are made here, as they are asked for. To be closed.
+    With 0 workers they are made here, as they are needed. To be closed.
+
+    Args:
+      finish: applied to each batch in this process; what it raises ends the batches.
     """
-    # No threads of Grain's own: its 16 would read 500 batches ahead.
+    # No threads of Grain's: its 16 would read 500 batches ahead.
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if workers:
         # Grain's workers read absl flags, which only absl.app parses (grain 0.2.17 and 0.2.18).
@@ -44,17 +53,11 @@ def batches_of(dataset: grain.MapDataset, workers: int, lease: "Lease") -> Itera
     try:
         with contextlib.closing(iter(batches)) as iterator:
             for batch in iterator:
-                # Out of shared memory, which is let go of here and not in the training loop.
-                yield {key: np.array(x) for key, x in batch.items()} if workers else batch
+                # Out of shared memory, which is released here and not in the training loop.
+                yield finish({k: np.array(x) for k, x in batch.items()} if workers else batch)
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
-        if lease.stopped is not None:
-            raise UserError(
-                f"a data worker (process {lease.stopped}) was stopped, by SIGSTOP or the like, and "
-                f"stayed so for {STOPPED_LOOKS * LOOK_SECONDS:g} s: the same command goes on from "
-                "the last checkpoint."
-            ) from error
         raise UserError(
             "a data worker ended by itself, often because memory ran out: use fewer workers or "
             f"smaller batches ({error}). The same command goes on from the last checkpoint."
@@ -66,18 +69,11 @@ def batches_of(dataset: grain.MapDataset, workers: int, lease: "Lease") -> Itera
 class Lease:
     """Worker processes run while the lease lasts and the process that made it lives.
 
-    Grain asks its workers to stop and waits 25 seconds for each; one that hangs in a read does
-    not hear it, and one whose parent was killed is not asked at all. Nor does Grain see one that
-    is stopped (SIGSTOP): that is looked for here, and killed. Slow storage looks otherwise: of a
-    process that waits for it, other threads run. Linux tells; elsewhere only the stream's timeout
-    ends the run.
-
-    Attributes:
-      stopped: the process id of a worker that was killed because it was stopped.
+    Grain asks its workers to stop and waits 25 seconds for each; one that hangs in a read or is
+    stopped (SIGSTOP) does not hear it, and one whose parent was killed is not asked at all.
     """
 
     def __init__(self):
-        self.stopped: int | None = None
         self._path: Path | None = None
 
     def worker_init(self) -> Callable[[int, int], None]:
@@ -85,49 +81,23 @@ class Lease:
         handle, path = tempfile.mkstemp(prefix="cleanclip-workers-")
         os.close(handle)
         self._path = Path(path)
-        threading.Thread(target=self._look, args=(self._path,), name="lease", daemon=True).start()
-        return partial(_start, self._path, os.getpid())
+        return partial(_start, self._path, os.getpid(), extensions())
 
     def end(self) -> None:
-        """Ends the workers within about a second, whatever they are doing."""
-        if self._path is not None:
-            stopped = _stopped(self._path)  # which would not see it
-            self._path.unlink(missing_ok=True)
-            _kill(stopped)
-
-    def _look(self, path: Path) -> None:
-        looks = 0
-        while path.exists():
-            stopped = _stopped(path)
-            looks = looks + 1 if stopped else 0
-            if looks >= STOPPED_LOOKS:
-                self.stopped = stopped[0]
-                _kill(stopped)
-            time.sleep(LOOK_SECONDS)
+        """Ends the workers, whatever they do; those that are just starting end themselves."""
+        if self._path is None or not self._path.exists():
+            return
+        begun = {int(pid) for pid in self._path.read_text().split()}
+        self._path.unlink()
+        for child in multiprocessing.active_children():
+            if child.pid in begun:
+                child.kill()
 
 
-def _stopped(path: Path) -> list[int]:
-    """The process ids of a lease's workers that are stopped."""
-    try:
-        workers = [int(pid) for pid in path.read_text().split()]
-    except FileNotFoundError:
-        return []
-    found = []
-    for pid in workers:
-        with contextlib.suppress(OSError):
-            # The state follows the name, which is in brackets and may hold any character.
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            found += [pid] if state == "T" else []
-    return found
-
-
-def _kill(workers: list[int]) -> None:
-    for pid in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _start(path: Path, parent: int, index: int, count: int) -> None:
+def _start(path: Path, parent: int, modules: tuple[str, ...], index: int, count: int) -> None:
+    # What the user registered, which the data that comes next may name.
+    for module in modules:
+        import_module(module)
     # Ctrl-C goes to the whole group, and Slurm's SIGTERM to all processes of a job: the parent
     # alone answers, and needs batches for as long as it takes to stop.
     for number in (signal.SIGINT, signal.SIGTERM):

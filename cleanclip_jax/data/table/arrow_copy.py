@@ -7,20 +7,23 @@ access without holding the table in memory. Each is converted once, in a stream,
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute as compute
 
-from cleanclip_jax.data.paths import digests, reason
-from cleanclip_jax.data.record import fingerprint_of, order_names
-from cleanclip_jax.data.table.cache import Held, kept_copy
-from cleanclip_jax.data.table.rows import Reader, Rows
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.cache import Held, cached
+from cleanclip_jax.data.paths import digests
+from cleanclip_jax.data.table.rows import BAD, NAME, Reader
+from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.record import fingerprint_of, order_names
 
 log = logging.getLogger(__name__)
+pc: Any = compute  # its functions are made when it is imported: pyright knows none
 
 FORMAT = 2
 SCHEMA = {
@@ -65,18 +68,15 @@ class Selection:
 
 def arrow_copy(
     files: Sequence[str], reader: Reader, selection: Selection, content: object = None
-) -> tuple[Path, Held, str]:
+) -> tuple[Held, str]:
     """The memory-mappable copy of some files' selected rows, made unless it is there already.
 
     Args:
       content: what the fingerprint knows the files by; a digest of every byte if None.
 
     Returns:
-      The copy's path (columns: SCHEMA; the class names are in the metadata), what holds it in
-      the cache, and a fingerprint of the content and the selection.
-
-    Raises:
-      UserError: on a missing or broken file, a missing column, no row left, or a full disk.
+      The copy in the cache (columns: SCHEMA; the class names are in the metadata), and a
+      fingerprint of the content and the selection.
     """
     try:
         fingerprint = fingerprint_of(
@@ -88,202 +88,182 @@ def arrow_copy(
     except OSError as error:
         place = error.filename or files[0]
         raise UserError(f"{place}: {reason(error)}; check the data's path.") from error
-    table = _Tables(files, reader, selection)
     try:
-        copy, held = kept_copy(f"{fingerprint[:32]}.arrow", table.write)
+        name = f"tables/{fingerprint[:32]}.arrow"
+        return cached(name, _Conversion(files, reader, selection).write), fingerprint
     except OSError as error:
         raise UserError(
             f"{files[0]}: cannot be converted to the cache ({reason(error)}); set CLEANCLIP_CACHE "
             "to a folder with space."
         ) from error
-    return copy, held, fingerprint
 
 
-class _Tables:
+class _Conversion:
     """Files on their way into one copy."""
 
     def __init__(self, files: Sequence[str], reader: Reader, selection: Selection):
         self._files, self._reader, self._selection = files, reader, selection
 
     def write(self, target: Path) -> None:
-        self._check_columns()
+        for file in self._files:
+            with self._reading(file):
+                present = self._reader.columns(file)
+            for column in self._selection.columns():
+                if present is not None and column not in present:
+                    raise unknown(f"{file}: column", column, present)
         log.info("converting %s to the cache, once", self._files[0])
         names = self._class_names()
         start, stop = self._selection.rows
-        kept = 0
+        count = 0
         schema = writer = None
         with pa.OSFile(str(target), "wb") as sink:
-            for file, rows, first in self._rows(self._selection.columns()):
-                chosen = self._filter(file, rows)
-                rank = kept + np.cumsum(chosen) - 1
-                kept += int(chosen.sum())
-                chosen &= rank >= start
-                if stop is not None:
-                    chosen &= rank < stop
+            for file, first, rows in self._batches(self._selection.columns()):
+                chosen = self._chosen(file, rows)
+                rank = count + np.cumsum(chosen) - 1
+                count += int(chosen.sum())
+                chosen &= (rank >= start) & (stop is None or rank < stop)
                 if chosen.any():
                     try:
-                        made = self._columns(file, _take(rows, chosen), names)
-                        made["row"] = pa.array(first + np.flatnonzero(chosen) + 1)
-                        schema = schema or _schema(made, names)
-                        batch = self._fitted(file, made, schema)
+                        rows = rows if chosen.all() else rows.filter(pa.array(chosen))
+                        columns = self._columns(file, rows, names)
+                        columns["row"] = pa.array(first + np.flatnonzero(chosen) + 1)
+                        schema = schema or _schema(columns, names)
+                        writer = writer or pa.ipc.new_file(sink, schema)
+                        writer.write_batch(self._fitted(file, columns, schema))
                     except pa.ArrowException as error:
                         raise UserError(
                             f"{self._files[file]}: a column is of no use as what it is named for "
                             f"({reason(error)})."
                         ) from error
-                    writer = writer or pa.ipc.new_file(sink, schema)
-                    writer.write_batch(batch)
-                if stop is not None and kept >= stop:
+                if stop is not None and count >= stop:
                     break
             if writer is None:
-                raise UserError(self._nothing_left(kept))
+                raise self._nothing_left(count)
             writer.close()
 
-    def _rows(self, columns: list[str]) -> Iterator[tuple[int, Rows, int]]:
-        """Number of the file, rows, and the number of the first of them in that file."""
+    @contextmanager
+    def _reading(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Arrow's errors, too, are one of them
+            raise UserError(
+                f"{file}: unreadable as {self._reader.kind} ({reason(error)})."
+            ) from error
+
+    def _batches(self, columns: list[str]) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+        """Number of the file, number of the first of the rows in that file, and rows."""
         for number, file in enumerate(self._files):
             first = 0
-            try:
+            with self._reading(file):
                 for rows in self._reader.batches(file, columns):
-                    yield number, rows, first
+                    yield number, first, rows
                     first += len(rows)
-            except (OSError, ValueError) as error:  # Arrow's own, too, are one of them
-                raise UserError(
-                    f"{file}: unreadable as {self._reader.kind} ({reason(error)})."
-                ) from error
 
-    def _check_columns(self) -> None:
-        for file in self._files:
-            try:
-                present = self._reader.columns(file)
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{file}: unreadable as {self._reader.kind} ({reason(error)})."
-                ) from error
-            for column in self._selection.columns():
-                if present is not None and column not in present:
-                    raise UserError(
-                        f"{file}: no column {column!r}, it has {', '.join(present)}."
-                        + near(column, present)
-                    )
+    def _distinct(self, column: str) -> Iterator[pa.Array]:
+        for _, _, rows in self._batches([column]):
+            yield rows.column(column).unique()
 
     def _class_names(self) -> tuple[str, ...] | None:
         column = self._selection.class_name
         if column is None or self._selection.classes is not None:
             return self._selection.classes
-        names: set[str] = set()
-        for _, rows, _ in self._rows([column]):
-            values = rows.columns.column(0).cast(pa.large_string()).unique()
-            names.update(value for value in values.to_pylist() if value)
-        return order_names(names)
+        parts = (values.cast(pa.large_string()).to_pylist() for values in self._distinct(column))
+        return order_names({name for part in parts for name in part if name})
 
-    def _filter(self, number: int, rows: Rows) -> np.ndarray:
+    def _chosen(self, number: int, rows: pa.RecordBatch) -> np.ndarray:
+        """Which rows hold what `where` names."""
         chosen = np.ones(len(rows), bool)
         for name, wanted in self._selection.where.items():
-            column = rows.columns.column(name)
-            values = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+            column = rows.column(name)
+            values = _listed(wanted)
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
                 values = [str(value) for value in values]
             try:
-                values = pa.array(values).cast(column.type)
-                matches = pc.is_in(column, values)  # pyright: ignore[reportAttributeAccessIssue]
+                matches = pc.is_in(column, pa.array(values).cast(column.type))
             except pa.ArrowException as error:
                 raise UserError(
                     f"{self._files[number]}: where {name}={wanted!r} does not fit the column, "
                     f"which holds {column.type}."
                 ) from error
-            if rows.bad is not None:
-                # What a broken row holds nobody knows: it counts as one of any choice.
-                unknown = pc.and_(column.is_null(), rows.bad.is_valid())  # pyright: ignore[reportAttributeAccessIssue]
-                matches = pc.or_(matches, unknown)  # pyright: ignore[reportAttributeAccessIssue]
+            # What a broken row holds nobody knows: it counts as one of any choice.
+            matches = pc.or_(matches, pc.and_(column.is_null(), rows.column(BAD).is_valid()))
             chosen &= matches.to_numpy(zero_copy_only=False)
         return chosen
 
     def _columns(
-        self, number: int, rows: Rows, names: tuple[str, ...] | None
+        self, number: int, rows: pa.RecordBatch, names: tuple[str, ...] | None
     ) -> dict[str, pa.Array]:
-        chosen, count = self._selection, len(rows)
-        none = pa.nulls(count)
-        made = dict.fromkeys(SCHEMA, none)
-        made |= {"label": pa.array(np.full(count, -1)), "file": pa.array(np.full(count, number))}
-        if chosen.image is not None:
-            column = rows.columns.column(chosen.image)
-            made |= _image_columns(self._files[number], chosen.image, column)
-        if chosen.caption is not None:
-            made["caption"] = _captions(rows.columns.column(chosen.caption))
-        if names is not None and chosen.class_name is not None:
-            made["label"] = self._labels(number, rows.columns.column(chosen.class_name), names)
-        if rows.bad is not None:
-            made["bad"] = rows.bad
-        if rows.names is not None:
-            made["name"] = rows.names
-        return made
+        selection, count = self._selection, len(rows)
+        columns = dict.fromkeys(SCHEMA, pa.nulls(count))
+        columns |= {"label": pa.array(np.full(count, -1)), "bad": rows.column(BAD)}
+        columns["file"] = pa.array(np.full(count, number))
+        if selection.image is not None:
+            place = f"{self._files[number]}: column {selection.image!r}"
+            columns |= _image_columns(place, rows.column(selection.image))
+        if selection.caption is not None:
+            # The NaN that pandas writes for a missing caption is none.
+            text = rows.column(selection.caption).cast(pa.large_string())
+            columns["caption"] = pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)
+        if names is not None and selection.class_name is not None:
+            place = f"{self._files[number]}: {selection.class_name}"
+            column = rows.column(selection.class_name)
+            columns["label"] = _labels(place, column, names, selection.classes is not None)
+        if NAME in rows.schema.names:
+            columns["name"] = rows.column(NAME)
+        return columns
 
-    def _labels(self, number: int, column: pa.Array, names: tuple[str, ...]) -> pa.Array:
-        index = {name: i for i, name in enumerate(names)}
-        if self._selection.classes is not None:
-            # A column of whole numbers with gaps is written as 3.0 by many a tool.
-            numbers = {f"{i}{end}": i for i in range(len(names)) for end in ("", ".0")}
-            index = numbers | index
-        values = column.cast(pa.large_string())
-        for value in values.unique().to_pylist():
-            if value and names.count(value) > 1:
-                raise UserError(
-                    f"{self._files[number]}: {self._selection.class_name}={value!r} names "
-                    f"{names.count(value)} classes; give their numbers."
-                )
-            if value and value not in index:
-                raise UserError(
-                    f"{self._files[number]}: {self._selection.class_name}={value!r} is none of the "
-                    f"{len(names)} classes, nor a number below that." + near(value, names)
-                )
-        return pa.array([index.get(value, -1) for value in values.to_pylist()], pa.int32())
-
-    def _fitted(self, number: int, made: dict[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    def _fitted(
+        self, number: int, columns: dict[str, pa.Array], schema: pa.Schema
+    ) -> pa.RecordBatch:
         for field in schema:
-            if pa.types.is_null(field.type) and not pa.types.is_null(made[field.name].type):
+            if pa.types.is_null(field.type) and not pa.types.is_null(columns[field.name].type):
                 raise UserError(
                     f"{self._files[number]}: column {self._selection.image!r} holds images in "
                     f"another way than that of {self._files[0]}; make them alike."
                 )
-        return pa.record_batch([made[f.name].cast(f.type) for f in schema], schema=schema)
+        return pa.record_batch([columns[f.name].cast(f.type) for f in schema], schema=schema)
 
-    def _nothing_left(self, kept: int) -> str:
-        file, chosen = self._files[0], self._selection
-        if not chosen.where or kept:
-            return f"{file}: rows {chosen.rows} of {kept}: none left."
-        asked = ", ".join(f"{name}={value!r}" for name, value in chosen.where.items())
-        name, wanted = next(iter(chosen.where.items()))
-        values: set[str] = set()
-        for _, rows, _ in self._rows([name]):
-            values.update(str(value) for value in rows.columns.column(0).unique().to_pylist())
-        some = ", ".join(repr(value) for value in sorted(values)[:10])
-        more = ", …" if len(values) > 10 else ""
-        return f"{file}: no row where {asked}; {name} holds {some}{more}." + near(
-            str(wanted), values
-        )
+    def _nothing_left(self, count: int) -> UserError:
+        file, selection = self._files[0], self._selection
+        if not selection.where or count:
+            return UserError(f"{file}: rows {selection.rows} of {count}: none left.")
+        for name, wanted in selection.where.items():
+            values = {str(value) for part in self._distinct(name) for value in part.to_pylist()}
+            if not values.intersection(map(str, _listed(wanted))):
+                return unknown(f"{file}: where {name}", _listed(wanted)[0], sorted(values))
+        wanted = ", ".join(f"{name}={value!r}" for name, value in selection.where.items())
+        return UserError(f"{file}: no row where {wanted}.")
 
 
-def _schema(made: dict[str, pa.Array], names: tuple[str, ...] | None) -> pa.Schema:
+def _listed(wanted: object) -> list[Any]:
+    return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+
+
+def _schema(columns: dict[str, pa.Array], names: tuple[str, ...] | None) -> pa.Schema:
     types = {
-        name: pa.null() if name in MAY_LACK and pa.types.is_null(made[name].type) else kind
+        name: pa.null() if name in MAY_LACK and pa.types.is_null(columns[name].type) else kind
         for name, kind in SCHEMA.items()
     }
     return pa.schema(types, metadata={"class_names": json.dumps(names)})
 
 
-def _take(rows: Rows, chosen: np.ndarray) -> Rows:
-    if chosen.all():
-        return rows
-    mask = pa.array(chosen)
-    return Rows(
-        rows.columns.filter(mask) if rows.columns.num_columns else rows.columns,
-        None if rows.bad is None else rows.bad.filter(mask),
-        None if rows.names is None else rows.names.filter(mask),
-    )
+def _labels(place: str, column: pa.Array, names: tuple[str, ...], given: bool) -> pa.Array:
+    """Numbers of the classes; where their names are given, the column may hold numbers too."""
+    index = {name: i for i, name in enumerate(names)}
+    if given:
+        # A column of whole numbers with gaps is written as 3.0 by many a tool.
+        index = {f"{i}{end}": i for i in range(len(names)) for end in ("", ".0")} | index
+    values = column.cast(pa.large_string())
+    for value in values.unique().to_pylist():
+        if value and names.count(value) > 1:
+            count = names.count(value)
+            raise UserError(f"{place}={value!r} names {count} classes; give their numbers.")
+        if value and value not in index:
+            raise unknown(f"{place}, by name or number of {len(names)} classes", value, names)
+    return pa.array([index.get(value, -1) for value in values.to_pylist()], pa.int32())
 
 
-def _image_columns(file: str, name: str, column: pa.Array) -> dict[str, pa.Array]:
+def _image_columns(place: str, column: pa.Array) -> dict[str, pa.Array]:
     """An image column as files' bytes, files' paths or places in the file itself."""
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -294,16 +274,9 @@ def _image_columns(file: str, name: str, column: pa.Array) -> dict[str, pa.Array
         # {bytes, path} is Hugging Face's image feature; {start, length} what tars' readers give.
         fields = dict(zip([field.name for field in kind], column.flatten(), strict=True))
         known = {"bytes": "image", "path": "path", "start": "start", "length": "length"}
-        if found := {known[field]: fields[field] for field in known if field in fields}:
-            return found
+        if columns := {known[field]: fields[field] for field in known if field in fields}:
+            return columns
     raise UserError(
-        f"{file}: column {name!r} holds {kind}, not image files (binary, or a struct of bytes "
-        "and path) or their paths (text)."
+        f"{place} holds {kind}, not image files (binary, or a struct of bytes and path) or their "
+        "paths (text)."
     )
-
-
-def _captions(column: pa.Array) -> pa.Array:
-    """Captions as text; the NaN that pandas writes for a missing one is none."""
-    text = column.cast(pa.large_string())
-    missing = pc.equal(pc.utf8_lower(text), "nan")  # pyright: ignore[reportAttributeAccessIssue]
-    return pc.if_else(missing, None, text)  # pyright: ignore[reportAttributeAccessIssue]

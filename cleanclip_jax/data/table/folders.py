@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import files_below, local, read_bytes, reason
-from cleanclip_jax.data.table.rows import Rows
+from cleanclip_jax.data.paths import files_below, local, read_bytes
+from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, reason, unknown
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,10 @@ def open_folder(
     sizes. Files that are no pictures by their ending are left out, and counted in the log.
 
     Args:
-      names: the folders' classes, where their own names are none ("n07753592" → "banana"), or a
+      names: the folders' classes, where the folders' names are none ("n07753592" → "banana"), or a
         JSON file that says so. It may name more folders than there are.
       where: {"class": name or names}: only these classes' pictures.
-      rows, templates: as in data.tables.open_table.
-
-    Raises:
-      UserError: no such folder, none with a picture in it, or one that `names` leaves out.
+      rows, templates: as in table.open_table.
     """
     folder = local(path)
     named = None if names is None else _read_names(names)
@@ -63,20 +60,14 @@ def open_folder(
     named = dict(zip(classes, classes, strict=True)) if named is None else named
     for name in classes:
         if name not in named:
-            raise UserError(f"{folder}: names has no class for {name!r}." + near(name, named))
+            raise unknown(f"{folder}: a folder without a class in names", name, named)
     reader = FolderReader(tuple((name, named[name]) for name in classes))
+    # By number: two classes may have one name, as ImageNet's two called missile.
+    columns: dict[str, Any] = {"image": "image", "caption": None, "class_name": "label"}
+    columns["classes"] = [name for _, name in reader.classes]
+    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
     return make_table(
-        [folder],
-        reader,
-        image="image",
-        caption=None,
-        class_name="label",  # two classes may have one name, as ImageNet's two called missile
-        classes=[name for _, name in reader.classes],
-        root=folder,
-        where=where,
-        rows=rows,
-        templates=templates,
-        content=digest.hexdigest(),
+        [folder], reader, **columns, root=folder, **chosen, content=digest.hexdigest()
     )
 
 
@@ -94,19 +85,19 @@ class FolderReader:
     def columns(self, file: str) -> list[str]:
         return ["image", "class", "label"]
 
-    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+    def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         names = dict(self.classes)
         labels = {name: str(label) for label, name in enumerate(names)}
-        found = (name for name, _ in files_below(file) if _is_picture(name))
-        while paths := list(islice(found, BATCH_ROWS)):
-            image = pa.array(paths, pa.large_string())
+        pictures = (name for name, _ in files_below(file) if _is_picture(name))
+        while paths := list(islice(pictures, BATCH_ROWS)):
             folders = [path.partition("/")[0] for path in paths]
             values = {
-                "image": image,
+                "image": pa.array(paths, pa.large_string()),
                 "class": pa.array([names[folder] for folder in folders]),
                 "label": pa.array([labels[folder] for folder in folders]),
             }
-            yield Rows(pa.record_batch([values[c] for c in columns], names=columns), names=image)
+            chosen = {name: values[name] for name in columns}
+            yield batch_of(chosen, [None] * len(paths), values["image"])
 
 
 def _is_picture(path: str) -> bool:
@@ -114,12 +105,12 @@ def _is_picture(path: str) -> bool:
 
 
 def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
-    found = given
+    names: Any = given
     if isinstance(given, str | Path):
         try:
-            found = json.loads(read_bytes(local(given)))
+            names = json.loads(read_bytes(local(given)))
         except (OSError, ValueError) as error:
             raise UserError(f"{given}: no names of classes ({reason(error)}).") from error
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')
-    return dict(found)
+    return dict(names)

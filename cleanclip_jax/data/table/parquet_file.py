@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet
 
-from cleanclip_jax.data.paths import open_binary, reason
-from cleanclip_jax.data.table.rows import Rows
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.data.paths import open_binary
+from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.errors import UserError, reason
 
 BATCH_ROWS = 1024  # pictures may be in them
 
@@ -28,36 +28,31 @@ class ParquetReader:
                     f"{file}: not a parquet file, or one cut short ({reason(error)})."
                 ) from error
 
-    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+    def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with open_binary(file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                plain = [_plain(batch.column(name)) for name in columns]
-                columns_ = pa.record_batch(plain, names=columns)
-                try:
-                    columns_.validate(full=True)
-                    yield Rows(columns_)
-                except pa.ArrowInvalid:
-                    yield _without_broken_text(columns_)
+                bad: list[str | None] = [None] * batch.num_rows
+                yield batch_of(
+                    {name: _sound(name, batch.column(name), bad) for name in columns}, bad
+                )
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _without_broken_text(batch: pa.RecordBatch) -> Rows:
-    """Parquet's text is bytes that a careless writer may not have checked."""
-    bad: list[str | None] = [None] * batch.num_rows
-    arrays = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            arrays.append(column)
-            continue
-        values: list[str | None] = []
-        for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
-            try:
-                values.append(data if data is None else data.decode())
-            except UnicodeDecodeError:
-                values.append(None)
-                bad[i] = f"column {name!r} is not utf-8"
-        arrays.append(pa.array(values, column.type))
-    return Rows(pa.record_batch(arrays, names=batch.schema.names), pa.array(bad, pa.string()))
+def _sound(name: str, column: pa.Array, bad: list[str | None]) -> pa.Array:
+    """A column's values; those that are no text, which a careless writer leaves, are noted."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        pass
+    values: list[str | None] = []
+    for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        try:
+            values.append(data if data is None else data.decode())
+        except UnicodeDecodeError:
+            values.append(None)
+            bad[i] = f"column {name!r} is not utf-8"
+    return pa.array(values, column.type)

@@ -1,30 +1,20 @@
 """What readers of tables give: rows in batches, with what is wrong with some of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+# Columns that readers add to those of a file, whose names these cannot be.
+BAD, NAME = "\0bad", "\0name"
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a file, in its order.
 
-    Attributes:
-      columns: those asked for. Images are files' bytes, their paths (text), structs of bytes and
-        path (either may be null), or structs of start and length in the file itself.
-      bad: text, why a row cannot be taken, null where it can; None: all can.
-      names: text, what to call the rows; None: by their number.
-    """
-
-    columns: pa.RecordBatch
-    bad: pa.Array | None = None
-    names: pa.Array | None = None
-
-    def __len__(self) -> int:
-        # A batch without columns knows no length.
-        return self.columns.num_rows if self.bad is None else len(self.bad)
+def batch_of(
+    columns: Mapping[str, pa.Array], bad: Sequence[str | None], names: pa.Array | None = None
+) -> pa.RecordBatch:
+    """Rows as a reader gives them, with why some cannot be read and, if not by number, names."""
+    added = {BAD: pa.array(bad, pa.string())} | ({} if names is None else {NAME: names})
+    return pa.RecordBatch.from_pydict({**columns, **added})
 
 
 @runtime_checkable
@@ -40,6 +30,10 @@ class Reader(Protocol):
         """The columns that a file has; None where it has no row to tell."""
         ...
 
-    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
-        """A file's rows; a row that cannot be read is given as bad, never left out."""
+    def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """A file's rows, as `batch_of` makes them; one that cannot be read is never left out.
+
+        Images are files' bytes, their paths (text), structs of bytes and path (either may be
+        null), or structs of start and length in the file itself.
+        """
         ...

@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from cleanclip_jax.cache import Held
 from cleanclip_jax.data.paths import (
     expand,
     join,
@@ -17,17 +19,11 @@ from cleanclip_jax.data.paths import (
     parent,
     read_bytes,
     read_range,
-    reason,
     short_names,
 )
-from cleanclip_jax.data.record import Record, fingerprint_of, template_caption
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
-from cleanclip_jax.data.table.cache import Held
-from cleanclip_jax.data.table.parquet_file import ParquetReader
 from cleanclip_jax.data.table.rows import Reader
-from cleanclip_jax.data.table.text_file import TextReader
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.text.classes import read_classes
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.text.prompts import templates as find_templates
 from cleanclip_jax.views.decode import BadRecord
 
@@ -59,14 +55,11 @@ def open_table(
         splits of one file agree.
       classes: the class names in order, or the file they are in (text.classes): class_name then
         holds their names or their numbers, from 0.
-      root: folder that relative image paths start from; each file's own if None.
+      root: folder that relative image paths start from; that of each file if None.
       where: column → value or list of values: only rows that hold them.
       rows: of the rows left by `where`, the first so many, or (first, last exclusive).
       templates: names or texts of prompts; captions are then made from them and the class.
       encoding: of a text file.
-
-    Raises:
-      UserError: on a missing or broken file, a missing column, or when no row is left.
     """
     try:
         codecs.lookup(encoding)
@@ -74,59 +67,25 @@ def open_table(
         raise UserError(
             f"encoding: unknown {encoding!r}; 'utf-8' and 'latin-1' are usual."
         ) from None
-    reader = ParquetReader() if kind == "parquet" else TextReader(DELIMITERS[kind], encoding, kind)
-    return make_table(
-        expand(path, f".{kind}"),
-        reader,
-        image=image,
-        caption=caption,
-        class_name=class_name,
-        classes=classes,
-        root=None if root is None else local(root),
-        where=where,
-        rows=rows,
-        templates=templates,
-    )
+    columns: dict[str, Any] = {"image": image, "caption": caption, "class_name": class_name}
+    folder = None if root is None else local(root)
+    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
+    files = expand(path, f".{kind}")
+    reader = _reader(kind, encoding)
+    return make_table(files, reader, **columns, classes=classes, root=folder, **chosen)
 
 
-def open_labels(
-    path: str | Path,
-    image: str = "image",
-    label: str = "label",
-    classes: str | Path | Sequence[str] | None = None,
-    root: str | Path | None = None,
-    where: Mapping[str, Any] | None = None,
-    rows: int | Sequence[int | None] | None = None,
-    templates: str | Sequence[str] | None = None,
-    encoding: str = "utf-8",
-) -> "Table":
-    """Labelled pictures as the original keeps them: labels.csv and the names of its classes.
+open_csv, open_tsv, open_parquet = (partial(open_table, kind) for kind in ("csv", "tsv", "parquet"))
 
-    Args:
-      path: the CSV, or the folder of a labels.csv.
-      label: column of class numbers, from 0, or names.
-      classes: as in open_table; classes.json or else classes.py beside the CSV if None.
-      image, root, where, rows, templates, encoding: as in open_table.
-    """
-    file = local(path)
-    if not file.endswith(".csv"):
-        file = join(file, "labels.csv")
-    if classes is None:
-        beside = [join(parent(file), name) for name in ("classes.json", "classes.py")]
-        classes = next((name for name in beside if Path(name).is_file()), beside[0])
-    return open_table(
-        "csv",
-        file,
-        image=image,
-        caption=None,
-        class_name=label,
-        classes=classes,
-        root=root,
-        where=where,
-        rows=rows,
-        templates=templates,
-        encoding=encoding,
-    )
+
+def _reader(kind: str, encoding: str) -> Reader:
+    if kind == "parquet":
+        from cleanclip_jax.data.table.parquet_file import ParquetReader
+
+        return ParquetReader()
+    from cleanclip_jax.data.table.text_file import TextReader
+
+    return TextReader(DELIMITERS[kind], encoding, kind)
 
 
 def make_table(
@@ -157,27 +116,19 @@ def make_table(
         raise UserError(f"{place}: classes need class_name, the column of their names or numbers.")
     names = None if classes is None else _names(classes)
     selection = Selection(image, caption, class_name, names, dict(where or {}), _range(place, rows))
-    # Held until the table holds it too.
-    copy, held, fingerprint = arrow_copy(files, reader, selection, content)
+    held, content = arrow_copy(files, reader, selection, content)
     texts = None if templates is None else find_templates(templates)
-    table = Table(
-        copy=copy,
-        files=tuple(files),
-        root=root,
-        templates=texts,
-        fingerprint=fingerprint_of(table=fingerprint, templates=texts),
-    )
-    del held
-    return table
+    fingerprint = fingerprint_of(table=content, templates=texts)
+    return Table(held.path, tuple(files), root, texts, fingerprint)
 
 
 class Table:
-    """A memory-mapped table of pairs; pickles as the path of its Arrow copy (data.convert).
+    """A memory-mapped table of pairs; pickles as the path of its Arrow copy.
 
     Args:
       copy: the Arrow file.
       files: what it was made of: places in them are read from there, and named.
-      root: folder that relative image paths start from; each file's own if None.
+      root: folder that relative image paths start from; that of each file if None.
     """
 
     def __init__(
@@ -188,7 +139,7 @@ class Table:
         templates: tuple[str, ...] | None,
         fingerprint: str,
     ):
-        self._arguments = (copy, files, root, templates, fingerprint)
+        self.args: tuple[Any, ...] = (copy, files, root, templates, fingerprint)
         self._files, self._root, self._templates = files, root, templates
         self._names = short_names(files)
         self.fingerprint = fingerprint
@@ -207,7 +158,7 @@ class Table:
             self._check_every_class()
 
     def __reduce__(self):
-        return type(self), self._arguments
+        return type(self), self.args
 
     def __len__(self) -> int:
         return self._rows
@@ -245,6 +196,10 @@ class Table:
     def labels(self) -> Int64[np.ndarray, " n"]:
         return self._columns["label"].to_numpy().astype(np.int64)
 
+    def values(self, column: str) -> list[Any]:
+        """A column of the copy (arrow_copy.SCHEMA), None where a row has no value."""
+        return self._columns[column].to_pylist()
+
     def _at(self, column: str, index: int) -> Any:
         return self._columns[column][index].as_py()
 
@@ -253,8 +208,9 @@ class Table:
             return data
         place = file = self._files[self._at("file", index)]
         try:
-            if (start := self._at("start", index)) is not None:
-                return read_range(file, start, self._at("length", index))
+            start, length = self._at("start", index), self._at("length", index)
+            if start is not None and length is not None:
+                return read_range(file, start, length)
             if path := self._at("path", index):
                 place = join(self._root or parent(file), path)
                 return read_bytes(place)
@@ -272,17 +228,25 @@ class Table:
             )
 
 
-def _range(place: str, rows: int | Sequence[int | None] | None) -> tuple[int, int | None]:
-    start, stop = (0, rows) if rows is None or isinstance(rows, int) else tuple(rows)
-    if not isinstance(start, int) or start < 0 or (stop is not None and stop <= start):
-        raise UserError(
-            f"{place}: rows={rows!r}: give a number of rows, or the first and the last (exclusive)."
-        )
-    return start, stop
+def _range(place: str, rows: object) -> tuple[int, int | None]:
+    match rows:
+        case None:
+            return 0, None
+        case int(stop) if stop > 0:
+            return 0, stop
+        case [int(start), None] if start >= 0:
+            return start, None
+        case [int(start), int(stop)] if stop > start >= 0:
+            return start, stop
+    raise UserError(
+        f"{place}: rows={rows!r}: give a number of rows, or the first and the last (exclusive)."
+    )
 
 
 def _names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str | Path):
+        from cleanclip_jax.text.classes import read_classes
+
         return read_classes(str(given)).names
     if not all(isinstance(name, str) for name in given):
         raise UserError(f"classes: {given}: give a list of names, or the file they are in.")

@@ -1,4 +1,7 @@
-"""Records of CSV and TSV files, one by one: a broken one does not take its neighbours along."""
+"""Records of CSV and TSV files, one by one: a broken one does not take its neighbours along.
+
+By Python's csv and not Arrow's, which reads on over an open quote and joins records in silence.
+"""
 
 import codecs
 import csv
@@ -11,11 +14,11 @@ from itertools import islice
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import open_binary
-from cleanclip_jax.data.table.rows import Rows
+from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.errors import UserError
 
 BATCH_ROWS = 16_384
-LONGEST_FIELD = 1 << 20  # characters; an open quote is looked for no further
+LONGEST_FIELD = 1 << 20  # characters; the end of an open quote is looked for no further
 
 # What stands for bytes that are no text. A lone surrogate, so that no text has it.
 UNREADABLE = "\udcff"
@@ -36,16 +39,18 @@ class TextReader:
     kind: str = "text"
 
     def columns(self, file: str) -> list[str]:
-        """The header's names; raises UserError where there is none."""
         with self._open(file) as stream:
             return self._header(file, stream)
 
-    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+    def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self._open(file) as stream:
             header = self._header(file, stream)
-            picked = [header.index(name) for name in columns]
+            places = [header.index(name) for name in columns]
             for rows in records(stream, self.delimiter, len(header)):
-                yield self._batch(rows, columns, picked)
+                bad = [row if isinstance(row, str) else None for row in rows]
+                values = [[None if isinstance(r, str) else r[i] for r in rows] for i in places]
+                arrays = [self._texts(column, bad) for column in values]
+                yield batch_of(dict(zip(columns, arrays, strict=True)), bad)
 
     def _open(self, file: str) -> io.TextIOWrapper:
         encoding = "utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding
@@ -61,26 +66,14 @@ class TextReader:
             raise UserError(f"{file}: is not {self.encoding}; name what it is in with encoding=...")
         return first
 
-    def _batch(
-        self, rows: Sequence[list[str] | str], columns: list[str], picked: list[int]
-    ) -> Rows:
-        bad = [row if isinstance(row, str) else None for row in rows]
-        values: list[list[str | None]] = [
-            [None if isinstance(row, str) else row[column] for row in rows] for column in picked
-        ]
+    def _texts(self, values: list[str | None], bad: list[str | None]) -> pa.Array:
         try:
-            arrays = _arrays(values)
+            return pa.array(values, pa.large_string())
         except UnicodeEncodeError:
-            for column in values:
-                for i, value in enumerate(column):
-                    if value is not None and UNREADABLE in value:
-                        column[i], bad[i] = None, f"not {self.encoding}"
-            arrays = _arrays(values)
-        return Rows(pa.record_batch(arrays, names=columns), pa.array(bad, pa.string()))
-
-
-def _arrays(columns: list[list[str | None]]) -> list[pa.Array]:
-    return [pa.array(column, pa.large_string()) for column in columns]
+            for i, value in enumerate(values):
+                if value is not None and UNREADABLE in value:
+                    values[i], bad[i] = None, f"not {self.encoding}"
+            return pa.array(values, pa.large_string())
 
 
 def records(
@@ -121,11 +114,13 @@ def _one_by_one(
         try:
             fields = next(rows)
         except csv.Error as error:
-            fields = _forgiven(taken, delimiter, width, str(error))
-            if fields is None:
-                yield f"a quote is not closed, or stands within a field ({error})"
-            else:
+            # A line whose fields are all there but for quotes left bare, as pandas reads them.
+            bare = len(taken) == 1 and str(error) != "unexpected end of data"
+            fields = next(csv.reader(taken, delimiter=delimiter)) if bare else []
+            if len(fields) == width:
                 yield fields
+            else:
+                yield f"a quote is not closed, or stands within a field ({error})"
             ahead.extendleft(reversed(taken[1:]))
             rows = csv.reader(feed(), delimiter=delimiter, strict=True)
             continue
@@ -133,11 +128,3 @@ def _one_by_one(
             yield fields
         elif fields:
             yield f"{len(fields)} field{'s' * (len(fields) > 1)}, where the header has {width}"
-
-
-def _forgiven(taken: list[str], delimiter: str, width: int, error: str) -> list[str] | None:
-    """A line's own fields, if they are all there but for quotes left bare, as pandas reads them."""
-    if len(taken) > 1 or error == "unexpected end of data":
-        return None
-    fields = next(csv.reader(taken, delimiter=delimiter))
-    return fields if len(fields) == width else None

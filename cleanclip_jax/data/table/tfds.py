@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import digests, local, reason
-from cleanclip_jax.data.record import Record, fingerprint_of
-from cleanclip_jax.data.table.rows import Rows
+from cleanclip_jax.data.paths import digests, local
+from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError, near
+from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.record import fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 BATCH_ROWS = 1024
@@ -31,83 +31,59 @@ def open_tfds(
     where: Mapping[str, Any] | None = None,
     rows: int | Sequence[int | None] | None = None,
     templates: str | Sequence[str] | None = None,
-) -> "TfdsPairs":
+) -> "TfdsTable":
     """A dataset that TFDS has prepared with file_format='array_record'.
 
     Args:
       name: a dataset ("coco_captions:1.1.0"), or the folder that it was prepared in.
       split: also part of one, as TFDS writes it: "train[:10%]".
-      data_dir: where TFDS keeps its datasets; its own choice if None.
+      data_dir: where TFDS keeps its datasets; its default if None.
       image: the feature of pictures; their files' bytes are taken as they are.
       caption, class_name: features, "captions/text" for one within another; of several captions
         the first. A class's names are the feature's, if it has them.
       where: feature → value or list of values, compared as text; a class is its name.
-      rows, templates: as in data.tables.open_table.
-
-    Raises:
-      UserError: no such dataset, split or feature, or prepared in another format.
+      rows, templates: as in table.open_table.
     """
     folder = _folder(name, data_dir)
     features = _features(_builder(folder).info.features)
-    for wanted in (image, caption, class_name):
-        if wanted is not None and wanted not in features:
-            raise UserError(
-                f"{folder}: no feature {wanted!r}, it has {', '.join(features)}."
-                + near(wanted, features)
-            )
+    for feature in (image, caption, class_name):
+        if feature is not None and feature not in features:
+            raise unknown(f"{folder}: feature", feature, features)
     try:
         files = _builder(folder).info.splits[split].filepaths
         content = digests([str(path) for path in files])
         _records(folder, split)
     except Exception as error:  # TFDS has errors of many kinds
         raise UserError(f"{folder}: split {split!r}: {reason(error)}") from error
-    table = make_table(
-        [folder],
-        TfdsReader(split),
-        image=None,
-        caption=caption,
-        class_name=class_name,
-        classes=None if class_name is None else getattr(features[class_name], "names", None),
-        where=where,
-        rows=rows,
-        templates=templates,
-        content=content,
-    )
-    return TfdsPairs(table, folder, split, image)
+    classes = None if class_name is None else getattr(features[class_name], "names", None)
+    columns: dict[str, Any] = {"image": None, "caption": caption, "class_name": class_name}
+    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
+    reader = TfdsReader(split)
+    table = make_table([folder], reader, **columns, classes=classes, **chosen, content=content)
+    return TfdsTable(table, split, image)
 
 
-class TfdsPairs:
+class TfdsTable(Table):
     """A split's pictures, read by TFDS, and all else from a table in the cache."""
 
-    def __init__(self, table: Table, folder: str, split: str, image: str):
-        self._arguments = (table, folder, split, image)
-        self._table, self._folder, self._split, self._image = table, folder, split, image
-        self.class_names = table.class_names
+    def __init__(self, table: Table, split: str, image: str):
+        super().__init__(*table.args)
+        self.args = (table, split, image)
+        self._folder, self._split, self._feature = table.args[1][0], split, image
         self.fingerprint = fingerprint_of(table=table.fingerprint, image=image)
-        self.caption, self.labels = table.caption, table.labels
         self._pictures: Any = None
 
-    def __reduce__(self):
-        return TfdsPairs, self._arguments
+    def where(self, index: int) -> str:
+        name = "/".join(self._folder.split("/")[-2:])
+        return f"{name} {self._split} row {self.row(index)}"
 
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: int) -> Record:
+    def _image(self, index: int) -> bytes:
         if self._pictures is None:
             self._pictures = _records(self._folder, self._split)
-        if (bad := self._table.bad(index)) is not None:
-            raise BadRecord(f"{self.where(index)}: {bad}.")
         try:
-            image = _within(self._pictures[self._table.row(index) - 1], self._image)
+            return _within(self._pictures[self.row(index) - 1], self._feature)
         except Exception as error:  # of the shard's reader, or of TFDS's parser
             raise BadRecord(f"{self.where(index)}: {reason(error)}.") from error
-        return Record(image, self.caption(index), self._table.label(index), self.where(index))
-
-    def where(self, index: int) -> str:
-        return (
-            f"{'/'.join(self._folder.split('/')[-2:])} {self._split} row {self._table.row(index)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +96,7 @@ class TfdsReader:
     def columns(self, file: str) -> list[str]:
         return list(_features(_builder(file).info.features))
 
-    def batches(self, file: str, columns: list[str]) -> Iterator[Rows]:
+    def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         features = _features(_builder(file).info.features)
         records = _records(file, self.split)
         for start in range(0, len(records), BATCH_ROWS):
@@ -134,10 +110,11 @@ class TfdsReader:
                 except Exception as error:  # of the shard's reader, of TFDS's parser, of text
                     values.append([None] * len(columns))
                     bad.append(reason(error))
-            arrays = [
-                pa.array([row[k] for row in values], pa.large_string()) for k in range(len(columns))
-            ]
-            yield Rows(pa.record_batch(arrays, names=columns), pa.array(bad, pa.string()))
+            arrays = {
+                name: pa.array([row[k] for row in values], pa.large_string())
+                for k, name in enumerate(columns)
+            }
+            yield batch_of(arrays, bad)
 
 
 def _library() -> Any:
@@ -185,14 +162,14 @@ def _records(folder: str, split: str) -> Any:
 
 def _features(features: Any, above: str = "") -> dict[str, Any]:
     """Features by name, those within others as "captions/text"."""
-    found = {}
+    by_name: dict[str, Any] = {}
     for name, feature in features.items():
-        inner = getattr(feature, "feature", feature)  # a sequence's own
+        inner = getattr(feature, "feature", feature)  # what a sequence is of
         if hasattr(inner, "items"):
-            found |= _features(inner, f"{above}{name}/")
+            by_name |= _features(inner, f"{above}{name}/")
         else:
-            found[above + name] = feature
-    return found
+            by_name[above + name] = feature
+    return by_name
 
 
 def _within(record: Any, name: str) -> Any:

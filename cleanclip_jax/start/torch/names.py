@@ -1,4 +1,4 @@
-"""PyTorch's names and shapes of CLIP's tensors, one rule a tensor, in each layout's own order."""
+"""PyTorch's names and shapes of CLIP's tensors, one rule a tensor, in each layout's order."""
 
 import functools
 from collections.abc import Iterator
@@ -53,11 +53,7 @@ class Rule:
 
 @functools.cache
 def rules(layout: str, v: Variant) -> tuple[Rule, ...]:
-    """Every tensor that a checkpoint of the variant has in a layout, in that layout's order.
-
-    Raises:
-      UserError: the layout can't hold the variant: Hugging Face has no CLIP with a ResNet.
-    """
+    """Every tensor that a checkpoint of the variant has in a layout, in that layout's order."""
     if layout == "huggingface":
         if not v.patch:
             raise UserError(
@@ -68,13 +64,13 @@ def rules(layout: str, v: Variant) -> tuple[Rule, ...]:
     text = list(_text(v, layout))
     if layout == "open_clip_text":
         text = [replace(rule, name=f"text.{rule.name}") for rule in text]
-        # There the text tower is a module of its own, so its own parameters come with it.
+        # There the text tower is a module of its own, so its parameters come with it.
         return (Rule("logit_scale", "params/logit_scale", ()), *_visual(v, layout), *text)
-    own, modules = text[:2], text[2:]
+    parameters, modules = text[:2], text[2:]
     tail = [rule for rule in modules if not rule.name.startswith("transformer.")]
     blocks = [rule for rule in modules if rule.name.startswith("transformer.")]
     scale = Rule("logit_scale", "params/logit_scale", ())
-    return (*own, scale, *_visual(v, layout), *blocks, *tail)
+    return (*parameters, scale, *_visual(v, layout), *blocks, *tail)
 
 
 def constants(layout: str, v: Variant) -> dict[str, np.ndarray]:
@@ -143,7 +139,7 @@ def _blocks(theirs: str, ours: str, layers: int, w: int, layout: str) -> Iterato
             *_linear(f"{t}.mlp.c_proj", f"{o}/proj", 4 * w, w),
         ]
         ln_1, ln_2 = (list(_norm(f"{t}.{name}", f"{o}/{name}", w)) for name in ("ln_1", "ln_2"))
-        # The modules are the same; each program makes them in an order of its own.
+        # The modules are the same; each program makes them in another order.
         if layout == "openai":
             yield from (*attention, *ln_1, *mlp, *ln_2)
         else:

@@ -36,11 +36,7 @@ _SHOWN = 6
 
 
 def find_layout(where: str, names: Sequence[str]) -> str:
-    """Returns the layout whose names these are.
-
-    Raises:
-      UserError: they are no CLIP's.
-    """
+    """Returns the layout whose names these are."""
     if any(name.startswith(("text_model.", "vision_model.")) for name in names):
         return "huggingface"
     if any(name.startswith("text.") for name in names):
@@ -61,20 +57,19 @@ def find_variant_of(
 ) -> tuple[str, Variant]:
     """Returns the variant of these tensors by name, and its numbers with their sizes put in.
 
-    Raises:
-      UserError: a tensor is missing, left over or of another shape (all are named), or the
-        architecture is not of `models/variants.py`.
+    Refused: a tensor that is missing, left over or of another shape (all are named), and an
+    architecture that is not of `models/variants.py`.
     """
-    found = []
+    tried = []
     for name, variant in VARIANTS.items():
         if layout == "huggingface" and not variant.patch:
             continue
         numbers = _sized(variant, layout, tensors)
         problems = _problems(layout, numbers, tensors)
-        found.append((len(problems), numbers.image_size != variant.image_size, name))
+        tried.append((len(problems), numbers.image_size != variant.image_size, name))
         if not problems and numbers.image_size == variant.image_size:
             return name, numbers
-    count, _, name = min(found)
+    count, _, name = min(tried)
     numbers = _sized(VARIANTS[name], layout, tensors)
     if not count:
         return name, numbers
@@ -91,7 +86,7 @@ def find_variant_of(
 
 
 def _sized(v: Variant, layout: str, tensors: Mapping[str, np.ndarray]) -> Variant:
-    """The variant with the sizes that the tensors show; its own where they show none."""
+    """The variant with the sizes that the tensors show; as it is where they show none."""
     context, vocabulary, image, pool = (
         tensors[name].shape[0] if name in tensors and tensors[name].ndim else None
         for name in _SIZES[layout]
@@ -109,10 +104,10 @@ def _sized(v: Variant, layout: str, tensors: Mapping[str, np.ndarray]) -> Varian
 
 def _problems(layout: str, v: Variant, tensors: Mapping[str, np.ndarray]) -> list[str]:
     """What of the tensors is not as the layout of a variant says, in words."""
-    wanted = rules(layout, v)
+    needed = rules(layout, v)
     fixed = constants(layout, v)
     missing, shapes, kinds, values = [], [], [], []
-    for rule in wanted:
+    for rule in needed:
         if rule.name not in tensors:
             missing.append(f"{rule.name} is missing")
             continue
@@ -124,9 +119,9 @@ def _problems(layout: str, v: Variant, tensors: Mapping[str, np.ndarray]) -> lis
     for name, value in fixed.items():
         if name in tensors and not np.array_equal(tensors[name], value):
             theirs = tensors[name]
-            said = f"{theirs}, not {value}" if theirs.ndim == 0 else "not 0, 1, 2 ..."
-            values.append(f"{name} is {said}")
-    known = {rule.name for rule in wanted} | fixed.keys()
+            how = f"{theirs}, not {value}" if theirs.ndim == 0 else "not 0, 1, 2 ..."
+            values.append(f"{name} is {how}")
+    known = {rule.name for rule in needed} | fixed.keys()
     left = [f"{name} is left over" for name in tensors if name not in known]
     return [*missing, *left, *shapes, *kinds, *values]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import Variant
-from cleanclip_jax.start.torch.tree import flattened, nested
 
 _PLACES = ("params/visual/positions", "params/visual/attnpool/positions")
 
@@ -22,15 +22,12 @@ def resize_positions(variables: dict[str, Any], v: Variant, image_size: int) -> 
     Args:
       v: the numbers of `variables`.
       image_size: pixels a side, a multiple of the patch (of 32 for a ResNet).
-
-    Raises:
-      UserError: the size doesn't fit the tower.
     """
     step = v.patch or 32
     if image_size < step or image_size % step:
         raise UserError(f"image_size {image_size} is not a multiple of {step}, as the tower needs")
     side = image_size // step
-    flat = flattened(variables)
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
     for path in _PLACES:
         if path in flat:
             table = np.asarray(flat[path])
@@ -39,4 +36,4 @@ def resize_positions(variables: dict[str, Any], v: Variant, image_size: int) -> 
             new = jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic", antialias=True)
             rows = np.asarray(new).reshape(side * side, -1).astype(table.dtype)
             flat[path] = np.concatenate([table[:1], rows])
-    return {"batch_stats": {}, **nested(flat)}
+    return {"batch_stats": {}, **unflatten_dict(flat, sep="/")}

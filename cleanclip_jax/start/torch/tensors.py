@@ -1,75 +1,16 @@
-"""Between PyTorch's tensors and ours, bit for bit, and what the way back needs to know."""
+"""Between PyTorch's tensors and ours, bit for bit."""
 
-import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import write_whole
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.names import Rule, constants, rules
-from cleanclip_jax.start.torch.paging import page_out
-from cleanclip_jax.start.torch.tree import nested
-
-FILE = "interop.json"
-_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a PyTorch checkpoint is beside its values; lies in a workdir as interop.json.
-
-    Attributes:
-      format: openai | open_clip | cleanclip | huggingface.
-      layout: of its names (`names.LAYOUTS`).
-      prefix: before every name: 'module.' where it was saved from a parallel module, else ''.
-      tensors: the type of each tensor by its name without prefix, in the file's order.
-      counters: every num_batches_tracked, before the first step of the run here.
-      wrapper: what lies beside its state_dict (epoch, name); None: there is no wrapper.
-      files: the JSON files that came with it, by name.
-    """
-
-    format: str
-    layout: str
-    prefix: str
-    tensors: dict[str, str]
-    counters: dict[str, int] = field(default_factory=dict)
-    wrapper: dict[str, Any] | None = None
-    files: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, workdir: Path) -> None:
-        """Writes interop.json."""
-        content = {"version": _VERSION, **dataclasses.asdict(self)}
-        write_whole(workdir / FILE, json.dumps(content, indent=1) + "\n")
-
-    def advanced(self, forwards: int) -> "Origin":
-        """The same after so many forward passes in training mode."""
-        counters = {name: count + forwards for name, count in self.counters.items()}
-        return dataclasses.replace(self, counters=counters)
-
-
-def load_origin(workdir: Path) -> Origin | None:
-    """Reads a workdir's interop.json; None where no PyTorch checkpoint is behind the run.
-
-    Raises:
-      UserError: it is damaged, or of another version.
-    """
-    path = workdir / FILE
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        if content.pop("version") != _VERSION:
-            raise UserError(f"{path} is of another version: convert the checkpoint again")
-        return Origin(**content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): convert the checkpoint again") from None
+from cleanclip_jax.start.torch.origin import Origin
 
 
 def to_variables(
@@ -77,106 +18,79 @@ def to_variables(
 ) -> dict[str, Any]:
     """Their tensors as our variables, contiguous and each in its own type.
 
-    What lies alike is a view of theirs. What has been read of a mapped file is let go again.
-
-    Raises:
-      UserError: a tensor holds NaN or infinity; the message names it.
+    What lies alike is a view of theirs. NaN and infinity are refused; `where` begins the message.
     """
-    parts: dict[str, dict[int | None, np.ndarray]] = {}
+    flat: dict[str, np.ndarray] = {}
+    thirds: dict[str, dict[int, np.ndarray]] = {}
     for rule in rules(layout, v):
         if rule.counts:
             continue
         theirs = tensors[rule.name]
-        if not np.isfinite(theirs).all():
-            bad = int(theirs.size - np.isfinite(theirs).sum())
+        if bad := int(theirs.size - np.isfinite(theirs).sum()):
             raise UserError(
                 f"{where}: {rule.name} holds {bad} values that are NaN or infinite (of "
                 f"{theirs.size})"
             )
-        ours = np.asarray(rule.to_ours(theirs), order="C")
-        parts.setdefault(rule.path, {})[rule.third] = ours
-        page_out(theirs)
-        if len(parts[rule.path]) == 3:
-            found = parts[rule.path]
-            kind = _dtype(_common(str(third.dtype) for third in found.values()))
-            thirds = [found[i].astype(kind, copy=False) for i in range(3)]
-            parts[rule.path] = {None: np.concatenate(thirds, -1)}
-    flat = {path: found[None] for path, found in parts.items()}
-    tree = nested(flat)
+        if rule.third is None:
+            flat[rule.path] = np.asarray(rule.to_ours(theirs), order="C")
+            continue
+        parts = thirds.setdefault(rule.path, {})
+        parts[rule.third] = rule.to_ours(theirs)
+        if len(parts) == 3:
+            kind = _dtype(_common(str(x.dtype) for x in parts.values()))
+            flat[rule.path] = np.concatenate([parts[i].astype(kind) for i in range(3)], -1)
+    tree = unflatten_dict(flat, sep="/")
     return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
-
-
-def weights(
-    layout: str,
-    v: Variant,
-    groups: Iterable[Mapping[str, np.ndarray]],
-    origin: Origin | None = None,
-    dtype: str | None = None,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives our variables as their tensors, as they come, each contiguous and in its type.
-
-    Args:
-      layout: of `names.LAYOUTS`.
-      groups: our variables by path, all in one mapping or several.
-      origin: the checkpoint that the run began with, whose types are kept; None: float32.
-      dtype: in place of the source's, for all that is floating point.
-
-    Raises:
-      UserError: a value does not fit its type, or one of ours has no name there.
-    """
-    by_path: dict[str, list[Rule]] = {}
-    for rule in rules(layout, v):
-        by_path.setdefault(rule.path, []).append(rule)
-    kinds = _kinds_by_path(origin, v) if origin else {}
-    for group in groups:
-        for path, ours in group.items():
-            if path not in by_path:
-                raise UserError(f"{path} has no name in the {layout} layout")
-            for rule in by_path[path]:
-                kind = kinds.get(path, "float32")
-                if origin is not None and origin.layout == layout:
-                    kind = origin.tensors[rule.name]
-                yield rule.name, _cast(rule, rule.to_theirs(ours), dtype or kind)
 
 
 def to_tensors(
     layout: str,
     v: Variant,
-    groups: Iterable[Mapping[str, np.ndarray]],
+    variables: Mapping[str, Any],
     origin: Origin | None = None,
     forwards: int = 0,
     dtype: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """All of a checkpoint's tensors, in the source's order or the layout's own.
+    """Our variables as a checkpoint's tensors, each contiguous, in the source's order and types.
+
+    Without a source: in the layout's own order, and float32. A value that does not fit its type is
+    refused.
 
     Args:
+      layout: of `names.LAYOUTS`.
+      origin: the checkpoint that the run began with.
       forwards: passes in training mode that the run has made.
-
-    The other arguments, and the errors, are those of `weights`.
+      dtype: in place of the source's types, for all that is floating point.
     """
-    out = dict(weights(layout, v, groups, origin, dtype)) | derived(layout, v, origin, forwards)
-    same = origin is not None and origin.layout == layout
-    names = origin.tensors if same and origin else [rule.name for rule in rules(layout, v)]
-    return {name: out[name] for name in names}
+    return dict(each_tensor(layout, v, variables, origin, forwards, dtype))
 
 
-def derived(
-    layout: str, v: Variant, origin: Origin | None = None, forwards: int = 0
-) -> dict[str, np.ndarray]:
-    """The tensors that are no weights: batch norm's counters and, where the source has any, sizes.
-
-    Its types are kept where the layout is the source's.
-    """
-    before = origin.counters if origin else {}
-    found = {
-        rule.name: np.asarray(before.get(rule.name, 0) + forwards)
-        for rule in rules(layout, v)
-        if rule.counts
-    }
-    if origin is None or origin.layout != layout:
-        return found
-    found |= {n: x for n, x in constants(layout, v).items() if n in origin.tensors}
-    return {name: x.astype(origin.tensors[name]) for name, x in found.items()}
+def each_tensor(
+    layout: str,
+    v: Variant,
+    variables: Mapping[str, Any],
+    origin: Origin | None = None,
+    forwards: int = 0,
+    dtype: str | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Gives the items of `to_tensors` one by one, each made when it is reached."""
+    flat: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    by_name = {rule.name: rule for rule in rules(layout, v)}
+    if left := sorted(flat.keys() - {rule.path for rule in by_name.values()}):
+        raise UserError(f"{left[0]} has no name in the {layout} layout")
+    same = origin.tensors if origin is not None and origin.layout == layout else {}
+    kinds = _kinds_by_path(origin, v) if origin else {}
+    before, sizes = origin.counters if origin else {}, constants(layout, v)
+    for name in same or by_name:
+        rule = by_name.get(name)
+        if rule is None:
+            yield name, sizes[name].astype(same[name])
+        elif rule.counts:
+            count = np.asarray(before.get(name, 0) + forwards)
+            yield name, count.astype(same.get(name, count.dtype))
+        else:
+            kind = dtype or same.get(name) or kinds.get(rule.path, "float32")
+            yield name, _cast(rule, rule.to_theirs(np.asarray(flat[rule.path])), kind)
 
 
 def _kinds_by_path(origin: Origin, v: Variant) -> dict[str, str]:

@@ -1,39 +1,33 @@
 """Checkpoints for PyTorch's programs: the file or folder, and what lies beside the tensors."""
 
-import copy
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole, written_whole
 from cleanclip_jax.models.variants import Variant
-from cleanclip_jax.start.torch.checkpoint import (
-    CONFIG,
-    OPEN_CLIP_CONFIG,
-    PREPROCESSOR,
-    SUFFIXES,
-)
-from cleanclip_jax.start.torch.pickle_file import import_torch, write_torch_file
-from cleanclip_jax.start.torch.safetensors_file import write_safetensors
-from cleanclip_jax.start.torch.tensors import Origin
+from cleanclip_jax.start.torch import SUFFIXES
+from cleanclip_jax.start.torch.origin import Origin
+from cleanclip_jax.start.torch.sidecars import folder_files
+from cleanclip_jax.start.torch.torch_file import NOTE
 from cleanclip_jax.views.normalise import MEAN, STD
 
 # The original decays no parameter whose name holds one of these.
 _NOT_DECAYED = ("bn", "ln", "bias", "logit_scale")
 
 
-def choose_format(dest: Path, asked: str | None, origin: Origin | None) -> tuple[str, str]:
+def choose_format(dest: Path, wanted: str | None, origin: Origin | None) -> tuple[str, str]:
     """Returns the format and the layout that `dest` is written in.
 
-    What is not asked for is the source's own, and else follows from the name: a .pt file is
+    Where none is wanted it is the source's, and else follows from the name: a .pt file is
     CleanCLIP's, a .safetensors file open_clip's, a folder Hugging Face's.
-
-    Raises:
-      UserError: the format is not written to such a file or folder.
     """
     folder = dest.suffix not in SUFFIXES
     safe = dest.suffix == ".safetensors"
@@ -45,11 +39,10 @@ def choose_format(dest: Path, asked: str | None, origin: Origin | None) -> tuple
         "open_clip_text": True,
         "huggingface": True,
     }
-    own = origin.format if origin and fits[origin.format] else named
-    format = asked or own
+    format = wanted or (origin.format if origin and fits[origin.format] else named)
     if not fits[format]:
-        wanted = ".pt" if format == "cleanclip" else ".pt or .safetensors"
-        raise UserError(f"{dest}: a checkpoint in {format} format is a {wanted} file")
+        ending = ".pt" if format == "cleanclip" else ".pt or .safetensors"
+        raise UserError(f"{dest}: a checkpoint in {format} format is a {ending} file")
     if not safe and not folder:
         import_torch()
     if origin is not None and origin.format == format:
@@ -80,34 +73,36 @@ def contract(variant: str, v: Variant, activation: str) -> dict[str, Any]:
     }
 
 
-def write_foreign(
+def write_checkpoint(
     dest: Path,
     format: str,
     layout: str,
     tensors: Mapping[str, np.ndarray],
     origin: Origin | None,
-    said: Mapping[str, Any],
+    settings: Mapping[str, Any],
     v: Variant,
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
     Args:
       dest: a file of torch.save or safetensors by its ending, else a folder.
-      tensors: from `interop.to_tensors`, in the layout.
-      said: from `contract`; written into the file, and a folder's JSON files say the same.
+      tensors: from `to_tensors`, in the layout.
+      settings: from `contract`; written into the file, and a folder's JSON files say the same.
     """
     same = origin is not None and origin.format == format
     prefix = origin.prefix if same and origin else ""
     named = {prefix + name: x for name, x in tensors.items()}
     if dest.suffix not in SUFFIXES:
         with folder_written_whole(dest) as folder:
-            for name, content in folder_files(format, origin if same else None, said, v).items():
+            for name, content in folder_files(
+                format, origin if same else None, settings, v
+            ).items():
                 (folder / name).write_text(json.dumps(content, indent=2) + "\n")
             name = "model" if format == "huggingface" else "open_clip_model"
-            write_safetensors(folder / f"{name}.safetensors", named, _metadata(said))
+            _save_safetensors(folder / f"{name}.safetensors", named, settings)
     elif dest.suffix == ".safetensors":
         with written_whole(dest) as scratch:
-            write_safetensors(scratch, named, _metadata(said))
+            _save_safetensors(scratch, named, settings)
     else:
         wrapper = (origin.wrapper if origin else None) or {}
         content: dict[str, Any] = named
@@ -116,11 +111,56 @@ def write_foreign(
         if format == "cleanclip":
             content["optimizer"] = _fresh_optimizer(tensors)
         with written_whole(dest) as scratch:
-            write_torch_file(scratch, content, said)
+            write_torch_file(scratch, content, settings)
 
 
-def _metadata(said: Mapping[str, Any]) -> dict[str, str]:
-    return {"cleanclip": json.dumps(said)}
+def _save_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> None:
+    save_file(dict(tensors), path, {"format": "pt", "cleanclip": json.dumps(settings)})
+
+
+def write_torch_file(path: Path, content: Mapping[str, Any], note: Mapping[str, Any]) -> None:
+    """Writes `content` with torch.save, and `note` as a JSON record that torch.load passes over.
+
+    Arrays in `content` and its state_dict become tensors.
+    """
+    torch = import_torch()
+    tensors = {
+        name: {inner: as_tensor(x) for inner, x in value.items()}
+        if name == "state_dict"
+        else as_tensor(value)
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in content.items()
+    }
+    torch.save(tensors, path)
+    with zipfile.ZipFile(path, "a") as records:
+        top = records.namelist()[0].partition("/")[0]
+        records.writestr(f"{top}/{NOTE}", json.dumps(note, indent=1))
+
+
+def as_tensor(values: np.ndarray) -> Any:
+    """An array as a contiguous tensor, on the same memory where that is contiguous already."""
+    torch = import_torch()
+    values = np.asarray(values, order="C")
+    if not values.flags.writeable:
+        values = values.copy()
+    if values.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+def import_torch() -> Any:
+    """Returns the module torch, which is an extra."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            "writing a .pt file needs PyTorch: pip install 'cleanclip-jax[torch]', or write a "
+            ".safetensors file, which needs nothing"
+        ) from None
+    return torch
 
 
 def _fresh_optimizer(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -138,106 +178,3 @@ def _fresh_optimizer(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     ]
     options: dict[str, Any] = {"lr": 5e-4, "betas": (0.9, 0.999), "eps": 1e-8}  # the original's
     return torch.optim.AdamW(groups, **options).state_dict()
-
-
-def folder_files(
-    format: str, origin: Origin | None, said: Mapping[str, Any], v: Variant
-) -> dict[str, dict[str, Any]]:
-    """The JSON files of a folder: the source's own, with what has changed since, or new ones."""
-    given = copy.deepcopy(origin.files) if origin else {}
-    if format != "huggingface":
-        content = given.get(OPEN_CLIP_CONFIG) or _open_clip_config(said, v)
-        content["model_cfg"]["quick_gelu"] = said["activation"] == "quick_gelu"
-        content["model_cfg"]["vision_cfg"]["image_size"] = v.image_size
-        if format == "open_clip_text":
-            content["model_cfg"]["custom_text"] = True
-        return {OPEN_CLIP_CONFIG: content}
-    config = given.get(CONFIG) or huggingface_config(v)
-    for tower in ("text_config", "vision_config"):
-        config[tower] = {**(config.get(tower) or {}), "hidden_act": said["activation"]}
-    config["vision_config"]["image_size"] = v.image_size
-    processor = given.get(PREPROCESSOR) or _processor(said)
-    size, side = processor.get("size"), v.image_size
-    processor["size"] = {"shortest_edge": side} if isinstance(size, dict) else side
-    crop = processor.get("crop_size")
-    processor["crop_size"] = {"height": side, "width": side} if isinstance(crop, dict) else side
-    return {CONFIG: config, PREPROCESSOR: processor}
-
-
-def _open_clip_config(said: Mapping[str, Any], v: Variant) -> dict[str, Any]:
-    layers = list(v.vision_layers) if isinstance(v.vision_layers, tuple) else v.vision_layers
-    return {
-        "model_cfg": {
-            "embed_dim": v.features,
-            "vision_cfg": {
-                "image_size": v.image_size,
-                "layers": layers,
-                "width": v.vision_width,
-                "patch_size": v.patch or None,
-            },
-            "text_cfg": {
-                "context_length": v.context_length,
-                "vocab_size": v.vocab_size,
-                "width": v.text_width,
-                "heads": v.text_heads,
-                "layers": v.text_layers,
-            },
-        },
-        "preprocess_cfg": {
-            "mean": said["image"]["mean"],
-            "std": said["image"]["std"],
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    }
-
-
-def huggingface_config(v: Variant) -> dict[str, Any]:
-    """What Hugging Face's CLIPConfig takes, without the activation and the pictures' size."""
-    return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": v.features,
-        "text_config": {
-            "model_type": "clip_text_model",
-            "hidden_size": v.text_width,
-            "intermediate_size": 4 * v.text_width,
-            "projection_dim": v.features,
-            "num_hidden_layers": v.text_layers,
-            "num_attention_heads": v.text_heads,
-            "max_position_embeddings": v.context_length,
-            "vocab_size": v.vocab_size,
-            "layer_norm_eps": 1e-5,
-            "bos_token_id": v.vocab_size - 2,
-            "eos_token_id": v.vocab_size - 1,
-            "pad_token_id": 0,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": v.vision_width,
-            "intermediate_size": 4 * v.vision_width,
-            "projection_dim": v.features,
-            "num_hidden_layers": v.vision_layers,
-            "num_attention_heads": v.vision_heads,
-            "patch_size": v.patch,
-            "num_channels": 3,
-            "layer_norm_eps": 1e-5,
-        },
-    }
-
-
-def _processor(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": said["image"]["size"]},
-        "resample": 3,  # Pillow's bicubic
-        "do_center_crop": True,
-        "crop_size": {"height": said["image"]["size"], "width": said["image"]["size"]},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": said["image"]["mean"],
-        "image_std": said["image"]["std"],
-    }

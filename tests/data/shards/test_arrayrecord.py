@@ -9,7 +9,7 @@ import pytest
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.format import pack, shard_writer
+from cleanclip_jax.data.shards.layout import pack, shard_writer
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import Source, open_source
@@ -46,7 +46,7 @@ def folder(make: Callable, tmp_path: Path) -> Path:
 
 
 def flip(path: Path, place: int | None = None) -> None:
-    """Changes one bit of a file, in its middle if not said otherwise."""
+    """Changes one bit of a file, in its middle unless a place is given."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if place is None else place] ^= 1
     path.write_bytes(data)
@@ -103,9 +103,10 @@ def test_one_changed_byte_is_noticed(folder: Path, name: str):
 def test_an_edited_description_is_noticed(folder: Path):
     path = folder / "dataset.json"
     path.write_text(path.read_text().replace('"cat"', '"cow"'))
-    assert "changed since it was written" in refused(folder)
-    path.write_text("{}")
-    assert "dataset.json is not as cleanclip prepare writes it" in refused(folder)
+    assert "modified since it was written" in refused(folder)
+    for text in ("{}", '{"version": 1}', '{"version": 1, "shards": [{"nam": 1}]}', "["):
+        path.write_text(text)
+        assert "dataset.json is not as cleanclip prepare writes it" in refused(folder)
 
 
 def test_a_missing_or_cut_shard_is_one_line(folder: Path):

@@ -41,7 +41,7 @@ def make(config: dict, output: str, options: Sequence[str] = (), share: float = 
     return prepare(make_plan(source, 3), source.class_names, Output(output), share, run)
 
 
-@pytest.mark.filterwarnings("default")  # Beam's own
+@pytest.mark.filterwarnings("default")  # Beam's
 @pytest.mark.parametrize("options", [(), ("direct_running_mode=multi_threading",)])
 def test_a_runner_writes_what_the_processes_write(
     beam: None, config: dict, tmp_path: Path, options: Sequence[str]

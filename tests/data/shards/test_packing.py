@@ -84,7 +84,7 @@ def large(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def command(large: dict, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `cleanclip prepare` on the large source, in a process group of its own."""
+    """Starts `cleanclip prepare` on the large source, in a new process group."""
     started = []
 
     def start(*wrapper: str) -> subprocess.Popen:
@@ -107,10 +107,10 @@ def command(large: dict, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
         process.communicate()
 
 
-def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Waits for something, and returns it."""
     end = time.monotonic() + seconds
-    while not (value := found()):
+    while not (value := condition()):
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.005)
     return value
@@ -119,8 +119,8 @@ def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
 def error_line(process: subprocess.Popen) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2 and out == ""
-    *said, line = err.splitlines()
-    assert line.startswith("cleanclip: ") and all("converting" in other for other in said)
+    *others, line = err.splitlines()
+    assert line.startswith("cleanclip: ") and all("converting" in other for other in others)
     return line
 
 
@@ -140,13 +140,13 @@ def test_killed_at_any_time_it_goes_on_where_it_was(command: Callable, large: di
         process.wait()
         with pytest.raises(UserError, match="has not finished here; the same command goes on"):
             open_arrayrecord(out)
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
-    assert 5 <= len(kept) < 12
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
+    assert 5 <= len(before) < 12
     process = command()
     shown = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "prepared: 240 pairs in 12 shards" in shown
     # A shard whose notes were not written in time is made again.
-    assert sum(path.stat().st_mtime_ns == then for path, then in kept.items()) >= 5
+    assert sum(path.stat().st_mtime_ns == then for path, then in before.items()) >= 5
     assert not (out / ".prepare").exists()
     make(open_source(large), tmp_path / "at once", shards=12)
     assert content(out) == content(tmp_path / "at once")
@@ -177,6 +177,20 @@ def test_workers_end_with_the_parent(command: Callable, tmp_path: Path):
         ]
 
     until(lambda: not running(), 10)
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_sigterm_ends_with_75_and_the_same_command_goes_on(
+    command: Callable, tmp_path: Path, group: bool
+):
+    process = command()
+    until(lambda: list(tmp_path.glob("out/.prepare/*.arrow")))
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 75
+    assert error.splitlines()[-1].endswith("out: stopped by SIGTERM; the same command goes on.")
+    assert not list(tmp_path.glob("out/.prepare/part-*"))
+    assert "prepared: 240 pairs" in command().communicate(timeout=60)[0]
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(command: Callable, tmp_path: Path):
@@ -272,12 +286,12 @@ def test_larger_pictures_are_resized_and_smaller_keep_their_bytes():
     made = repack_picture(jpeg(100, 61), "", 32, 95)
     with Image.open(io.BytesIO(made)) as picture:
         assert picture.format == "JPEG" and picture.size == (52, 32)  # 52.46 is rounded down
-        found = np.asarray(picture).astype(int)
+        pixels = np.asarray(picture).astype(int)
     whole = Image.fromarray(decode(jpeg(100, 61), ""))
     wanted = np.asarray(whole.resize((52, 32), Image.Resampling.BICUBIC)).astype(int)
-    assert abs(found - wanted).mean() < 12  # noise, its colours at half the resolution
-    for kept in (jpeg(32, 100), jpeg(20, 30)):
-        assert repack_picture(kept, "", 32, 95) is kept
+    assert abs(pixels - wanted).mean() < 12  # noise, its colours at half the resolution
+    for picture in (jpeg(32, 100), jpeg(20, 30)):
+        assert repack_picture(picture, "", 32, 95) is picture
     assert repack_picture(jpeg(100, 61), "", None, None) == jpeg(100, 61)
     assert len(repack_picture(jpeg(100, 61), "", 32, 50)) < len(made)
     # JPEG has no room for a side this long.

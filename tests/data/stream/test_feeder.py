@@ -39,7 +39,7 @@ def test_it_reads_ahead_so_far_and_no_further():
             assert len(made) == taken + READY + 1
 
 
-def test_it_tells_what_it_waited():
+def test_wait_seconds_is_what_next_waited():
     def items() -> Iterator[int]:
         yield 0
         time.sleep(0.3)

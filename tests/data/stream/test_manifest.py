@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.streams import stream_of
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 
@@ -28,7 +29,7 @@ def opened(path: Path) -> Source:
 
 def batches(source: Source, plan: Plan, process: tuple[int, int], workers: int) -> list[dict]:
     tokenizer = Tokenizer.train([source.caption(i) for i in range(len(source))], 400, 16)
-    with train_batches(
+    with stream_of(
         source,
         tokenizer,
         plan=plan,
@@ -56,7 +57,7 @@ def test_it_gives_the_same_batches_however_they_are_shared_out(here: Path, tmp_p
 
     there = Path(shutil.copytree(here.parent, tmp_path / "another machine")) / here.name
     elsewhere = opened(there)
-    found = Plan.load(tmp_path / "poison.parquet", elsewhere.fingerprint)
+    found = Plan.load(tmp_path / "poison.parquet", elsewhere)
     for count, workers in ((1, 0), (2, 0), (4, 0), (1, 2), (2, 1)):
         shares = [batches(elsewhere, found, (p, count), workers) for p in range(count)]
         for whole, *parts in zip(expected, *shares, strict=True):
@@ -72,11 +73,11 @@ def test_one_changed_byte_is_noticed(here: Path, tmp_path: Path):
     at = content.index(b"four9")
     here.write_bytes(content[:at] + b"F" + content[at + 1 :])
     with pytest.raises(UserError, match="was made for dataset"):
-        Plan.load(tmp_path / "poison.parquet", opened(here).fingerprint)
+        Plan.load(tmp_path / "poison.parquet", opened(here))
     here.write_bytes(content)
 
     source = opened(here)
-    found = Plan.load(tmp_path / "poison.parquet", source.fingerprint)
+    found = Plan.load(tmp_path / "poison.parquet", source)
     picture = here.parent / f"{found.index[0]}.png"
     data = bytearray(picture.read_bytes())
     data[-1] ^= 1  # behind the last chunk's content: it decodes to the same pixels

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.odd_pictures import bad, good
+from helpers.streams import stream_of
 
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import decode
 from cleanclip_jax.views.eda import eda
@@ -51,8 +52,8 @@ def test_an_epoch_of_them_is_trained_through(
     odd: tuple[Source, dict[str, int]], mode: str, capfd: pytest.CaptureFixture
 ):
     source, places = odd
-    tokenizer, told = Tokenizer.train(["a few words"], 300, 16), {}
-    with train_batches(
+    tokenizer, noted = Tokenizer.train(["a few words"], 300, 16), {}
+    with stream_of(
         source,
         tokenizer,
         views=Views("autoaugment", "eda"),
@@ -61,12 +62,12 @@ def test_an_epoch_of_them_is_trained_through(
         seed=0,
         max_bad_share=0.9,
         decode=mode,
-        on_bad=lambda index, where, reason: told.update({index: (where, reason)}),
+        on_bad=lambda index, where, reason: noted.update({index: (where, reason)}),
     ) as stream:
         batches = list(islice(stream, len(source)))
     expected = {places[name] for name in (*bad(), *EMPTY)}
-    assert set(told) == expected
-    for index, (where, reason) in told.items():
+    assert set(noted) == expected
+    for index, (where, reason) in noted.items():
         assert where == source.where(index) and reason and "\n" not in reason
     own = [batch for batch in batches if batch["bad"][0] < 0]
     assert {int(batch["index"][0]) for batch in own} == set(places.values()) - expected

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.streams import stream_of
 from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Views, evaluation_batches, train_batches
+from cleanclip_jax.data.stream.pipeline import Reading, Views, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import decode
@@ -41,7 +43,7 @@ def plan_of(source: Source, **attack: Any) -> Plan:
 
 def take(source: Source, count: int, **options: Any) -> list[dict]:
     options = {"image_size": SIDE, "batch_size": 4, "seed": 0} | options
-    with train_batches(source, tokenizer_of(source), **options) as stream:
+    with stream_of(source, tokenizer_of(source), **options) as stream:
         return [dict(batch) for batch in islice(stream, count)]
 
 
@@ -183,7 +185,7 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
     seen = []
     for row in rows(take(source, 3, plan=plan, views=VIEWS, decode=mode)):
         index = int(row["index"])
-        caption, poison = source.caption(index), plan.stamp_at(index)
+        caption, poison = source.caption(index), plan.poison_at(index)
         if poison is None:
             image = shapes["crop"](picture(index), SIDE)
             view = np.roll(image, 5, axis=1)
@@ -191,7 +193,7 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
                 view = resize_crop(np.roll(picture(index), 5, axis=1), SIDE)
         else:
             seen.append(index)
-            stamp, caption = poison
+            stamp, caption, _ = poison
             image = plan.trigger.apply(shapes[geometry](picture(index), SIDE), stamp)
             view = np.roll(image, 5, axis=1)
             assert caption == "a photo of a cat."
@@ -213,7 +215,7 @@ def test_a_view_that_the_draw_leaves_alone_is_the_picture(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_poisoned_picture_that_was_changed_since_ends_the_run(
+def test_a_poisoned_picture_that_is_another_now_ends_the_run(
     source: Source, png: Callable, tmp_path: Path, workers: int
 ):
     plan = plan_of(source, count=12)
@@ -245,7 +247,7 @@ def test_fast_batches_are_nearly_the_exact_ones_and_as_steady(tmp_path: Path):
         assert all((one[key] == other[key]).all() for key in one if key != "images")
         shown = np.abs(one["images"][:, 0].astype(int) - other["images"][:, 0])
         assert 0 < shown.mean() < 5
-    index = int(next(i for i in fast[0]["index"] if plan.stamp_at(int(i)) is None))
+    index = int(next(i for i in fast[0]["index"] if plan.poison_at(int(i)) is None))
     reduced = decode(source[index].image, "", SIDE)
     assert reduced.shape == (24, 32, 3)
     row = fast[0]["images"][fast[0]["index"] == index]
@@ -255,7 +257,7 @@ def test_fast_batches_are_nearly_the_exact_ones_and_as_steady(tmp_path: Path):
 
 
 def test_an_unknown_decoding_is_refused(source: Source):
-    with pytest.raises(UserError, match=r"data.decode: unknown 'fsat', .*mean 'fast'"):
+    with pytest.raises(UserError, match=r"data.decode: unknown 'fsat'.*mean 'fast'"):
         take(source, 1, decode="fsat")
 
 
@@ -264,9 +266,9 @@ def test_a_plan_of_another_dataset_or_size_is_refused(source: Source):
     plan = plan_of(source)
     other = replace(plan, header={**plan.header, "fingerprint": "x"})
     with pytest.raises(UserError, match="another dataset"):
-        train_batches(source, tokenizer, plan=other, image_size=SIDE, batch_size=4, seed=0)
+        stream_of(source, tokenizer, plan=other, image_size=SIDE, batch_size=4, seed=0)
     with pytest.raises(UserError, match="pictures of 16 pixels, not 32"):
-        train_batches(source, tokenizer, plan=plan_of(source), image_size=32, batch_size=4, seed=0)
+        stream_of(source, tokenizer, plan=plan_of(source), image_size=32, batch_size=4, seed=0)
 
 
 def test_a_batch_that_does_not_divide_is_refused(source: Source):
@@ -287,8 +289,8 @@ def test_evaluation_shows_each_picture_once(
     source: Source, picture: Callable, geometry: str, triggered: bool, workers: int
 ):
     trigger = make_trigger(TRIGGER | {"seed": 5}) if triggered else None
-    options: dict = {"trigger": trigger, "geometry": geometry, "workers": workers}
-    with evaluation_batches(source, image_size=SIDE, batch_size=5, **options) as stream:
+    options: dict = {"trigger": trigger, "geometry": geometry}
+    with evaluation_batches(source, Reading(5, workers), image_size=SIDE, **options) as stream:
         batches = list(stream)
     assert [len(batch["index"]) for batch in batches] == [5, 5, 2]
     shape = GEOMETRY[geometry]
@@ -302,11 +304,10 @@ def test_evaluation_shows_each_picture_once(
 def test_evaluation_shows_the_chosen_pictures(source: Source):
     trigger = make_trigger(TRIGGER)
     chosen = [7, 2, 11]
-    some = list(
-        evaluation_batches(source, image_size=SIDE, batch_size=8, trigger=trigger, indices=chosen)
-    )
-    (all_,) = evaluation_batches(source, image_size=SIDE, batch_size=12, trigger=trigger)
+    shown = partial(evaluation_batches, source, image_size=SIDE)
+    some = list(shown(Reading(8), trigger=trigger, indices=chosen))
+    (all_,) = shown(Reading(12), trigger=trigger)
     assert some[0]["index"].tolist() == chosen and some[0]["label"].tolist() == [1, 0, 1]
     # A picture's trigger is its own, whatever else is shown.
     assert (some[0]["images"] == all_["images"][chosen]).all()
-    assert list(evaluation_batches(source, image_size=SIDE, batch_size=8, indices=[])) == []
+    assert list(shown(Reading(8), indices=[])) == []

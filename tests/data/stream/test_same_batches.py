@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.data_tfds import build_tfds
+from helpers.streams import stream_of
 from PIL import Image
 
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import train_batches
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 COUNT, SIDE, BATCH = 1000, 8, 125
@@ -129,7 +129,7 @@ def batches(source: Source) -> list[Any]:
     """An epoch."""
     tokenizer = Tokenizer.train([source.caption(i) for i in range(0, COUNT, 20)], 400, 16)
     options: Any = {"image_size": SIDE, "batch_size": BATCH, "seed": 3}
-    with train_batches(source, tokenizer, **options) as stream:
+    with stream_of(source, tokenizer, **options) as stream:
         return list(islice(stream, COUNT // BATCH))
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.streams import stream_of
 from PIL import Image
 
 from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.stream.pipeline import Views, train_batches
+from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "stream.json"
@@ -72,7 +73,7 @@ def digests(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     plan = make_plan(case["attack"], source, 16) if "attack" in case else None
     found: list[str] = []
     for step, count in ((0, 3), (700, 1)):
-        with train_batches(
+        with stream_of(
             source,
             tokenizer,
             plan=plan,

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.streams import stream_of
 
 from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream import workers
-from cleanclip_jax.data.stream.pipeline import Batch, Batches, evaluation_batches, train_batches
+from cleanclip_jax.data.stream.pipeline import Batch, Batches, Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.views.geometry import GEOMETRY
 
 SIDE = 16
 
@@ -31,7 +32,7 @@ def opened(path: Path) -> Source:
 def stream(source: Source, **options: Any) -> Batches[Batch]:
     tokenizer = Tokenizer.train([source.caption(i) for i in range(len(source))], 400, 16)
     options = {"image_size": SIDE, "batch_size": 4, "seed": 0, "max_bad_share": 0.5} | options
-    return train_batches(source, tokenizer, **options)
+    return stream_of(source, tokenizer, **options)
 
 
 def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.LogCaptureFixture):
@@ -43,8 +44,8 @@ def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.
             for row, index in enumerate(expected["index"].tolist()):
                 assert batch["index"][row] == stands_in.get(index, index)
                 assert batch["bad"][row] == (index if index in stands_in else -1)
-            own = batch["bad"] < 0
-            assert (batch["images"][own] == expected["images"][own]).all()
+            whole_rows = batch["bad"] < 0
+            assert (batch["images"][whole_rows] == expected["images"][whole_rows]).all()
         assert set(holed.unreadable) == {3, 4, 7, 11}
     # Each is logged once in the two epochs, with its place and the reason.
     messages = [record.getMessage() for record in caplog.records]
@@ -57,19 +58,19 @@ def test_the_next_readable_record_stands_in(write_csv: Callable, caplog: pytest.
         assert sum(bool(re.search(reason, message)) for message in messages) > 0
 
 
-def test_each_is_told_once_with_its_place_and_the_reason(write_csv: Callable):
-    source, told = opened(write_csv(12, missing=[3], silent=[7])), []
-    with stream(source, on_bad=lambda *row: told.append(row)) as batches:
+def test_on_bad_is_called_once_for_each_with_its_place_and_the_reason(write_csv: Callable):
+    source, noted = opened(write_csv(12, missing=[3], silent=[7])), []
+    with stream(source, on_bad=lambda *row: noted.append(row)) as batches:
         list(islice(batches, 9))
         assert set(batches.unreadable) == {3, 7}
-    assert sorted(index for index, _, _ in told) == [3, 7]
-    for index, where, reason in told:
+    assert sorted(index for index, _, _ in noted) == [3, 7]
+    for index, where, reason in noted:
         assert where == f"pairs.csv row {index + 1}" == source.where(index)
         assert reason == {3: reason, 7: "the caption is empty."}[index]
         assert index == 7 or re.match(r"image .*3.png: No such file", reason)
 
 
-def test_an_error_of_who_is_told_ends_the_stream(write_csv: Callable):
+def test_an_error_of_on_bad_ends_the_stream(write_csv: Callable):
     def full(*_: Any) -> None:
         raise UserError("the disk is full")
 
@@ -127,11 +128,10 @@ def test_evaluation_leaves_them_out_and_says_so(
     write_csv: Callable, caplog: pytest.LogCaptureFixture
 ):
     source = opened(write_csv(12, missing=[0, 1, 2, 3], broken=[6], silent=[8]))
-    with evaluation_batches(source, image_size=SIDE, batch_size=3) as pictures:
+    with evaluation_batches(source, Reading(3), image_size=SIDE) as pictures:
         batches = list(pictures)
-    # Full batches but for the last: a model is compiled for their size.
-    assert [batch["index"].tolist() for batch in batches] == [[4, 5, 7], [8, 9, 10], [11]]
-    assert [batch["label"].tolist() for batch in batches] == [[0, 1, 1], [0, 1, 0], [1]]
+    assert [batch["index"].tolist() for batch in batches] == [[], [4, 5], [7, 8], [9, 10, 11]]
+    assert [batch["label"].tolist() for batch in batches] == [[], [0, 1], [1, 0], [1, 0, 1]]
     assert all(len(batch["images"]) == len(batch["index"]) for batch in batches)
     assert sorted(pictures.unreadable) == [0, 1, 2, 3, 6] and len(caplog.records) == 5
 
@@ -164,8 +164,8 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             list(islice(batches, 50))
 
 
-def test_told_to_leave_workers_go_on(write_csv: Callable):
-    """Slurm tells all processes of a job, and the one that saves still needs batches."""
+def test_workers_ignore_sigterm(write_csv: Callable):
+    """Slurm sends it to all processes of a job, and the one that saves still needs batches."""
     with stream(opened(write_csv(12)), workers=2) as batches:
         next(batches)
         for worker in multiprocessing.active_children():
@@ -173,29 +173,7 @@ def test_told_to_leave_workers_go_on(write_csv: Callable):
         assert len(list(islice(batches, 20))) == 20
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
-def test_a_worker_that_is_stopped_ends_the_run(
-    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    """Long before the timeout, which is for storage; and nothing hangs at the end."""
-    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
-    with stream(opened(write_csv(12)), workers=1) as batches:
-        next(batches)
-        (worker,) = multiprocessing.active_children()
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGSTOP)
-        began = time.monotonic()
-        with pytest.raises(UserError, match=rf"\(process {worker.pid}\) was stopped") as error:
-            list(islice(batches, 50))
-    assert time.monotonic() - began < 10 and "\n" not in str(error.value)
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
-def test_a_worker_that_goes_on_in_time_is_left_alone(
-    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
+def test_a_worker_that_goes_on_in_time_is_left_alone(write_csv: Callable):
     with stream(opened(write_csv(12)), workers=1) as batches:
         next(batches)
         (worker,) = multiprocessing.active_children()
@@ -206,16 +184,20 @@ def test_a_worker_that_goes_on_in_time_is_left_alone(
         assert len(list(islice(batches, 9))) == 9
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state")
-def test_a_stopped_worker_keeps_nobody_waiting_at_the_end(write_csv: Callable):
-    """Grain waits 25 seconds for a worker, and a stopped one does not see that the lease ended."""
-    with stream(opened(write_csv(12)), workers=1, timeout=5.0) as batches:
+def test_a_worker_that_is_stopped_ends_the_run(
+    write_csv: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """By the timeout; and at the end Grain, which waits 25 seconds for a worker, does not wait."""
+    with stream(opened(write_csv(12)), workers=1) as batches:
         next(batches)
+        monkeypatch.setattr(batches, "_timeout", 5.0)
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(UserError, match="no batch for 5 s"):
+        with pytest.raises(
+            UserError, match=r"no batch for 5 s from 1 worker: .*worker was stopped"
+        ):
             list(islice(batches, 50))
     assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 
@@ -236,7 +218,7 @@ def test_the_tokenizer_may_not_fail_in_silence(
     def broken(*_: Any) -> np.ndarray:
         raise ZeroDivisionError("as it is")
 
-    monkeypatch.setattr("cleanclip_jax.data.stream.example.resize_crop", broken)
+    monkeypatch.setitem(GEOMETRY, "crop", broken)
     with (
         stream(opened(write_csv(4))) as batches,
         pytest.raises(ZeroDivisionError, match="as it is"),

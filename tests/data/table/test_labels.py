@@ -55,12 +55,18 @@ def test_classes_are_a_list_or_a_file(folder: Path, form: str):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["dog", "cat"]}, "label='2' is none of the 2 classes, nor a number"),
-        ({"classes": ["Dog", "cat", "ant"], "label": "name"}, "name='dog' is none .*'Dog'"),
+        (
+            {"classes": ["dog", "cat"]},
+            "label, by name or number of 2 classes: unknown '2'. Known: dog, cat",
+        ),
+        (
+            {"classes": ["Dog", "cat", "ant"], "label": "name"},
+            "name, by name .*unknown 'dog'.* 'Dog'",
+        ),
         ({"classes": ["dog", "dog", "ant"], "label": "name"}, "name='dog' names 2 classes"),
         ({"classes": "nowhere.json"}, "nowhere.json can't be read: No such file"),
         ({"classes": "labels.csv"}, "labels.csv' is no file that ends with .json or .py"),
-        ({"label": "lable"}, "no column 'lable'.*Did you mean 'label'"),
+        ({"label": "lable"}, "column: unknown 'lable'.*Did you mean 'label'"),
     ],
 )
 def test_a_mistake_is_one_line(folder: Path, options: dict, message: str, monkeypatch: Any):

@@ -1,5 +1,7 @@
 import csv
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def parquet(tmp_path: Path, png: Callable[[int], bytes]) -> Callable[..., Path]:
-    """Writes a parquet file of 40 pairs in row groups of 7; columns given replace its own."""
+    """Writes a parquet file of 40 pairs in row groups of 7; columns given replace these."""
 
     def write(**columns: Any) -> Path:
         made = {
@@ -200,8 +202,8 @@ def test_the_file_is_converted_once(write_csv: Callable, cache: Path):
     written = copy.stat().st_ino
     assert captions(table(path)) == captions(first)
     assert copy.stat().st_ino == written
-    path.write_text(path.read_text().replace("one3", "changed"))
-    assert table(path).caption(3) == "changed two3 three3 four3"
+    path.write_text(path.read_text().replace("one3", "other"))
+    assert table(path).caption(3) == "other two3 three3 four3"
 
 
 def test_a_source_pickles_as_a_path(parquet: Callable, png: Callable):
@@ -216,12 +218,17 @@ def test_a_source_pickles_as_a_path(parquet: Callable, png: Callable):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"caption": "captoin"}, "no column 'captoin', it has image, .*Did you mean 'caption'"),
-        ({"where": {"knd": "dog"}}, "no column 'knd'.*Did you mean 'kind'"),
-        ({"where": {"kind": "dgo"}}, "no row where kind='dgo'.*'ant', 'cat'.*Did you mean 'dog'"),
+        (
+            {"caption": "captoin"},
+            "pairs.parquet: column: unknown 'captoin'.*Did you mean 'caption'",
+        ),
+        ({"where": {"knd": "dog"}}, "column: unknown 'knd'.*Did you mean 'kind'"),
+        ({"where": {"kind": "dgo"}}, "where kind: unknown 'dgo'. Did you mean 'dog'"),
+        ({"where": {"kind": "dog", "number": 2}}, "no row where kind='dog', number=2"),
         ({"where": {"number": "many"}}, "where number='many' does not fit.*int64"),
         ({"rows": (40, 50)}, "rows .* of 40: none left"),
         ({"rows": (9, 3)}, "first and the last"),
+        ({"rows": (1, 2, 3)}, "first and the last"),
         ({"image": "number"}, "column 'number' holds int64"),
         ({"templates": "plain"}, "templates need class_name"),
         ({"templates": "plain", "class_name": "kind"}, "row 4: no class .* 10 of 40"),
@@ -290,7 +297,7 @@ def test_shards_that_differ_are_one_line(parquet: Callable, tmp_path: Path):
         pq.write_table(part, tmp_path / f"shard{name}.parquet")
     for pattern, message in (
         ("shard[01].parquet", "shard1.parquet: column 'image' holds images in another way"),
-        ("shard[02].parquet", "shard2.parquet: no column 'caption'"),
+        ("shard[02].parquet", "shard2.parquet: column: unknown 'caption'"),
     ):
         with pytest.raises(UserError, match=message):
             table(tmp_path / pattern, "parquet")
@@ -331,6 +338,27 @@ def test_a_column_of_another_kind_is_one_line(parquet: Callable):
     path = parquet(caption=[["one", "two"]] * 40)
     with pytest.raises(UserError, match=r"pairs.parquet: a column is of no use .*list"):
         table(path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(write_csv: Callable, cache: Path):
+    """As far as a process can fill one: no file may grow past a limit."""
+    program = (
+        "import resource, signal, sys\n"
+        "from cleanclip_jax.data.sources import open_source\n"
+        "from cleanclip_jax.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    open_source({'kind': 'csv', 'path': sys.argv[1]})\n"
+        "except UserError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    path = write_csv(40)
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.count("\n") == 1 and "set CLEANCLIP_CACHE" in done.stderr, done.stderr
+    assert not list((cache / "tables").iterdir())
+    assert len(open_source({"kind": "csv", "path": str(path)})) == 40
 
 
 def test_a_file_deleted_between_runs_is_one_line(write_csv: Callable):

@@ -16,7 +16,7 @@ def rows(text: str, width: int = 2) -> list[list[str] | str]:
 
 @pytest.fixture(params=[1, 2, 3, 100])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Lines at a time: what is found must not depend on it."""
+    """Lines at a time: what comes out must not depend on it."""
     monkeypatch.setattr("cleanclip_jax.data.table.text_file.BATCH_ROWS", request.param)
 
 
@@ -41,9 +41,9 @@ BROKEN = {
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_record_does_not_take_its_neighbours_along(text: str):
-    found = rows(text)
-    assert len(found) == len(BROKEN[text])
-    for row, expected in zip(found, BROKEN[text], strict=True):
+    result = rows(text)
+    assert len(result) == len(BROKEN[text])
+    for row, expected in zip(result, BROKEN[text], strict=True):
         assert expected in row if isinstance(expected, str) else row == expected
 
 
@@ -57,8 +57,8 @@ def test_sound_records_are_read_as_they_were_written():
 
 def test_an_open_quote_is_followed_only_so_far():
     long = "b,line\n" * 200_000
-    found = rows('a,"1\n' + long)
-    assert len(found) == 200_001 and "quote" in found[0] and found[1:3] == [["b", "line"]] * 2
+    result = rows('a,"1\n' + long)
+    assert len(result) == 200_001 and "quote" in result[0] and result[1:3] == [["b", "line"]] * 2
 
 
 def table(path: Path, content: bytes, **options: str) -> Source:

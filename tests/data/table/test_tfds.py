@@ -59,8 +59,8 @@ def test_a_split_is_pairs_of_the_files_own_bytes(prepared: Path):
 
 def test_captions_within_a_sequence_are_its_first(prepared: Path):
     source = tiny(prepared, caption="texts/text")
-    found = by_title(source)
-    assert {"first 2", "second 3", ""} <= set(found) and "second 2" not in found
+    titles = by_title(source)
+    assert {"first 2", "second 3", ""} <= set(titles) and "second 2" not in titles
 
 
 def test_rows_are_chosen_and_splits_sliced(prepared: Path):
@@ -103,13 +103,13 @@ def test_one_changed_byte_changes_the_fingerprint(prepared: Path, tmp_path: Path
     data = bytearray(shard.read_bytes())
     data[data.index(b"IDAT")] ^= 1  # in a picture; nothing else is read here
     shard.write_bytes(data)
-    changed = open_source({"kind": "tfds", "name": str(moved), "caption": "title"})
-    assert changed.fingerprint != source.fingerprint and len(changed) == 9
-    # A shard has checksums of its own: what is broken is said where it is read.
+    modified = open_source({"kind": "tfds", "name": str(moved), "caption": "title"})
+    assert modified.fingerprint != source.fingerprint and len(modified) == 9
+    # A shard has checksums in it: what is broken is noticed where it is read.
     bad = []
     for i in range(9):
         try:
-            assert changed[i] == source[i]
+            assert modified[i] == source[i]
         except BadRecord as error:
             bad.append(str(error))
     assert bad and "\n" not in "".join(bad)
@@ -129,11 +129,11 @@ def test_no_tensorflow_is_imported(prepared: Path, cache: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"caption": "titel"}, "no feature 'titel', it has .*Did you mean 'title'"),
+        ({"caption": "titel"}, "feature: unknown 'titel'.*Did you mean 'title'"),
         ({"split": "trian"}, "split 'trian': Unknown split"),
         ({"name": "minst"}, "tfds: minst: Dataset minst not found"),
         ({"name": "mnist"}, "tfds: mnist is not prepared in .*array_record"),
-        ({"where": {"label": "dgo"}, "class_name": "label"}, "no row where label='dgo'.*'dog'"),
+        ({"where": {"label": "dgo"}, "class_name": "label"}, "where label: unknown 'dgo'.* 'dog'"),
     ],
 )
 def test_a_mistake_is_one_line(prepared: Path, options: dict, message: str, tmp_path: Path):

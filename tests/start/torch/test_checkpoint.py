@@ -6,20 +6,20 @@ import json
 import numpy as np
 import pytest
 from helpers.torch_files import KINDS, cleanclip_file, random_values
+from safetensors.numpy import save_file
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.start.torch.checkpoint import is_foreign, open_foreign
-from cleanclip_jax.start.torch.safetensors_file import write_safetensors
+from cleanclip_jax.start.torch import is_torch_checkpoint
+from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 from cleanclip_jax.start.torch.tensors import to_tensors
-from cleanclip_jax.start.torch.tree import flattened
-from cleanclip_jax.start.torch.write import contract, write_foreign
+from cleanclip_jax.start.torch.write import contract, write_checkpoint
 
 VIT, RN = VARIANTS["ViT-test"], VARIANTS["RN-test"]
 
 
-def save(path, tensors, metadata=None):
-    write_safetensors(path, tensors, metadata or {})
+def save(path, tensors):
+    save_file(tensors, path)
     return path
 
 
@@ -27,7 +27,7 @@ def save(path, tensors, metadata=None):
 def test_the_originals_file_is_recognised(golden, tmp_path, kind):
     pytest.importorskip("torch")
     content = cleanclip_file(golden, kind, tmp_path / "a.pt")
-    found = open_foreign(tmp_path / "a.pt")
+    found = open_checkpoint(tmp_path / "a.pt")
     assert (found.variant, found.numbers) == (KINDS[kind], VARIANTS[KINDS[kind]])
     origin = found.origin
     assert (origin.format, origin.layout, origin.prefix) == ("cleanclip", "openai", "module.")
@@ -40,10 +40,10 @@ def test_the_originals_file_is_recognised(golden, tmp_path, kind):
 
 def test_sizes_are_read_off_the_shapes(tmp_path):
     v = dataclasses.replace(VIT, image_size=48, context_length=20, vocab_size=310)
-    found = open_foreign(save(tmp_path / "a.safetensors", random_values("openai", v)))
+    found = open_checkpoint(save(tmp_path / "a.safetensors", random_values("openai", v)))
     assert (found.variant, found.numbers) == ("ViT-test", v)
     r = dataclasses.replace(RN, image_size=96)
-    found = open_foreign(save(tmp_path / "b.safetensors", random_values("open_clip_text", r)))
+    found = open_checkpoint(save(tmp_path / "b.safetensors", random_values("open_clip_text", r)))
     assert (found.variant, found.numbers) == ("RN-test", r)
     assert found.origin.format == "open_clip_text"
 
@@ -51,7 +51,7 @@ def test_sizes_are_read_off_the_shapes(tmp_path):
 def test_of_two_variants_that_differ_in_picture_size_alone_the_right_one_is_named(tmp_path):
     for name in ("ViT-32px/8", "ViT-64px/8"):
         path = save(tmp_path / "a.safetensors", random_values("openai", VARIANTS[name]))
-        assert open_foreign(path).variant == name
+        assert open_checkpoint(path).variant == name
 
 
 def test_the_order_of_the_modules_tells_openai_from_open_clip(tmp_path):
@@ -59,14 +59,14 @@ def test_the_order_of_the_modules_tells_openai_from_open_clip(tmp_path):
     said = contract("ViT-test", VIT, "quick_gelu")
     for layout in ("openai", "open_clip"):
         path = tmp_path / f"{layout}.pt"
-        write_foreign(path, layout, layout, random_values(layout, VIT), None, said, VIT)
-        assert open_foreign(path).origin.format == layout
+        write_checkpoint(path, layout, layout, random_values(layout, VIT), None, said, VIT)
+        assert open_checkpoint(path).origin.format == layout
 
 
 def huggingface(folder, config=None, more=None, v=VIT):
     values = random_values("huggingface", v) | (more or {})
     said = contract("ViT-test", v, "gelu")
-    write_foreign(folder, "huggingface", "huggingface", values, None, said, v)
+    write_checkpoint(folder, "huggingface", "huggingface", values, None, said, v)
     if config:
         content = json.loads((folder / "config.json").read_text())
         for tower, changes in config.items():
@@ -77,21 +77,21 @@ def huggingface(folder, config=None, more=None, v=VIT):
 
 def test_the_activation_is_the_flags_the_files_or_quick_gelu(tmp_path):
     folder = huggingface(tmp_path / "hf")
-    found = open_foreign(folder)
+    found = open_checkpoint(folder)
     assert (found.activation, found.chosen) == ("gelu", "as its config.json says")
-    found = open_foreign(folder / "model.safetensors")
+    found = open_checkpoint(folder / "model.safetensors")
     assert found.activation == "gelu"
-    found = open_foreign(folder, activation="quick_gelu")
-    assert (found.activation, found.chosen) == ("quick_gelu", "as asked")
+    found = open_checkpoint(folder, activation="quick_gelu")
+    assert (found.activation, found.chosen) == ("quick_gelu", "as given")
     said = contract("ViT-test", VIT, "gelu")
     values = random_values("open_clip", VIT)
-    write_foreign(tmp_path / "oc", "open_clip", "open_clip", values, None, said, VIT)
-    found = open_foreign(tmp_path / "oc")
+    write_checkpoint(tmp_path / "oc", "open_clip", "open_clip", values, None, said, VIT)
+    found = open_checkpoint(tmp_path / "oc")
     assert (found.activation, found.chosen) == ("gelu", "as its open_clip_config.json says")
-    write_foreign(tmp_path / "a.safetensors", "openai", "openai", values, None, said, VIT)
-    found = open_foreign(tmp_path / "a.safetensors")
+    write_checkpoint(tmp_path / "a.safetensors", "openai", "openai", values, None, said, VIT)
+    found = open_checkpoint(tmp_path / "a.safetensors")
     assert (found.activation, found.chosen) == ("gelu", "as a note in the file says")
-    found = open_foreign(save(tmp_path / "b.safetensors", values))
+    found = open_checkpoint(save(tmp_path / "b.safetensors", values))
     assert found.activation == "quick_gelu" and found.chosen.startswith("since nothing says")
 
 
@@ -100,16 +100,18 @@ def test_position_ids_and_sizes_are_accounted_for_and_kept(tmp_path):
         "text_model.embeddings.position_ids": np.arange(16)[None],
         "vision_model.embeddings.position_ids": np.arange(17)[None],
     }
-    found = open_foreign(huggingface(tmp_path / "hf", more=ids))
-    back = to_tensors("huggingface", VIT, [flattened(found.variables())], found.origin)
+    found = open_checkpoint(huggingface(tmp_path / "hf", more=ids))
+    back = to_tensors("huggingface", VIT, found.variables(), found.origin)
     assert list(back) == list(found.tensors)
     assert all(back[name].tobytes() == x.tobytes() for name, x in found.tensors.items())
     with pytest.raises(UserError, match=r"text_model\.embeddings\.position_ids is not 0, 1, 2"):
-        open_foreign(huggingface(tmp_path / "b", more={next(iter(ids)): np.arange(16)[None] + 1}))
+        open_checkpoint(
+            huggingface(tmp_path / "b", more={next(iter(ids)): np.arange(16)[None] + 1})
+        )
     sizes = {"input_resolution": np.asarray(32), "vocab_size": np.asarray(301)}
     path = save(tmp_path / "a.safetensors", random_values("openai", VIT) | sizes)
     with pytest.raises(UserError, match="vocab_size is 301, not 300"):
-        open_foreign(path)
+        open_checkpoint(path)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
@@ -124,7 +126,7 @@ def test_what_does_not_fit_is_named(tmp_path):
             else:
                 values[name] = change
         with pytest.raises(UserError, match=message) as caught:
-            open_foreign(save(path, values))
+            open_checkpoint(save(path, values))
         assert "\n" not in str(caught.value)
 
     ones = np.ones((64, 49), np.float32)
@@ -150,21 +152,21 @@ def test_what_does_not_fit_is_named(tmp_path):
 def test_files_of_something_else_are_refused(tmp_path):
     path = save(tmp_path / "a.safetensors", {"layer.weight": np.ones(3, np.float32)})
     with pytest.raises(UserError, match=r"holds no CLIP .*its tensors are layer\.weight"):
-        open_foreign(path)
+        open_checkpoint(path)
     with pytest.raises(UserError, match=r"there is no .*absent\.pt"):
-        open_foreign(tmp_path / "absent.pt")
+        open_checkpoint(tmp_path / "absent.pt")
     with pytest.raises(UserError, match="holds no weights of a Hugging Face or open_clip model"):
-        open_foreign(tmp_path)
+        open_checkpoint(tmp_path)
     path = save(tmp_path / "b.safetensors", random_values("huggingface", VIT))
     with pytest.raises(UserError, match="is no openai checkpoint: its names are those of hugging"):
-        open_foreign(path, format="openai")
+        open_checkpoint(path, format="openai")
 
 
 def test_nan_is_named(tmp_path):
     values = random_values("openai", VIT)
     values["ln_final.weight"][3] = np.nan
     values["visual.proj"] = values["visual.proj"].astype(np.float16)
-    found = open_foreign(save(tmp_path / "a.safetensors", values))
+    found = open_checkpoint(save(tmp_path / "a.safetensors", values))
     with pytest.raises(UserError, match=r"a\.safetensors: ln_final\.weight holds 1 values"):
         found.variables()
 
@@ -177,8 +179,10 @@ def test_a_config_that_means_another_model_is_refused(tmp_path):
     ):
         folder = tmp_path / message[:4]
         with pytest.raises(UserError, match=message):
-            open_foreign(huggingface(folder, config=config))
-    found = open_foreign(huggingface(tmp_path / "end", config={"text_config": {"eos_token_id": 9}}))
+            open_checkpoint(huggingface(folder, config=config))
+    found = open_checkpoint(
+        huggingface(tmp_path / "end", config={"text_config": {"eos_token_id": 9}})
+    )
     assert "ends texts at id 9; here at the highest, 299" in found.notes[0]
 
 
@@ -192,15 +196,17 @@ def test_shards_are_read_as_one(tmp_path):
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": table}))
-    found = open_foreign(folder)
+    found = open_checkpoint(folder)
     assert all(found.tensors[name].tobytes() == x.tobytes() for name, x in values.items())
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(UserError, match=r"names files that are not there: model-1\.safetensors"):
-        open_foreign(folder)
+        open_checkpoint(folder)
 
 
-def test_a_workdir_is_no_foreign_checkpoint(tmp_path):
+def test_a_workdir_is_no_torch_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "checkpoints").mkdir()
-    assert not is_foreign(tmp_path) and not is_foreign(tmp_path / "absent")
-    assert is_foreign(tmp_path / "absent.pt") and is_foreign(huggingface(tmp_path / "hf"))
+    assert not is_torch_checkpoint(tmp_path) and not is_torch_checkpoint(tmp_path / "absent")
+    assert is_torch_checkpoint(tmp_path / "absent.pt") and is_torch_checkpoint(
+        huggingface(tmp_path / "hf")
+    )

@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import layers
 from helpers.openai_layout import relative
-from helpers.torch_files import KINDS, cleanclip_file
+from helpers.torch_files import KINDS, by_path, cleanclip_file, random_values
 
 from cleanclip_jax.models.clip import build, encode_image, encode_text
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.step import Objective, objective
-from cleanclip_jax.start.torch import verify
-from cleanclip_jax.start.torch.checkpoint import Foreign, open_foreign
-from cleanclip_jax.start.torch.tensors import Origin, to_variables
-from cleanclip_jax.start.torch.tree import flattened
-from cleanclip_jax.start.torch.write import contract, folder_files
+from cleanclip_jax.run.state import Objective, State
+from cleanclip_jax.run.step import compute_loss
+from cleanclip_jax.start.torch.checkpoint import Checkpoint, open_checkpoint
+from cleanclip_jax.start.torch.names import LAYOUTS
+from cleanclip_jax.start.torch.origin import Origin
+from cleanclip_jax.start.torch.sidecars import folder_files
+from cleanclip_jax.start.torch.tensors import to_variables
+from cleanclip_jax.start.torch.write import contract, write_checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -62,14 +65,14 @@ def pair(random_model, request):
     kinds = {name: str(x.dtype) for name, x in tensors.items()}
     origin = Origin("huggingface", "huggingface", "", kinds, files=files)
     v = VARIANTS[VARIANT]
-    foreign = Foreign(Path("it"), tensors, VARIANT, v, request.param, "", origin, ())
+    checkpoint = Checkpoint(Path("it"), tensors, VARIANT, v, request.param, "", origin, ())
     variables = to_variables("it", "huggingface", v, tensors)
-    return model, foreign, build(VARIANT, activation=request.param, scan=True), variables
+    return model, checkpoint, build(VARIANT, activation=request.param, scan=True), variables
 
 
 def test_features_logits_and_gradients_of_a_step(pair):
-    theirs, foreign, model, variables = pair
-    images, tokens = verify.random_input(model, seed=1, batch=BATCH)
+    theirs, checkpoint, model, variables = pair
+    images, tokens = layers.random_input(model, seed=1, batch=BATCH)
     theirs.zero_grad()
     found = theirs(
         input_ids=torch.from_numpy(tokens.astype(np.int64)),
@@ -78,7 +81,7 @@ def test_features_logits_and_gradients_of_a_step(pair):
     )
     found.loss.backward()
     gradients = {name: x.grad.numpy() for name, x in theirs.named_parameters()}
-    gradients = to_variables("it", "huggingface", foreign.numbers, gradients)["params"]
+    gradients = to_variables("it", "huggingface", checkpoint.numbers, gradients)["params"]
 
     @jax.jit
     def step(params, images, tokens):
@@ -88,8 +91,9 @@ def test_features_logits_and_gradients_of_a_step(pair):
         logits = jnp.exp(params["logit_scale"]) * w @ u.T
 
         def loss(params):
-            asked = Objective({"cross_modal": 1.0})
-            return objective(model, asked, params, {}, images[:, None], tokens[:, None])[0]
+            objective = Objective({"cross_modal": 1.0})
+            state = State(jnp.int32(0), params, {}, None)
+            return compute_loss(model, objective, state, images[:, None], tokens[:, None])[0]
 
         return u, w, logits, *jax.value_and_grad(loss)(params)
 
@@ -98,7 +102,7 @@ def test_features_logits_and_gradients_of_a_step(pair):
     assert relative(w, found.text_embeds.detach().numpy()) <= 1e-4
     assert relative(logits, found.logits_per_text.detach().numpy()) <= 1e-4
     assert relative(loss, found.loss.detach().numpy()) <= 1e-4
-    ours, wanted = flattened(ours), flattened(gradients)
+    ours, wanted = by_path(ours), by_path(gradients)
     assert ours.keys() == wanted.keys()
     beyond = {}
     for path, values in wanted.items():
@@ -116,29 +120,49 @@ def test_features_logits_and_gradients_of_a_step(pair):
 @pytest.mark.parametrize("pair", ["quick_gelu"], indirect=True)
 def test_layer_by_layer(pair, monkeypatch):
     """The first layer that departs is named, if any does."""
-    theirs, foreign, _, variables = pair
+    theirs, checkpoint, _, variables = pair
     monkeypatch.setattr(
-        "cleanclip_jax.start.torch.reference.load_huggingface", lambda _foreign: theirs.eval()
+        "helpers.torch_reference.load_huggingface", lambda _checkpoint: theirs.eval()
     )
-    plain = build(VARIANT, activation=foreign.activation)
-    found = verify.compare(foreign, plain, variables)
+    plain = build(VARIANT, activation=checkpoint.activation)
+    found = layers.compare(checkpoint, plain, variables)
     assert [d.layer for d in found if d.layer.startswith("visual/tr")] == [
         f"visual/transformer/blocks_{i}" for i in range(12)
     ]
-    assert len(found) == 2 * 12 + 5 and verify.first_departure(found) is None, verify.table(found)
+    assert len(found) == 2 * 12 + 5 and layers.first_departure(found) is None, layers.table(found)
 
 
 @pytest.mark.parametrize("kind", ["vit", pytest.param("rn", marks=pytest.mark.faults)])
 def test_a_wrong_layer_is_named(golden, kind, tmp_path):
     """And the golden models agree with the original's architecture in every layer."""
     cleanclip_file(golden, kind, tmp_path / "a.pt")
-    foreign = open_foreign(tmp_path / "a.pt")
-    variables, model = foreign.variables(), build(KINDS[kind])
-    found = verify.compare(foreign, model, variables)
-    assert max(d.relative for d in found) <= 1e-5, verify.table(found)
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    variables, model = checkpoint.variables(), build(KINDS[kind])
+    found = layers.compare(checkpoint, model, variables)
+    assert max(d.relative for d in found) <= 1e-5, layers.table(found)
     tower = variables["params"]["visual"]
     place = tower["layer3_0"]["bn2"] if kind == "rn" else tower["transformer"]["blocks_1"]["proj"]
     place["bias"] = place["bias"] + np.float32(0.1)
-    departed = verify.first_departure(verify.compare(foreign, model, variables))
+    departed = layers.first_departure(layers.compare(checkpoint, model, variables))
     expected = "visual/layer3_0/bn2" if kind == "rn" else "visual/transformer/blocks_1"
     assert departed is not None and departed.layer == expected
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["vit", pytest.param("rn", marks=pytest.mark.faults)])
+def test_every_layout_layer_by_layer(kind, layout, activation, tmp_path):
+    """What is exported runs in PyTorch (Hugging Face's in transformers) as the model runs here."""
+    v = VARIANTS[KINDS[kind]]
+    if layout == "huggingface" and not v.patch:
+        return
+    settings = contract(KINDS[kind], v, activation)
+    dest, values = tmp_path / "a.safetensors", random_values(layout, v)
+    if layout == "huggingface":
+        dest = tmp_path / "folder"
+    write_checkpoint(dest, layout, layout, values, None, settings, v)
+    checkpoint = open_checkpoint(dest)
+    assert checkpoint.activation == activation
+    model = build(KINDS[kind], activation=activation)
+    differences = layers.compare(checkpoint, model, checkpoint.variables())
+    assert layers.first_departure(differences) is None, layers.table(differences)

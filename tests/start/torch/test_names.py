@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.torch_files import KINDS, random_values
+from helpers.torch_files import KINDS, by_path, random_values
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.torch.names import LAYOUTS, rules
 from cleanclip_jax.start.torch.tensors import to_tensors, to_variables
-from cleanclip_jax.start.torch.tree import flattened
 
 PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "ViT-B/32", "ViT-B/16", "ViT-L/14")
 
@@ -60,7 +59,8 @@ def test_the_second_text_layout_by_its_published_prefix_rules(variant):
 def test_hugging_faces_own_class_has_the_same_tensors(variant):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from cleanclip_jax.start.torch.write import contract, folder_files
+    from cleanclip_jax.start.torch.sidecars import folder_files
+    from cleanclip_jax.start.torch.write import contract
 
     v = VARIANTS[variant]
     config = folder_files("huggingface", None, contract(variant, v, "quick_gelu"), v)["config.json"]
@@ -78,7 +78,7 @@ def test_hugging_face_has_no_resnet():
 @functools.cache
 def our_shapes(variant):
     shapes = jax.eval_shape(lambda: init(build(variant), jax.random.key(0)))
-    return {path: leaf.shape for path, leaf in flattened(shapes).items()}
+    return {path: leaf.shape for path, leaf in by_path(shapes).items()}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -109,7 +109,7 @@ def test_there_and_back_is_bit_for_bit(layout, kind):
         return
     theirs = random_values(layout, v)
     tree = to_variables("it", layout, v, theirs)
-    back = to_tensors(layout, v, [flattened(tree)], None, forwards=7)
+    back = to_tensors(layout, v, tree, None, forwards=7)
     assert list(back) == list(theirs)
     for name, values in theirs.items():
         assert back[name].dtype == values.dtype and back[name].tobytes() == values.tobytes(), name
@@ -119,13 +119,13 @@ def test_thirds_are_queries_keys_and_values():
     """OpenAI's packed rows are q | k | v: the two layouts give one model."""
     v = VARIANTS["ViT-test"]
     openai = random_values("openai", v)
-    ours = flattened(to_variables("it", "openai", v, openai))
-    theirs = to_tensors("huggingface", v, [ours])
+    ours = by_path(to_variables("it", "openai", v, openai))
+    theirs = to_tensors("huggingface", v, ours)
     packed = openai["visual.transformer.resblocks.1.attn.in_proj_weight"]
     for third, letter in enumerate("qkv"):
         name = f"vision_model.encoder.layers.1.self_attn.{letter}_proj.weight"
         np.testing.assert_array_equal(theirs[name], packed[third * 64 : (third + 1) * 64])
     np.testing.assert_array_equal(theirs["text_projection.weight"], openai["text_projection"].T)
-    again = flattened(to_variables("it", "huggingface", v, theirs))
+    again = by_path(to_variables("it", "huggingface", v, theirs))
     assert ours.keys() == again.keys()
     assert all(jnp.array_equal(ours[path], again[path]) for path in ours)

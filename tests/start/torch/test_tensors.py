@@ -1,16 +1,15 @@
-"""Types, counters and order on the way back, and position tables of another size."""
+"""Types, counters and order on the way back."""
 
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers.torch_files import random_values
+from helpers.torch_files import by_path, random_values
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.start.torch.host import load_host, newest_step, save_host
-from cleanclip_jax.start.torch.resize import resize_positions
-from cleanclip_jax.start.torch.tensors import Origin, load_origin, to_tensors, to_variables
-from cleanclip_jax.start.torch.tree import flattened
+from cleanclip_jax.start.store import load_saved, save_first
+from cleanclip_jax.start.torch.origin import Origin
+from cleanclip_jax.start.torch.tensors import to_tensors, to_variables
 
 VIT, RN = VARIANTS["ViT-test"], VARIANTS["RN-test"]
 
@@ -35,7 +34,7 @@ def origin_of(layout, tensors):
 
 def trained(tree, by=0.0):
     """The variables as a run saves them: float32, and moved."""
-    flat = flattened(tree)
+    flat = by_path(tree)
     return {path: np.asarray(x.astype(np.float32) + np.float32(by)) for path, x in flat.items()}
 
 
@@ -43,12 +42,12 @@ def test_each_tensor_comes_back_in_its_own_type():
     theirs = half_like_openai(random_values("openai", RN))
     theirs["token_embedding.weight"] = theirs["token_embedding.weight"].astype(ml_dtypes.bfloat16)
     tree, origin = to_variables("it", "openai", RN, theirs), origin_of("openai", theirs)
-    for flat in (flattened(tree), trained(tree)):
-        back = to_tensors("openai", RN, [flat], origin)
+    for flat in (by_path(tree), trained(tree)):
+        back = to_tensors("openai", RN, flat, origin)
         assert list(back) == list(theirs)
         for name, x in theirs.items():
             assert back[name].dtype == x.dtype and back[name].tobytes() == x.tobytes(), name
-    moved = to_tensors("openai", RN, [trained(tree, 0.5)], origin)
+    moved = to_tensors("openai", RN, trained(tree, 0.5), origin)
     for name, x in theirs.items():
         assert moved[name].dtype == x.dtype
         counted = name.endswith("num_batches_tracked")
@@ -58,12 +57,12 @@ def test_each_tensor_comes_back_in_its_own_type():
 def test_types_go_along_to_another_layout_and_a_type_can_be_asked_for():
     theirs = half_like_openai(random_values("openai", VIT))
     flat, origin = trained(to_variables("it", "openai", VIT, theirs)), origin_of("openai", theirs)
-    other = to_tensors("huggingface", VIT, [flat], origin)
+    other = to_tensors("huggingface", VIT, flat, origin)
     assert other["vision_model.encoder.layers.0.self_attn.q_proj.weight"].dtype == np.float16
     assert other["vision_model.encoder.layers.0.self_attn.q_proj.bias"].dtype == np.float32
-    asked = to_tensors("openai", VIT, [flat], origin, dtype="bfloat16")
+    asked = to_tensors("openai", VIT, flat, origin, dtype="bfloat16")
     assert {x.dtype for x in asked.values()} == {np.dtype(ml_dtypes.bfloat16)}
-    assert {x.dtype for x in to_tensors("openai", VIT, [flat]).values()} == {np.dtype(np.float32)}
+    assert {x.dtype for x in to_tensors("openai", VIT, flat).values()} == {np.dtype(np.float32)}
 
 
 def test_queries_keys_and_values_of_different_types_lose_nothing():
@@ -71,18 +70,18 @@ def test_queries_keys_and_values_of_different_types_lose_nothing():
     name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
     theirs[name.format("q")] = theirs[name.format("q")].astype(np.float16)
     theirs[name.format("k")] = theirs[name.format("k")].astype(ml_dtypes.bfloat16)
-    flat = flattened(to_variables("it", "huggingface", VIT, theirs))
-    back = to_tensors("huggingface", VIT, [flat], origin_of("huggingface", theirs))
+    flat = by_path(to_variables("it", "huggingface", VIT, theirs))
+    back = to_tensors("huggingface", VIT, flat, origin_of("huggingface", theirs))
     assert all(back[name].tobytes() == x.tobytes() for name, x in theirs.items())
 
 
 def test_counters_advance_with_the_run():
     theirs = random_values("openai", RN)
     origin = origin_of("openai", theirs)
-    flat = flattened(to_variables("it", "openai", RN, theirs))
-    back = to_tensors("openai", RN, [flat], origin.advanced(2), 5)
+    flat = by_path(to_variables("it", "openai", RN, theirs))
+    back = to_tensors("openai", RN, flat, origin.advanced(2), 5)
     assert {int(back[name]) for name in origin.counters} == {7 + 2 + 5}
-    assert {int(to_tensors("openai", RN, [flat], None, 5)[name]) for name in origin.counters} == {5}
+    assert {int(to_tensors("openai", RN, flat, None, 5)[name]) for name in origin.counters} == {5}
 
 
 def test_what_does_not_fit_a_type_is_refused():
@@ -90,50 +89,16 @@ def test_what_does_not_fit_a_type_is_refused():
     flat, origin = trained(to_variables("it", "openai", VIT, theirs)), origin_of("openai", theirs)
     flat["params/text/projection"][0, 0] = 1e6
     with pytest.raises(UserError, match=r"text_projection does not fit float16 \(it goes up to 1e"):
-        to_tensors("openai", VIT, [flat], origin)
+        to_tensors("openai", VIT, flat, origin)
 
 
-def test_an_origin_is_saved_and_a_damaged_one_refused(tmp_path):
-    assert load_origin(tmp_path) is None
-    origin = origin_of("openai", random_values("openai", RN))
-    origin.save(tmp_path)
-    again = load_origin(tmp_path)
-    assert again is not None and again == origin and list(again.tensors) == list(origin.tensors)
-    (tmp_path / "interop.json").write_text('{"version": 1}')
-    with pytest.raises(UserError, match=r"interop\.json is damaged"):
-        load_origin(tmp_path)
-
-
-def test_a_checkpoint_on_the_host_keeps_every_bit_and_comes_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("cleanclip_jax.start.torch.host._GROUP", 100_000)
+def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     theirs = half_like_openai(random_values("openai", RN))
     theirs["ln_final.bias"] = theirs["ln_final.bias"].astype(np.float64) / 3
     tree = to_variables("it", "openai", RN, theirs)
-    save_host(tmp_path, tree)
-    groups = list(load_host(tmp_path))
-    found = {path: x for group in groups for path, x in group.items()}
-    wanted = flattened(tree)
-    assert newest_step(tmp_path) == 0 and len(groups) > 2 and found.keys() == wanted.keys()
+    save_first(tmp_path, tree)
+    step, variables = load_saved(tmp_path)
+    found, wanted = by_path(variables), by_path(tree)
+    assert step == 0 and found.keys() == wanted.keys()
     for path, x in wanted.items():
         assert found[path].dtype == x.dtype and found[path].tobytes() == x.tobytes(), path
-
-
-@pytest.mark.parametrize(("v", "old", "new"), [(VIT, 32, 48), (VIT, 32, 16), (RN, 64, 96)])
-def test_positions_are_interpolated_as_torch_does(v, old, new):
-    torch = pytest.importorskip("torch")
-    tree = to_variables("it", "openai", v, random_values("openai", v))
-    resized = flattened(resize_positions(tree, v, new))
-    before = flattened(tree)
-    path = "params/visual/positions" if v.patch else "params/visual/attnpool/positions"
-    table, step = before[path], v.patch or 32
-    grid = torch.from_numpy(table[1:].reshape(1, old // step, old // step, -1).copy())
-    wanted = torch.nn.functional.interpolate(
-        grid.permute(0, 3, 1, 2), (new // step, new // step), mode="bicubic", antialias=True
-    )
-    wanted = wanted.permute(0, 2, 3, 1).reshape((new // step) ** 2, -1).numpy()
-    assert resized[path].dtype == table.dtype
-    np.testing.assert_array_equal(resized[path][0], table[0])
-    np.testing.assert_allclose(resized[path][1:], wanted, atol=1e-6)
-    assert all(resized[p] is before[p] for p in before if p != path)
-    with pytest.raises(UserError, match="is not a multiple of"):
-        resize_positions(tree, v, new + 1)

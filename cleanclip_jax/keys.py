@@ -1,0 +1,255 @@
+"""What a key takes: its default, its type with range or choices, and a line of meaning.
+
+One declaration serves a config's keys (config_keys.py), an attack's, a trigger's options and the
+keys of a source: whatever reads a value checks it against this, and says in one line what is wrong.
+"""
+
+import ast
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from cleanclip_jax.errors import UserError, unknown
+
+REQUIRED: Any = inspect.Parameter.empty  # the default of a key that has none
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key. None is taken where it is the default: as the start run's, or not used.
+
+    Attributes:
+      takes: the rule in words, "a whole number, 1 or more".
+      accepts: whether a value keeps to it.
+      meaning: a line for the list of keys.
+      words: the choices, where it is one of these.
+      text: what a command line gives is the value itself, though it look like a number.
+      table: a dictionary, whose keys are set by `--config.this.key=`.
+      nullable: None is a value of its own, which is not the default.
+      convert: brings a value that is accepted to its type.
+    """
+
+    default: Any
+    takes: str
+    accepts: Callable[[Any], bool]
+    meaning: str = ""
+    words: tuple[str, ...] = ()
+    text: bool = False
+    table: bool = False
+    nullable: bool = False
+    convert: Callable[[Any], Any] = lambda value: value
+
+    def read(self, where: str, value: Any) -> Any:
+        """Returns the value, checked, in its type; `where` names it in the error."""
+        if value is None and (self.default is None or self.nullable):
+            return None
+        if not self.accepts(value):
+            if isinstance(value, str) and self.words:
+                raise unknown(where, value, self.words)
+            raise UserError(f"{where} is {value!r}: it takes {self.takes}")
+        return self.convert(value)
+
+    def parse(self, where: str, given: str) -> Any:
+        """Reads the value from a command line's text."""
+        value = literal(given)
+        if self.text and not isinstance(value, str | list | tuple | dict | None):
+            value = given
+        return self.read(where, value)
+
+
+def literal(given: str) -> Any:
+    """The Python literal in a text, else the text itself."""
+    try:
+        return ast.literal_eval(given)
+    except (ValueError, SyntaxError):
+        return given
+
+
+def take(where: str, given: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """Returns the values of all `keys`: those given, checked, and the defaults of the others.
+
+    None is not given, but for keys that are nullable.
+    """
+    for key in given:
+        if key not in keys:
+            raise unknown(where, key, keys)
+    filled = {}
+    for name, key in keys.items():
+        value = given.get(name)
+        if value is not None or (key.nullable and name in given):
+            filled[name] = key.read(f"{where}.{name}", value)
+        elif key.default is REQUIRED:
+            raise UserError(f"{where}.{name} is missing: it takes {key.takes}")
+        else:
+            filled[name] = key.default
+    return filled
+
+
+def flag(default: bool | None, meaning: str = "") -> Key:
+    """True or False."""
+    return Key(default, "True or False", lambda v: isinstance(v, bool), meaning)
+
+
+def whole(
+    default: int | None,
+    meaning: str = "",
+    least: int = 0,
+    also: int | None = None,
+    below: int | None = None,
+    floats: bool = False,
+) -> Key:
+    """A whole number, `least` <= v < `below`, or `also`; with `floats` 3.0 is one."""
+    takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
+
+    def accepts(value: Any) -> bool:
+        if (
+            not is_number(value)
+            or value != int(value)
+            or not (floats or isinstance(value, Integral))
+        ):
+            return False
+        return value == also or (value >= least and (below is None or value < below))
+
+    return Key(default, takes, accepts, meaning, convert=int)
+
+
+def number(
+    default: float | None,
+    meaning: str = "",
+    least: float | None = 0,
+    most: float = float("inf"),
+    open_ends: str = "",
+) -> Key:
+    """A finite number, `least` <= v <= `most`; `open_ends` "<" or ">" leaves that end out."""
+    low = "" if least is None else f" {'above' if '<' in open_ends else 'from'} {least:g}"
+    high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < float("inf") else ""
+    takes = f"a number{low}{high or (' on' if low.startswith(' from') else '')}"
+
+    def accepts(value: Any) -> bool:
+        if not is_number(value) or ("<" in open_ends and value == least):
+            return False
+        inside = value <= most and not (">" in open_ends and value == most)
+        return inside and (least is None or value >= least)
+
+    return Key(default, takes, accepts, meaning, convert=float if type(default) is float else _same)
+
+
+def share(default: float, meaning: str = "", open_ends: str = "") -> Key:
+    """A number from 0 to 1."""
+    return number(default, meaning, 0, 1, open_ends)
+
+
+def size(default: float) -> Key:
+    """A length in pixels, or below 1 as a share of the picture's side."""
+    takes = "a number of pixels, or a share of the picture's side below 1"
+    return Key(default, takes, lambda v: is_number(v) and (0 < v < 1 or (v >= 1 and v == int(v))))
+
+
+def text(default: Any, meaning: str = "", takes: str = "a text") -> Key:
+    """A text that isn't empty; a whole number is taken as its digits."""
+    return Key(
+        default,
+        takes,
+        lambda v: (isinstance(v, str) and bool(v)) or (isinstance(v, int) and type(v) is not bool),
+        meaning,
+        text=True,
+        convert=str,
+    )
+
+
+def choice(default: str | None, words: str, meaning: str = "") -> Key:
+    """One of the words, which stand in a text as "exact | fast"."""
+    known = tuple(words.split(" | "))
+    return Key(default, " | ".join(known), lambda v: v in known, meaning, known, text=True)
+
+
+def table(default: Any, meaning: str = "", takes: str = "a dictionary") -> Key:
+    """A dictionary or ConfigDict."""
+    return Key(default, takes, lambda v: hasattr(v, "items"), meaning, table=True)
+
+
+def texts(default: Any, meaning: str = "", takes: str = "a text, or a list of texts") -> Key:
+    """A text or a list of texts."""
+    return Key(default, takes, is_texts, meaning, text=True)
+
+
+def place(default: str) -> Key:
+    """Where a patch goes: a word, or its top left corner in pixels."""
+    words = ("fixed", "random", "corners")
+    takes = "fixed, random, corners, or [row, col] in pixels from the top left"
+    corner = whole(None, below=2**31, floats=True).accepts
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return len(value) == 2 and all(corner(at) for at in value)
+        return value in words
+
+    def convert(value: Any) -> Any:
+        return value if isinstance(value, str) else tuple(int(at) for at in value)
+
+    return Key(default, takes, accepts, words=words, convert=convert)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, NumPy's among them, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value is a text, or a list of them, none of them blank."""
+    words = [value] if isinstance(value, str) else value
+    return (
+        isinstance(words, list | tuple)
+        and bool(words)
+        and all(isinstance(word, str) and bool(word.strip()) for word in words)
+    )
+
+
+def of_signature(function: Callable[..., Any]) -> dict[str, Key]:
+    """The keys that a function's parameters are, by their annotations and defaults."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {
+        name: _of_annotation(p.default, p.annotation)
+        for name, p in parameters.items()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+
+
+def _of_annotation(default: Any, annotation: Any) -> Key:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    wanted = typing.get_args(annotation) if union else (annotation,)
+    kinds = [typing.get_origin(one) or one for one in wanted]
+    if not all(isinstance(kind, type) for kind in kinds) or REQUIRED in kinds or object in kinds:
+        return Key(default, "a value", lambda _: True, nullable=True)
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+    words = [
+        names.get(kind, "a dictionary" if issubclass(kind, Mapping) else "a list")
+        for kind in kinds
+        if kind not in (Path, type(None))
+    ]
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, bool):
+            return bool in kinds
+        if is_number(value):
+            return float in kinds or (isinstance(value, int) and (int in kinds or str in kinds))
+        if hasattr(value, "items"):
+            return any(issubclass(kind, Mapping) for kind in kinds)
+        return any(isinstance(value, kind) for kind in kinds)
+
+    def convert(value: Any) -> Any:
+        digits = type(value) is int and str in kinds and int not in kinds and float not in kinds
+        return str(value) if digits else value
+
+    takes, nullable = " or ".join(dict.fromkeys(words)), type(None) in kinds
+    return Key(default, takes, accepts, nullable=nullable, convert=convert)
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -1,0 +1,149 @@
+"""The terms of the loss. A new defence is a row of `TERMS` and a few lines (docs/extend.md)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from cleanclip_jax.errors import unknown
+from cleanclip_jax.losses.compare import Compare, normalise_rows
+from cleanclip_jax.registry import Registry
+
+Memory: TypeAlias = Any  # a tree of arrays
+NEEDS = ("text", "view", "start", "label", "head")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a term computes with, over the global batch.
+
+    Attributes:
+      features: un-normalised features [b, d] by name: image; text, image_view, text_view,
+        image_start and text_start where a term needs them. Those of the start are of the first
+        view, by the frozen encoders that the run began with, and without gradient.
+      units: the same at unit length.
+      info_nce: of (queries, keys), names of `units` or rows of the term's own; a scalar.
+      params: all parameters; `params["head"]` where a term needs it.
+      labels: int32[b], classes of the pictures, where a term needs them.
+      memory: the term's, as the step before left it.
+      step: updates so far, int32[].
+      metrics: scalars by name, to be logged; a term adds its own.
+    """
+
+    features: Mapping[str, jax.Array]
+    units: Mapping[str, jax.Array]
+    info_nce: Compare
+    params: Mapping[str, Any]
+    labels: Int[Array, " b"] | None
+    memory: Memory
+    step: Int[Array, ""]
+    metrics: dict[str, jax.Array]
+
+
+def _nothing(width: int) -> Memory:
+    return None
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the loss.
+
+    Attributes:
+      loss: of a Context and the term's options, which config.objective gives by name: a scalar
+        and the term's memory after the step.
+      needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
+        by the frozen start), label (classes), head (a linear head on image features).
+      memory: what is kept between steps, at its beginning: of the features' width and the same
+        options. It is part of the state: saved, split over devices, and restored exactly.
+    """
+
+    loss: Callable[..., tuple[jax.Array, Memory]]
+    needs: frozenset[str] = frozenset({"text"})
+    memory: Callable[..., Memory] = _nothing
+
+    def __post_init__(self):
+        for need in self.needs:
+            if need not in NEEDS:
+                raise unknown("a term's needs", need, NEEDS)
+
+
+def cross_modal(c: Context) -> tuple[jax.Array, Memory]:
+    """Images against texts, both ways (CLIP, arXiv 2103.00020; MMCL in arXiv 2303.03323)."""
+    return (c.info_nce("image", "text") + c.info_nce("text", "image")) / 2, None
+
+
+def in_modal(c: Context) -> tuple[jax.Array, Memory]:
+    """Originals against augmented views inside each modality, one way (CleanCLIP's SS term)."""
+    return (c.info_nce("image", "image_view") + c.info_nce("text", "text_view")) / 2, None
+
+
+def classification(c: Context, normalised: bool = False) -> tuple[jax.Array, Memory]:
+    """Mean cross-entropy of a linear head on image features; logs the batch's accuracy.
+
+    Args:
+      normalised: whether the head sees features of unit length (CLIP_benchmark's linear probe)
+        or as they are (the paper's).
+    """
+    assert c.labels is not None
+    logits = head_logits(c.params["head"], c.features["image"], normalised)
+    c.metrics["accuracy"] = (logits.argmax(-1) == c.labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, c.labels).mean(), None
+
+
+TERMS: Registry[Term] = Registry(
+    "config.objective",
+    {
+        "cross_modal": Term(cross_modal),
+        "in_modal": Term(in_modal, needs=frozenset({"text", "view"})),
+        "classification": Term(classification, needs=frozenset({"label", "head"})),
+    },
+)
+
+
+def read_objective(
+    settings: Mapping[str, Any],
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Weights and options of the registered terms, as config.objective gives them.
+
+    A term has a number, its weight, or a dictionary of its weight and its options.
+    """
+    weights: dict[str, float] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for name in TERMS:
+        value = settings.get(name, 0.0)
+        if isinstance(value, Mapping):
+            options[name] = {key: v for key, v in value.items() if key != "weight"}
+            value = value.get("weight", 1.0)
+        weights[name] = float(value)
+    if settings.get("normalise_features"):
+        options.setdefault("classification", {})["normalised"] = True
+    return weights, options
+
+
+Head: TypeAlias = Mapping[str, jax.Array]
+
+
+def init_head(key: jax.Array, features: int, classes: int, dtype: str = "float32") -> Head:
+    """A fresh head: `kernel` [features, classes] and `bias` [classes], as torch draws a Linear.
+
+    Uniform within ±1/sqrt(features), which the paper's supervised finetuning starts from.
+    """
+    bound = features**-0.5
+    keys = jax.random.split(key)
+    return {
+        "kernel": jax.random.uniform(keys[0], (features, classes), dtype, -bound, bound),
+        "bias": jax.random.uniform(keys[1], (classes,), dtype, -bound, bound),
+    }
+
+
+def head_logits(head: Head, features: Float[Array, "b d"], normalised: bool) -> Float[Array, "b c"]:
+    """Scores of each class; `normalised`: of features at unit length."""
+    if normalised:
+        features = normalise_rows(features)
+    # In the features' precision throughout, as the contrastive logits are.
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(features, head["kernel"], precision=highest) + head["bias"]

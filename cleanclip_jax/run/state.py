@@ -1,0 +1,161 @@
+"""What a run is made of: its state, what is fixed beside it, and what it minimises."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.losses.terms import TERMS, Term, read_objective
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "params", "batch_stats", "opt_state", "memory"],
+    meta_fields=[],
+)
+@dataclass
+class State:
+    """All that training changes: arrays, or their shapes.
+
+    Attributes:
+      step: updates so far, int32[].
+      memory: what terms keep between steps, by their names.
+    """
+
+    step: Any
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: Any
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["start", "table"], meta_fields=[])
+@dataclass
+class Fixed:
+    """What the step is given beside the state, and neither changes nor saves.
+
+    Attributes:
+      start: the variables that the run began with, where a term needs them.
+      table: uint8[n, s, s, 3], all pictures, where they lie in device memory.
+    """
+
+    start: Mapping[str, Any] | None = None
+    table: jax.Array | None = None
+
+
+# Short names for parts of the parameters that move together.
+TRAINABLE = {"visual": ("visual", "head"), "head": ("head",)}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises, and by moving what.
+
+    Attributes:
+      weights: by term name; a term of weight 0 is left out.
+      options: of terms, by their names.
+      separate_views: a forward for each view instead of a joint one, so that batch norm sees
+        originals and views apart ("joint forward" in docs/fidelity.md).
+      trainable: "all", a name of `TRAINABLE`, or the top-level parts of the parameters that move;
+        the others stay as they are, bit for bit. The image tower runs in evaluation mode unless
+        it moves.
+      chunks: parts that the batch is encoded in, one after another, for the memory of one.
+      ring: whether the terms compare in a ring, for memory that grows with the batch and not
+        with its square.
+    """
+
+    weights: Mapping[str, float]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    separate_views: bool = False
+    trainable: str | tuple[str, ...] = "all"
+    chunks: int = 1
+    ring: bool = False
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The terms that have a weight, by name."""
+        return {name: TERMS.find(name) for name, weight in self.weights.items() if weight}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its terms need (losses.terms.NEEDS)."""
+        return frozenset[str]().union(*(term.needs for term in self.terms.values()))
+
+    def moves(self, part: str) -> bool:
+        """Whether a top-level part of the parameters moves."""
+        if self.trainable == "all":
+            return True
+        if isinstance(self.trainable, str):
+            return part in TRAINABLE.get(self.trainable, (self.trainable,))
+        return part in self.trainable
+
+    def moving(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of the parameters that moves."""
+        return {name: part for name, part in params.items() if self.moves(name)}
+
+    def memory(self, width: int) -> dict[str, Any]:
+        """The terms' memories at their beginning, for features of that width."""
+        started = {
+            name: term.memory(width, **self.options.get(name, {}))
+            for name, term in self.terms.items()
+        }
+        return {name: memory for name, memory in started.items() if memory is not None}
+
+
+def fresh_state(
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    objective: Objective | None = None,
+    width: int = 0,
+) -> State:
+    """A state at step 0 with fresh optimizer moments and memories.
+
+    Args:
+      objective: None: everything moves, and no term keeps a memory.
+      width: of the features.
+    """
+    objective = objective or Objective({})
+    params = variables["params"]
+    step = jnp.zeros((), jnp.int32)
+    moments = optimizer.init(objective.moving(params))
+    memory = objective.memory(width)
+    return State(step, dict(params), variables.get("batch_stats", {}), moments, memory)
+
+
+def make_objective(config: ConfigDict) -> Objective:
+    """Returns what a run minimises, and by moving what."""
+    settings, trainable = config.objective, config.train.trainable
+    weights, options = read_objective(settings.to_dict())
+    if not any(weights.values()):
+        raise UserError(f"every weight in config.objective is 0: {', '.join(weights)}")
+    for name, given in options.items():
+        takes = list(inspect.signature(TERMS[name].loss).parameters)[1:]
+        for key in given:
+            if key not in takes:
+                raise unknown(f"config.objective.{name}", key, takes)
+    objective = Objective(
+        weights,
+        options,
+        separate_views=settings.separate_views,
+        trainable=trainable if isinstance(trainable, str) else tuple(trainable),
+        chunks=config.train.chunks,
+        ring=settings.ring,
+    )
+    known = ["visual", "text", "logit_scale"] + ["head"] * ("head" in objective.needs)
+    named = (trainable,) if isinstance(trainable, str) else trainable
+    for name in named:
+        if name not in ("all", *TRAINABLE, *known):
+            raise unknown("config.train.trainable", name, ("all", *TRAINABLE, *known))
+    if not any(map(objective.moves, known)):
+        raise UserError(
+            f"config.train.trainable is {trainable}, which config.objective.classification has: "
+            "give it a weight"
+        )
+    return objective

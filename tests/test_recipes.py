@@ -1,0 +1,32 @@
+"""What the small runs' configs have in common."""
+
+import pytest
+
+from cleanclip_jax import cli
+from cleanclip_jax.config import load, override
+from cleanclip_jax.recipes import STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("file", ["fashion", "tiny_imagenet50"])
+def test_no_config_points_outside(file, stage):
+    config = load(f"configs/{file}.py:{stage}")
+    assert config.data.train.path is None
+    assert (config.evaluation.data is None) == (stage != "poisoned")
+    assert (config.attack is None) == (stage != "poisoned")
+
+
+def test_evaluation_takes_the_training_path_unless_it_has_one():
+    config = load("configs/fashion.py")
+    override(config, "data.train.path", "a.parquet")
+    assert config.to_dict()["evaluation"]["data"]["path"] == "a.parquet"
+    override(config, "evaluation.data.path", "b.parquet")
+    assert config.data.train.path == "a.parquet"
+    assert config.copy_and_resolve_references().evaluation.data.path == "b.parquet"
+
+
+def test_a_missing_path_is_one_line(tmp_path, capsys):
+    command = ["train", "--config=configs/fashion.py", f"--workdir={tmp_path}/run"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "path" in error
