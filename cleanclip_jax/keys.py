@@ -108,11 +108,8 @@ def whole(
     takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
-        if (
-            not is_number(value)
-            or value != int(value)
-            or not (floats or isinstance(value, Integral))
-        ):
+        exact = floats or isinstance(value, Integral)
+        if not exact or not is_number(value) or value != int(value):
             return False
         return value == also or (value >= least and (below is None or value < below))
 

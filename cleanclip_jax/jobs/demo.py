@@ -19,7 +19,8 @@ from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.report.runs import gather
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
-from cleanclip_jax.workdir import workdir_path
+from cleanclip_jax.start.start import open_start
+from cleanclip_jax.workdir import MANIFEST, Workdir, workdir_path
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")

@@ -73,8 +73,7 @@ def gathered(
 
     def compare(queries: Rows, keys: Rows) -> jax.Array:
         q, k = rows_of(units, queries), rows_of(units, keys)
-        shared = isinstance(keys, str) and keys in PAIRS
-        all_keys = pairs()[keys] if shared else everywhere(k)
+        all_keys = pairs()[keys] if isinstance(keys, str) and keys in PAIRS else everywhere(k)
         # A GPU would take TF32 and a TPU bfloat16 passes: at scale 100 no longer the loss.
         logits = scale * jnp.matmul(q, all_keys.T, precision=jax.lax.Precision.HIGHEST)
         return info_nce(q, k, scale, jax.nn.logsumexp(logits, axis=-1))

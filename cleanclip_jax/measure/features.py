@@ -21,6 +21,7 @@ from cleanclip_jax.data.stream.pipeline import Batches, PictureBatch, evaluation
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.feature_cache import features_path, load_features, save_features
+from cleanclip_jax.record import Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,10 @@ def _cached_or_computed(encoder: Encoder, shown: Shown, reading: Reading) -> Fea
                 sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
             )
         )
-        found = load_features(path)
-        if found is not None:
-            unreadable = {int(i): text for i, text in found[1]["unreadable"].items()}
+        cached = load_features(path)
+        if cached is not None:
+            rows, facts = cached
+            unreadable = {int(i): text for i, text in facts["unreadable"].items()}
             if not any(_readable(shown.source, index) for index in unreadable):
                 log.info("features of %d pictures from %s", len(rows), path)
                 index = shown.indices[~np.isin(shown.indices, list(unreadable))]

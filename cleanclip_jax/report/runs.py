@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
 from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
-from cleanclip_jax.start.steps import steps_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
 MOST_MODELS = 4  # that are loaded and drawn
@@ -59,8 +57,8 @@ class Run:
     @property
     def newest(self) -> int | None:
         """The step of its newest checkpoint; None without one."""
-        with closing(steps_of(self.workdir / CHECKPOINTS)) as there:
-            return max(there.steps(), default=None)
+        names = [path.name for path in (self.workdir / CHECKPOINTS).glob("*")]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     def settings(self) -> dict[str, Any]:
         """The config's keys whose values are not the defaults."""

@@ -9,7 +9,7 @@ from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import find_variant
 from cleanclip_jax.start.start import Start, open_start
-from cleanclip_jax.start.steps import steps_of
+from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir, workdir_path
 
 # Keys of config.evaluation that a run takes over from its start where it names none of its own.

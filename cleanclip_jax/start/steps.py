@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.files import in_bucket
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.start.digests import damage
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,36 @@ class Steps:
         """What this process hands to Orbax of a tree that all processes hold."""
         return tree
 
+    def newest_whole(self, steps: list[int]) -> int | None:
+        """The newest of these steps that is whole; None: there is none.
+
+        If there are some and all are damaged, that is a UserError.
+        """
+        bad: dict[int, str] = {}
+        newest = None
+        for step in reversed(steps):
+            problem = damage(self.fetch(step))
+            if problem is None:
+                newest = step
+                break
+            # A run that is training may have deleted it in the meantime.
+            if self.fetch(step).is_dir():
+                bad[step] = problem
+        if bad and newest is None:
+            reasons = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
+            raise UserError(
+                f"{self.folder}: no checkpoint is whole ({reasons}): put one back from a copy, or "
+                "move the folder away to begin anew"
+            )
+        for step, problem in bad.items():
+            log.warning(
+                "%s is damaged (%s): step %d is used instead",
+                self.folder / str(step),
+                problem,
+                newest,
+            )
+        return newest
+
     def put(self, step: int, keep: int) -> None:
         """Takes a step that is finished here, and keeps the newest so many. All processes call."""
 
@@ -47,12 +78,3 @@ class Steps:
         place = home / next(name for name in names if name not in taken)
         log.warning("the damaged checkpoint of step %s now lies in %s", step, place)
         return place
-
-
-def steps_of(folder: Path) -> Steps:
-    """The steps in a folder of checkpoints."""
-    if (bucket := in_bucket(folder)) is None:
-        return Steps(folder)
-    from cleanclip_jax.start.bucket_steps import BucketSteps  # deferred: few runs lie in buckets
-
-    return BucketSteps(bucket)

@@ -10,7 +10,6 @@ With several processes the first looks and tells the others, so that all take th
 of them open a store, save, and close it.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -23,13 +22,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import in_bucket
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.start.digests import damage, write_digests
 from cleanclip_jax.start.save_errors import explained, remove_unfinished, try_room
-from cleanclip_jax.start.steps import Steps, steps_of
+from cleanclip_jax.start.steps import Steps
 from cleanclip_jax.workdir import CHECKPOINTS
-
-log = logging.getLogger(__name__)
 
 MODEL, PROGRESS = "model", "progress"
 # What a checkpoint of an earlier program may lack: what loss terms keep between steps.
@@ -49,7 +47,7 @@ class Store:
     def __init__(self, folder: Path, keep: int = 2):
         self._at, self._keep = steps_of(folder), keep
         self._there = self._at.steps()
-        newest = _of_first(lambda: _newest_whole(self._at, self._there))
+        newest = _of_first(lambda: self._at.newest_whole(self._there))
         if newest is not None:
             self._at.fetch(newest)
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
@@ -184,6 +182,15 @@ class Store:
         return self._checkpointer.load_checkpointables(step, abstract)
 
 
+def steps_of(folder: Path) -> Steps:
+    """The steps in a folder of checkpoints, on a disk or in a bucket."""
+    if (bucket := in_bucket(folder)) is None:
+        return Steps(folder)
+    from cleanclip_jax.start.bucket_steps import BucketSteps  # deferred: few runs lie in buckets
+
+    return BucketSteps(bucket)
+
+
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...], str]]:
     """Each leaf's last name, shape and type, in an order that the kinds of containers leave."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -197,32 +204,7 @@ def newest_whole(folder: Path) -> int | None:
     If there are some and all are damaged, that is a UserError.
     """
     with closing(steps_of(folder)) as there:
-        return _newest_whole(there, there.steps())
-
-
-def _newest_whole(there: Steps, steps: list[int]) -> int | None:
-    bad: dict[int, str] = {}
-    newest = None
-    for step in reversed(steps):
-        problem = damage(there.fetch(step))
-        if problem is None:
-            newest = step
-            break
-        # A run that is training may have deleted it in the meantime.
-        if there.fetch(step).is_dir():
-            bad[step] = problem
-    folder = there.folder
-    if bad and newest is None:
-        reasons = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
-        raise UserError(
-            f"{folder}: no checkpoint is whole ({reasons}): put one back from a copy, or move the "
-            "folder away to begin anew"
-        )
-    for step, problem in bad.items():
-        log.warning(
-            "%s is damaged (%s): step %d is used instead", folder / str(step), problem, newest
-        )
-    return newest
+        return there.newest_whole(there.steps())
 
 
 def _of_first(look: Callable[[], int | None]) -> int | None:

@@ -11,6 +11,7 @@ from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import features as embeddings
+from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.feature_cache import load_features, save_features
 from cleanclip_jax.measure.features import Reading, Shown, embed
 

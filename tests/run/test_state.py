@@ -17,7 +17,8 @@ from cleanclip_jax.files import read_lines
 from cleanclip_jax.losses.terms import TERMS, Term
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import Variant
-from cleanclip_jax.run.recorder import TIMED, Recorder
+from cleanclip_jax.run.clock import TIMED
+from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state

@@ -18,6 +18,7 @@ from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.packing import Runner, too_many
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.record import Source
 
 POLL_SECONDS = 0.5
 

@@ -24,6 +24,7 @@ from cleanclip_jax.data.paths import (
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
 from cleanclip_jax.data.table.rows import Reader
 from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.text.prompts import templates as find_templates
 from cleanclip_jax.views.decode import BadRecord
 
@@ -122,7 +123,7 @@ def make_table(
     return Table(held.path, tuple(files), root, texts, fingerprint)
 
 
-class Table:
+class Table(Source):
     """A memory-mapped table of pairs; pickles as the path of its Arrow copy.
 
     Args:
