@@ -102,7 +102,7 @@ class RunStart:
         variables = shapes_of(model)
         head = load_head(self._workdir)
         if head is not None:
-            shapes = head.shapes(model.variant.features, str(model.param_dtype))
+            shapes = head.shapes(model.variant.features, str(model.compute.param_dtype))
             variables["params"] = {**variables["params"], "head": shapes}
         step, variables = load_model(self.path, abstract(variables, copied_over(mesh)), step)
         if head is not None:

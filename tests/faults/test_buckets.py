@@ -146,7 +146,7 @@ def test_every_job_works_in_a_bucket(trained: Path, bucket: BucketPath, tmp_path
     job("report", str(trained), f"{bucket}/clean", f"--output={bucket}/report")
     job("report", f"{bucket}/sweep")
     for place in ("sweep/report", "report"):
-        assert (bucket / place / "report.html").read_text().startswith("<!DOCTYPE html>")
+        assert (bucket / place / "report.html").read_text().startswith("<!doctype html>")
     assert len(Workdir(bucket / "sweep").read_json("sweep.json")["runs"]) == 2
     # Out to a disk and to the bucket, and in from both.
     job("convert", str(trained), str(tmp_path / "out.pt"))
@@ -185,7 +185,7 @@ def test_processes_with_parts_of_the_state_save_and_resume(bucket: BucketPath, t
 def test_a_bucket_that_is_not_there_is_one_line(bucket: BucketPath, capsys: Any):
     place = str(bucket).replace("bucket", "nobucket")
     assert cli.run("train", words(workdir_path(place), 2, 2)[1:]) == (2, False)
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(
         f"cleanclip: {place}/config.json can't be written: No such file or bucket"
     )

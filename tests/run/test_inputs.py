@@ -31,4 +31,5 @@ def test_a_finetuning_run_says_which_step_it_started_from(tmp_path):
     config.start = str(trained(tmp_path / "start"))
     train(config, tmp_path / "cleaned")
     found = json.loads((tmp_path / "cleaned/inputs.json").read_text())
+    assert len(found["start"].pop("digest")) == 64
     assert found["start"] == {"path": config.start, "step": 4}

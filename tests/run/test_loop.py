@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
         def broken(state, fixed, batch):
             bad = int(state.step) == 2
             state, metrics = step(state, fixed, batch)
-            return state, {**metrics, "loss": metrics["loss"] * (np.nan if bad else 1.0)}
+            return state, {**metrics, "loss": np.nan if bad else metrics["loss"]}
 
         return broken
 
@@ -229,7 +229,7 @@ def test_what_changes_no_weight_may_change_on_resumption(config, trained, caplog
         ("model.bn_groups", 3, "does not divide into"),
         ("attack", "badnet", "takes a dictionary"),
         ("attack.target", "eleven", "eleven"),
-        ("text.tokenizer", "clap", "known: clip, trained"),
+        ("text.tokenizer", "clap", "Did you mean 'clip'"),
     ],
 )
 def test_mistakes_are_one_line_and_make_nothing_to_clean_up(config, tmp_path, key, value, message):
