@@ -11,8 +11,10 @@ import pytest
 
 from cleanclip_jax.bucket import BucketPath
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.run.settings import has_begun
 from cleanclip_jax.start.bucket_steps import UNFINISHED, BucketSteps
 from cleanclip_jax.start.store import Store, load_model, newest_whole
+from cleanclip_jax.workdir import CONFIG, Workdir
 
 PROGRESS = {"step": jnp.asarray(3, jnp.int32), "opt_state": (jnp.ones(2),)}
 
@@ -36,9 +38,11 @@ def files() -> dict[str, bytes]:
 def folder(files: dict[str, bytes]) -> Iterator[BucketPath]:
     memory = fsspec.filesystem("memory")
     memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
     memory.pipe(files)
     yield BucketPath("memory://bucket/run/checkpoints")
     memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
 
 
 def value_at(folder: BucketPath, step: int | None = None) -> tuple[int, float]:
@@ -74,6 +78,16 @@ def test_what_a_kill_cut_off_is_passed_over_and_goes(folder: BucketPath):
         assert store.latest == 6
         store.save(8, model(8), PROGRESS)
     assert value_at(folder) == (8, 8.0) and not (folder / "8/model/d/part").is_file()
+
+
+def test_a_run_cut_off_in_its_first_save_has_not_begun(folder: BucketPath):
+    """It needs its start again: a step that is there in part holds no weights."""
+    run = Workdir(folder.parent)
+    run.write(CONFIG, "{}")
+    assert has_begun(run)
+    for step in (4, 6):
+        (folder / str(step) / UNFINISHED).write_bytes(b"")
+    assert not has_begun(run)
 
 
 def test_a_damaged_step_is_passed_over_and_moved(
