@@ -3,6 +3,7 @@
 # make test-faults the tests that kill a run many times, that take four processes, and other slow ones
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
+# make test-buckets workdirs at local servers of gs:// and s3:// (10 minutes)
 # make test-wheel  the wheel in a fresh environment outside the checkout, and its demo (10 minutes)
 # make clean   remove what set-up and the checks made; runs/ stays
 # Each does the set-up it needs. A Python of your own: make test PYTHON=/path/to/python3.12
@@ -26,7 +27,7 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-faults test-slurm test-beam test-wheel demo setup clean constraints
+.PHONY: test test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
 
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
@@ -62,6 +63,11 @@ test-wheel: setup
 	dir=$$(mktemp -d); home=$$PWD; cd $$dir; \
 	$$home/venv/bin/cleanclip demo --workdir=$$dir/demo; \
 	test -s $$dir/demo/report.html; rm -rf $$dir; echo "The wheel stands alone."
+
+test-buckets:
+	$(or $(PYTHON),python3) -m venv --clear build/buckets
+	build/buckets/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,buckets]'
+	build/buckets/bin/pytest -m faults tests/faults/test_buckets.py
 
 demo: setup
 	$(BIN)/cleanclip demo

@@ -6,7 +6,6 @@ function imports what it needs.
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,10 +35,10 @@ def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any
       the model (`models.clip.CLIP`) and its variables, {'params', 'batch_stats'}, in float32, for
       `models.clip.encode_image(model, variables, images)` and `encode_text`.
     """
-
     from cleanclip_jax.start.start import load_weights
+    from cleanclip_jax.workdir import workdir_path
 
-    return load_weights(Path(path), activation)
+    return load_weights(workdir_path(path), activation)
 
 
 def open_model(path: _Path, activation: str | None = None) -> "Encoder":
@@ -87,11 +86,12 @@ def fit(images: Sequence["_Path | bytes | np.ndarray"], size: int) -> "np.ndarra
 
     from cleanclip_jax.views.decode import decode
     from cleanclip_jax.views.geometry import resize_crop
+    from cleanclip_jax.workdir import workdir_path
 
     def one(index: int, image: "_Path | bytes | np.ndarray") -> "np.ndarray":
         where = f"image {index}"
         if isinstance(image, str | PathLike):
-            where, image = str(image), Path(image).read_bytes()
+            where, image = str(image), workdir_path(image).read_bytes()
         return resize_crop(decode(image, where), size)
 
     return np.stack([one(index, image) for index, image in enumerate(images)])
@@ -169,9 +169,10 @@ def train(
     from cleanclip_jax.config import load
     from cleanclip_jax.run import loop
     from cleanclip_jax.run.build import build
+    from cleanclip_jax.workdir import workdir_path
 
     config = load(config) if isinstance(config, str) else config.copy_and_resolve_references()
-    with build(_overridden(config, overrides), Path(workdir)) as run:
+    with build(_overridden(config, overrides), workdir_path(workdir)) as run:
         loop.train(run)
     return run.config
 
@@ -188,23 +189,23 @@ def evaluate(
     Returns:
       the content of evaluation.json: results["figures"]["asr"]["value"].
     """
-
     from cleanclip_jax.report.evaluation import measure_run
+    from cleanclip_jax.workdir import workdir_path
 
     start = _open(path, overrides or {})
     config = _overridden(start.config, overrides)
-    return measure_run(start, config, None if output is None else Path(output))
+    return measure_run(start, config, None if output is None else workdir_path(output))
 
 
 def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":
     """A workdir, or a PyTorch checkpoint with what it leaves open."""
-
     from cleanclip_jax.config import defaults
     from cleanclip_jax.start.start import open_start
+    from cleanclip_jax.workdir import workdir_path
 
     left_open = {key: overrides.get(key) for key in ("model.activation", "text.merges")}
     given = {key: value for key, value in left_open.items() if value is not None}
-    return open_start(Path(path), _overridden(defaults(), given))
+    return open_start(workdir_path(path), _overridden(defaults(), given))
 
 
 def _overridden(config: "ConfigDict", overrides: Mapping[str, Any] | None) -> "ConfigDict":

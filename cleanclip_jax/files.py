@@ -5,54 +5,102 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import StartAgain, UserError
+
+if TYPE_CHECKING:
+    from cleanclip_jax.bucket import BucketPath
+
+
+def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
+    """The same path where it is an address; None on a disk."""
+    if "://" not in (text := os.fspath(path)):
+        return None
+    from cleanclip_jax.bucket import BucketPath, bucket_path  # deferred: few runs lie in buckets
+
+    return path if isinstance(path, BucketPath) else bucket_path(text)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a scratch file beside `path` that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    scratch = Path(name)
-    try:
+    """Gives a scratch file that takes the place of `path` when the block ends well."""
+
+    def make(folder: Path | None, prefix: str) -> str:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".part")
+        os.close(handle)
+        return name
+
+    with _taking_place(path, make, 0o666) as scratch:
         yield scratch
-        _share(scratch, 0o666)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Gives a scratch folder beside `path` that becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    """Gives a scratch folder that becomes `path` when the block ends well."""
+
+    def make(folder: Path | None, prefix: str) -> str:
+        return tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=".part")
+
+    with _taking_place(path, make, 0o777) as scratch:
+        yield scratch
+
+
+@contextmanager
+def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int) -> Iterator[Path]:
+    """Scratch that `make` makes beside `path` and a rename brings there; a bucket gets a copy."""
+    if (bucket := in_bucket(path)) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(make(None if bucket else path.parent, f".{path.name}."))
     try:
         yield scratch
-        _share(scratch, 0o777)
-        scratch.rename(path)
+        if bucket is not None:
+            bucket.put(scratch)
+        else:
+            # What tempfile made lets nobody else in; a workdir is shared like any other folder.
+            mask = os.umask(0)
+            os.umask(mask)
+            scratch.chmod(mode & ~mask)
+            scratch.replace(path)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _share(scratch: Path, mode: int) -> None:
-    """What tempfile made lets nobody else in; a workdir is shared like any other folder."""
-    mask = os.umask(0)
-    os.umask(mask)
-    scratch.chmod(mode & ~mask)
+        if scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+        scratch.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, with the folders above it."""
     data = content.encode() if isinstance(content, str) else content
-    with written_whole(path) as scratch:
-        scratch.write_bytes(data)
+    if (bucket := in_bucket(path)) is not None:
+        bucket.write_bytes(data)
+    else:
+        with written_whole(path) as scratch:
+            scratch.write_bytes(data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file; in a bucket it lies there soon, and once the part `writing` ends."""
+    if (bucket := in_bucket(path)) is not None:
+        bucket.append(line)
+    else:
+        with path.open("a") as file:
+            file.write(line)
+
+
+def local_copy(path: Path) -> Path:
+    """Where a library that knows disks alone reads: `path`, or a copy of it as it now is."""
+    return path if (bucket := in_bucket(path)) is None else bucket.copy()
+
+
+def local_folder(path: Path) -> Path:
+    """Where a library that knows disks alone writes: `path`, or for one in a bucket a folder here.
+
+    What lies in that folder is in the bucket once a checkpoint is, and when `writing` ends.
+    """
+    return path if (bucket := in_bucket(path)) is None else bucket.scratch()
 
 
 # What ends a write that was right in itself: room, rights, a folder that went.
@@ -62,20 +110,31 @@ UNWRITABLE |= {errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE}
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A part that writes into `folder`.
+    """A part that writes into `folder`; a bucket has all of it when the part ends.
 
     Raises:
       UserError: the folder takes nothing, for a reason of the system's.
+      StartAgain: so it is with a bucket, whose connections come and go.
     """
+    bucket = in_bucket(folder)
     try:
-        yield
+        try:
+            yield
+        finally:
+            if bucket is not None:
+                bucket.flush()
     except OSError as error:
         named = Path(os.fsdecode(error.filename)) if error.filename else folder
         if error.errno not in UNWRITABLE or not named.is_relative_to(folder):
             raise
+        if bucket is not None and error.errno == errno.EIO:
+            raise StartAgain(
+                f"{error.filename} can't be reached: {error.strerror}; the finished checkpoints "
+                "are as they were: the same command goes on from there"
+            ) from None
         raise UserError(
-            f"{named} can't be written: {error.strerror}; the finished checkpoints are as they "
-            "were: mend that and give the same command again"
+            f"{error.filename or folder} can't be written: {error.strerror}; the finished "
+            "checkpoints are as they were: mend that and give the same command again"
         ) from None
 
 

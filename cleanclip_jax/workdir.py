@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_lines, write_whole
+from cleanclip_jax.files import append_line, in_bucket, local_folder, read_lines, write_whole
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 INPUTS = "inputs.json"  # what the run began with: fingerprints of the data, the start's step
@@ -21,9 +22,14 @@ CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 
+def workdir_path(text: str | PathLike[str]) -> Path:
+    """A path on a disk, or at an address: gs://bucket/run, s3://bucket/run, what fsspec knows."""
+    return Path(text) if (bucket := in_bucket(text)) is None else bucket
+
+
 @dataclass(frozen=True)
 class Workdir:
-    """The folder of a run."""
+    """The folder of a run, on a disk or in a bucket."""
 
     path: Path
 
@@ -68,9 +74,8 @@ class Workdir:
         self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Adds a row to a .jsonl file."""
-        with (self.path / name).open("a") as file:
-            file.write(json.dumps(dict(row)) + "\n")
+        """Adds a row to a .jsonl file; a bucket has it soon, and once `flush` was called."""
+        append_line(self.path / name, json.dumps(dict(row)) + "\n")
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
@@ -78,4 +83,9 @@ class Workdir:
 
     def folder(self, name: str) -> Path:
         """Where a library that knows disks alone writes the files of folder `name`."""
-        return self.path / name
+        return local_folder(self.path / name)
+
+    def flush(self) -> None:
+        """Brings all that was appended, and the files of `folder`, into the bucket."""
+        if (bucket := in_bucket(self.path)) is not None:
+            bucket.flush()

@@ -3,11 +3,11 @@
 #
 #   launch/tpu_pod.sh NAME --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite \
 #       [--spot] [--nfs=10.0.0.2:/share] [--ref=HEAD] [--restarts=20] [--delete] [--dry-run] \
-#       -- train --config=configs/pretrain.py --workdir=/mnt/cleanclip/runs/clean
+#       -- train --config=configs/pretrain.py --workdir=gs://mine/runs/clean
 #
-# The slice NAME is used if it is there, else made. --nfs is mounted at /mnt/cleanclip on each
-# worker, and --workdir must lie there: all workers share it, and it outlives the slice. Commit first:
-# what the workers get is --ref of this checkout.
+# The slice NAME is used if it is there, else made. --workdir lies in a bucket, or on what --nfs
+# mounts at /mnt/cleanclip on each worker: all workers share it, and it outlives the slice. Commit
+# first: what the workers get is --ref of this checkout.
 set -u
 
 refuse() {
@@ -30,7 +30,8 @@ done
 [[ -n $zone && -n $type && -n $version ]] || refuse "--zone, --type and --version are needed"
 (($# > 1)) || refuse "no job after --"
 shift
-[[ " $* " == *" --workdir=/"* ]] || refuse "give --workdir=/... , a path that all workers share"
+[[ " $* " == *" --workdir=gs://"* || " $* " == *" --workdir=/"* ]] ||
+    refuse "give --workdir=gs://BUCKET/... , or a path that all workers share, as --workdir=/..."
 
 exec 3>&2
 call() { # says a command on the screen and runs it, or only says it

@@ -26,6 +26,7 @@ from cleanclip_jax.files import written_whole
 from cleanclip_jax.keys import take
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
+from cleanclip_jax.workdir import workdir_path
 
 log = logging.getLogger(__name__)
 
@@ -135,16 +136,17 @@ class Plan:
     def save(self, path: Path | str) -> None:
         """Writes the plan as a parquet file, whole or not at all."""
         header = json.dumps(dict(self.header), sort_keys=True)
-        with written_whole(Path(path)) as scratch:
+        with written_whole(workdir_path(path)) as scratch:
             pq.write_table(self.table.replace_schema_metadata({_HEADER: header}), scratch)
 
     @classmethod
     def load(cls, path: Path | str, source: Source | None = None) -> "Plan":
         """Reads a plan; with `source`, only if it was made for that dataset or its whole."""
-        if not Path(path).is_file():
+        if not (file := workdir_path(path)).is_file():
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
-            table = pq.read_table(path)
+            with file.open("rb") as stream:
+                table = pq.read_table(stream)
             header = json.loads((table.schema.metadata or {})[_HEADER])
         except (pa.ArrowInvalid, KeyError, ValueError) as error:
             raise UserError(f"{path}: this is no poison plan; check the path.") from error

@@ -27,7 +27,7 @@ from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.tensors import each_tensor, to_tensors
 from cleanclip_jax.start.torch.write import choose_format, contract, write_checkpoint
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
-from cleanclip_jax.workdir import TOKENIZER
+from cleanclip_jax.workdir import TOKENIZER, workdir_path
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
 OF_CHECKPOINTS = ("activation", "image_size", "tokenizer")
@@ -37,14 +37,16 @@ DTYPES = ("source", "float32", "float16", "bfloat16")
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip convert", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="must not exist")
+    parser.add_argument("source", type=workdir_path, metavar="SOURCE")
+    parser.add_argument("dest", type=workdir_path, metavar="DEST", help="must not exist")
     parser.add_argument("--format", choices=FORMATS, help="PyTorch's side; default: recognised")
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, help="of SOURCE, in place of what its config says"
     )
     parser.add_argument("--image_size", type=int, help="interpolates the position table")
-    parser.add_argument("--tokenizer", type=Path, help=f"of SOURCE: a workdir's {TOKENIZER}")
+    parser.add_argument(
+        "--tokenizer", type=workdir_path, help=f"of SOURCE: a workdir's {TOKENIZER}"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="source", help="of what is exported")
     args, overrides = parse(parser, argv)
     if overrides:

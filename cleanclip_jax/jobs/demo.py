@@ -20,7 +20,7 @@ from cleanclip_jax.report.runs import gather
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.start.start import open_start
-from cleanclip_jax.workdir import MANIFEST, Workdir
+from cleanclip_jax.workdir import MANIFEST, Workdir, workdir_path
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
@@ -32,7 +32,9 @@ Results = dict[str, Any]
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip demo", description=__doc__)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="its folder")
+    parser.add_argument(
+        "--workdir", type=workdir_path, default=Path("runs/demo"), help="its folder"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args, overrides = parse(parser, argv)
     keep_compiled()

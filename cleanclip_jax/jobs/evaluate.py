@@ -5,7 +5,6 @@ figures lie projection.npz and projection.png, where config.evaluation.projectio
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import check, defaults, from_json
@@ -15,7 +14,7 @@ from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.start.torch import is_torch_checkpoint
-from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir
+from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path
 
 # The keys of a run that measuring it may set anew.
 FREE = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
@@ -27,9 +26,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip evaluate", description=__doc__)
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="the run's folder, or a PyTorch checkpoint"
+        "--workdir",
+        required=True,
+        type=workdir_path,
+        help="the run's folder, or a PyTorch checkpoint",
     )
-    parser.add_argument("--output", type=Path, help="default: WORKDIR/evaluation.json")
+    parser.add_argument("--output", type=workdir_path, help="default: WORKDIR/evaluation.json")
     parser.add_argument(
         "--floor", help="a model that was never poisoned, or start: what the run began with"
     )

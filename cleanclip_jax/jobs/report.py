@@ -13,15 +13,18 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import keep_compiled
 from cleanclip_jax.report.document import PAGE, write_report
 from cleanclip_jax.report.runs import gather
+from cleanclip_jax.workdir import workdir_path
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit code."""
     parser = Parser(prog="cleanclip report", description=__doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or sweeps")
+    parser.add_argument(
+        "workdirs", nargs="+", type=workdir_path, metavar="WORKDIR", help="runs, or sweeps"
+    )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=workdir_path,
         help="the page's folder; default: WORKDIR/report, of several ./report",
     )
     parser.add_argument("--title", help="of the page")

@@ -32,7 +32,7 @@ from cleanclip_jax.run.loop import train
 from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.run.state import make_objective
 from cleanclip_jax.start.start import open_start
-from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir
+from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path
 
 LONGEST_NAME = 120  # characters of a run's folder
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         "--config.start=runs/poisoned/runs/seed={seed}",
     )
     parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
-    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder")
+    parser.add_argument("--workdir", required=True, type=workdir_path, help="the sweep's folder")
     parser.add_argument(
         "--over", action="append", required=True, metavar="KEY=A,B", help="a key and its values"
     )

@@ -59,7 +59,7 @@ class Projection:
     def load(cls, path: Path) -> "Projection":
         """Reads what `save` wrote."""
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as stream, np.load(stream) as arrays:
                 parts = dict(arrays)
             return cls(**{**parts, "target": int(parts["target"])})
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -20,7 +20,7 @@ from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import Start, load_start, open_start
 from cleanclip_jax.start.store import open_store
-from cleanclip_jax.workdir import EVALUATION, Workdir
+from cleanclip_jax.workdir import EVALUATION, Workdir, workdir_path
 
 COURSE = "course.json"
 
@@ -65,7 +65,7 @@ def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Encoder] |
                 "config.evaluation.floor is start, but this run began with fresh weights: name a "
                 "run that was never poisoned"
             )
-    run = load_start(open_start(Path(folder), config), mesh)
+    run = load_start(open_start(workdir_path(folder), config), mesh)
     facts = {"workdir": str(folder), "step": run.step}
     return facts, encoder_of(run.model, run.variables, run.tokenizer, mesh)
 

@@ -12,7 +12,7 @@ from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
 from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
 MOST_MODELS = 4  # that are loaded and drawn
 
@@ -38,7 +38,7 @@ class Run:
     @property
     def start(self) -> Path | None:
         """The run, or checkpoint, that it began with."""
-        return Path(self.config.start) if self.config.start else None
+        return workdir_path(self.config.start) if self.config.start else None
 
     @property
     def method(self) -> str:
@@ -246,7 +246,7 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
         gathered.entries.append(
             Entry(
                 name=": ".join(filter(None, (prefix, group))) or folder.name,
-                runs=[read_run(Path(place)) for place in members.workdir],
+                runs=[read_run(workdir_path(place)) for place in members.workdir],
                 line=": ".join(filter(None, (prefix, line))) or only,
                 label=label,
                 sweep=folder,

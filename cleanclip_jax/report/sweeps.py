@@ -18,7 +18,7 @@ from cleanclip_jax.report.tables import (
     spread,
     table_of,
 )
-from cleanclip_jax.workdir import EVALUATION, Workdir
+from cleanclip_jax.workdir import EVALUATION, Workdir, workdir_path
 
 LIMITS = (0.01, 0.05, 0.10)  # of ASR
 SEED, SWEEP = "seed", "sweep.json"
@@ -194,7 +194,9 @@ def write_sweep(folder: Path, sweep: Sweep, command: str) -> None:
 
 def _starting_point(rows: Sequence[Row]) -> Point | None:
     """Where the finetuned runs started from, the mean over the start runs that were measured."""
-    starts = (Workdir(Path(start)) for start in sorted({r["start"] for r in rows if "start" in r}))
+    starts = (
+        Workdir(workdir_path(start)) for start in sorted({r["start"] for r in rows if "start" in r})
+    )
     figures = [each.read_json(EVALUATION)["figures"] for each in starts if each.has(EVALUATION)]
     attacked = [each for each in figures if each.get("asr", {}).get("value") is not None]
     if not attacked:

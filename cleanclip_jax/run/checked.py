@@ -1,7 +1,6 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +20,7 @@ from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.sharding import check_batch, make_mesh
 from cleanclip_jax.start.model import make_model
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
-from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir
+from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.attacks.plan import Plan
@@ -58,7 +57,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     if config.start and not begun:
         from cleanclip_jax.start.start import open_start
 
-        start = open_start(Path(config.start), config)
+        start = open_start(workdir_path(config.start), config)
     config = resolve(config, workdir, start)
     objective = make_objective(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -13,7 +13,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.settings import has_begun
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.workdir import CONFIG, INPUTS, MANIFEST, ORIGIN, TOKENIZER, Workdir
+from cleanclip_jax.workdir import CONFIG, INPUTS, MANIFEST, ORIGIN, TOKENIZER, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.attacks.plan import Plan
@@ -123,7 +123,7 @@ def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | Non
     from cleanclip_jax.start.start import open_start
 
     digest = (recorded or {}).get("digest")
-    return digest is not None and open_start(Path(new)).identity.get("digest") == digest
+    return digest is not None and open_start(workdir_path(new)).identity.get("digest") == digest
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """A run's config, whole: what it leaves open comes from its start, its workdir, or by default."""
 
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import find_variant
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir
+from cleanclip_jax.start.store import steps_of
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.start.start import Start
@@ -21,12 +22,10 @@ INHERITED = ("data", "sets", "classes", "templates", "attack", "target", "retrie
 
 def has_begun(workdir: Workdir) -> bool:
     """Whether a run has saved a step there: from then on it needs its start no more."""
-    folder = workdir / CHECKPOINTS
-    return (
-        workdir.has(CONFIG)
-        and folder.is_dir()
-        and any(p.name.isdecimal() for p in folder.iterdir())
-    )
+    if not workdir.has(CONFIG):
+        return False
+    with closing(steps_of(workdir / CHECKPOINTS)) as there:
+        return bool(there.steps())
 
 
 def resolve(
@@ -49,7 +48,7 @@ def resolve(
             else:
                 from cleanclip_jax.start.start import open_start
 
-                theirs = (start or open_start(Path(config.start), config)).config
+                theirs = (start or open_start(workdir_path(config.start), config)).config
             _inherit(config, theirs)
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")

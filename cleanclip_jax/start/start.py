@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import local_copy
 from cleanclip_jax.losses.terms import TERMS, read_objective
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.models.variants import Variant
@@ -145,7 +146,8 @@ class TorchStart:
     @cached_property
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
-        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        path = local_copy(self.path)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
         for file in filter(Path.is_file, files):
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())

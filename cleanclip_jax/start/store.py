@@ -10,10 +10,9 @@ With several processes the first looks and tells the others, so that all take th
 of them open a store, save, and close it.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import in_bucket
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.start.digests import damage, write_digests
 from cleanclip_jax.start.save_errors import explained, remove_unfinished, try_room
+from cleanclip_jax.start.steps import Steps
 from cleanclip_jax.workdir import CHECKPOINTS
-
-log = logging.getLogger(__name__)
 
 MODEL, PROGRESS = "model", "progress"
 # What a checkpoint of an earlier program may lack: what loss terms keep between steps.
@@ -46,13 +45,18 @@ class Store:
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        self._folder = folder.absolute()
-        newest = _of_first(lambda: newest_whole(self._folder))
+        self._at, self._keep = steps_of(folder), keep
+        self._there = self._at.steps()
+        newest = _of_first(lambda: self._at.newest_whole(self._there))
+        if newest is not None:
+            self._at.fetch(newest)
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
         # Orbax would save whenever it is idle and keep everything unless told otherwise.
         self._checkpointer = ocp.training.Checkpointer(
-            str(self._folder),
-            preservation_policy=policies[0].LatestN(keep),
+            str(self._at.here),
+            preservation_policy=policies[0].LatestN(
+                keep if self._at.here == self._at.folder else 1
+            ),
             save_decision_policy=policies[1].FixedIntervalPolicy(1),
         )
         # What is newer than the newest that is whole is damaged.
@@ -66,11 +70,12 @@ class Store:
         # It raises once more what a save has raised.
         with suppress(*[Exception] * self._failed):
             self._checkpointer.close()
+        self._at.close()
 
     @property
     def listed(self) -> list[int]:
         """The steps of all checkpoints that lie there, damaged ones too."""
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        return list(self._there)
 
     @property
     def latest(self) -> int | None:
@@ -86,9 +91,9 @@ class Store:
         """Refuses a damaged checkpoint."""
 
         def look() -> int:
-            if (problem := damage(self._folder / str(step))) is not None:
+            if (problem := damage(self._at.fetch(step))) is not None:
                 raise UserError(
-                    f"{self._folder / str(step)} is damaged ({problem}): name another step"
+                    f"{self._at.folder / str(step)} is damaged ({problem}): name another step"
                 )
             return step
 
@@ -101,35 +106,38 @@ class Store:
         """
         if self.latest == step:
             return
-        parts = {MODEL: model, PROGRESS: progress}
+        parts = self._at.part({MODEL: model, PROGRESS: progress})
         try:
             self._make_room(parts)
             if not self._checkpointer.save_checkpointables(step, parts):
                 raise RuntimeError(f"Orbax did not save step {step}: a fault of this program")
             if is_first():
-                write_digests(self._folder / str(step))
+                write_digests(self._at.here / str(step))
         except Exception as error:
             self._failed = True
             if is_first():
                 with suppress(OSError):  # what it has written would keep the disk full
-                    remove_unfinished(self._folder)
-            last = max(set(_steps(self._folder)) - self._damaged, default=None)
-            if (line := explained(error, self._folder, step, last)) is None:
+                    remove_unfinished(self._at.here)
+            last = max(set(self._at.steps()) - self._damaged, default=None)
+            if (line := explained(error, self._at.here, step, last)) is None:
                 raise
             raise UserError(line) from None
+        self._at.put(step, self._keep)
+        self._there = sorted({*self._there, step})[-self._keep :]
 
     def _make_room(self, parts: Mapping[str, Any]) -> None:
         """Sees that the folder takes a checkpoint; the first time, moves away what is none."""
         if is_first():
             sizes = (getattr(x, "nbytes", 0) for x in jax.tree.leaves(parts))
-            try_room(self._folder, sum(sizes) + BESIDE)
+            try_room(self._at.here, sum(sizes) + BESIDE)
             if not self._tidy:
-                remove_unfinished(self._folder)
+                remove_unfinished(self._at.here)
                 for step in self._damaged:
-                    _move_aside(self._folder / str(step))
+                    self._at.move_aside(step)
         if not self._tidy:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are moved")
+            self._there = [step for step in self._there if step not in self._damaged]
             self._damaged = set()
             self._checkpointer.reload()
             self._tidy = True
@@ -145,8 +153,16 @@ class Store:
         return key in self._metadata(part, step)
 
     def _metadata(self, part: str, step: int | None = None) -> Any:
+        return self._checkpointer.checkpointables_metadata(self._bring(step)).metadata[part]
+
+    def _bring(self, step: int | None) -> int | None:
+        """Sees that a step, by default the newest, lies here; returns it."""
         step = self.latest if step is None else step
-        return self._checkpointer.checkpointables_metadata(step).metadata[part]
+        known = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
+        if step is not None and step not in known:
+            self._at.fetch(step)
+            self._checkpointer.reload()
+        return step
 
     def load(self, step: int | None = None, **abstract: Any) -> dict[str, Any]:
         """Returns a checkpoint's parts, placed as the given abstract trees say.
@@ -159,11 +175,20 @@ class Store:
           **abstract: `model` and, or, `progress`: trees of `jax.ShapeDtypeStruct`, or of NumPy
             arrays for what is to stay on the host.
         """
-        step = self.latest if step is None else step
+        step = self._bring(step)
         progress = abstract.get(PROGRESS, {})
         if MEMORY in progress and not self.has(PROGRESS, MEMORY, step):
             abstract[PROGRESS] = {key: x for key, x in progress.items() if key != MEMORY}
         return self._checkpointer.load_checkpointables(step, abstract)
+
+
+def steps_of(folder: Path) -> Steps:
+    """The steps in a folder of checkpoints, on a disk or in a bucket."""
+    if (bucket := in_bucket(folder)) is None:
+        return Steps(folder)
+    from cleanclip_jax.start.bucket_steps import BucketSteps  # deferred: few runs lie in buckets
+
+    return BucketSteps(bucket)
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...], str]]:
@@ -178,32 +203,8 @@ def newest_whole(folder: Path) -> int | None:
 
     If there are some and all are damaged, that is a UserError.
     """
-    bad: dict[int, str] = {}
-    newest = None
-    for step in reversed(_steps(folder)):
-        problem = damage(folder / str(step))
-        if problem is None:
-            newest = step
-            break
-        # A run that is training may have deleted it in the meantime.
-        if (folder / str(step)).is_dir():
-            bad[step] = problem
-    if bad and newest is None:
-        reasons = "; ".join(f"{step}: {problem}" for step, problem in bad.items())
-        raise UserError(
-            f"{folder}: no checkpoint is whole ({reasons}): put one back from a copy, or move the "
-            "folder away to begin anew"
-        )
-    for step, problem in bad.items():
-        log.warning(
-            "%s is damaged (%s): step %d is used instead", folder / str(step), problem, newest
-        )
-    return newest
-
-
-def _steps(folder: Path) -> list[int]:
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    with closing(steps_of(folder)) as there:
+        return there.newest_whole(there.steps())
 
 
 def _of_first(look: Callable[[], int | None]) -> int | None:
@@ -212,17 +213,6 @@ def _of_first(look: Callable[[], int | None]) -> int | None:
         step = look() if is_first() else None
     step = int(largest(-1 if step is None else step)[0])
     return None if step < 0 else step
-
-
-def _move_aside(step: Path) -> None:
-    """Moves a step's folder to WORKDIR/damaged, where nothing is written over."""
-    home = step.parent.parent / "damaged"
-    home.mkdir(exist_ok=True)
-    taken = {path.name for path in home.iterdir()}
-    names = [step.name, *(f"{step.name}.{i}" for i in range(1, len(taken) + 1))]
-    place = home / next(name for name in names if name not in taken)
-    step.rename(place)
-    log.warning("the damaged checkpoint of step %s now lies in %s", step.name, place)
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -17,6 +17,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, write_whole
+from cleanclip_jax.workdir import workdir_path
 
 START, END = "<start_of_text>", "<end_of_text>"
 
@@ -123,13 +124,13 @@ class Tokenizer:
             "keep_end": self.keep_end,
             "bpe": json.loads(self._bpe.to_str()),
         }
-        write_whole(Path(path), json.dumps(content, ensure_ascii=False))
+        write_whole(workdir_path(path), json.dumps(content, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
         """Reads what `save` wrote."""
         try:
-            content = json.loads(Path(path).read_bytes())
+            content = json.loads(workdir_path(path).read_bytes())
             if content["version"] != _VERSION:
                 raise UserError(
                     f"{path}: the tokenizer is of version {content['version']}, and this program "

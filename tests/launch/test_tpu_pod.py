@@ -12,7 +12,7 @@ import pytest
 
 SCRIPT = Path(__file__).parent.parent.parent / "launch" / "tpu_pod.sh"
 SLICE = ("clip", "--zone=z", "--type=v5litepod-16", "--version=v2-alpha-tpuv5-lite")
-JOB = ("--", "train", "--config=c.py", "--workdir=/mnt/cleanclip/runs/a")
+JOB = ("--", "train", "--config=c.py", "--workdir=gs://mine/runs/a")
 # Writes down its calls. Slices and their states are in states.json, the next one each time that it
 # is asked. What ssh is to run runs in a home folder, but for the installation.
 GCLOUD = f"""#!{sys.executable} -IS
@@ -127,7 +127,7 @@ def test_a_slice_that_is_there_is_used(cloud: Path):
     code, out, _ = run(cloud, *SLICE, *JOB)
     assert code == 0
     assert calls(cloud) == TURN[1:]
-    assert "started: train --config=c.py --workdir=/mnt/cleanclip/runs/a" in out
+    assert "started: train --config=c.py --workdir=gs://mine/runs/a" in out
 
 
 def test_after_a_preemption_there_is_a_new_slice_and_the_run_goes_on(cloud: Path):

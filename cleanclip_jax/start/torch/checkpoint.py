@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.files import local_copy
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.origin import Origin
@@ -101,7 +102,7 @@ def open_checkpoint(
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
-    weights, files = find_files(path, format)
+    weights, files = find_files(local_copy(path), format)
     content: dict[str, Any] = {}
     note: dict[str, Any] = {}
     for file in weights:
