@@ -27,12 +27,6 @@ class StartAgain(Exception):
         self.together = together
 
 
-# run/build.py and run/loop.py call it until they use `unknown`.
-def near(word: str, options: Iterable[str]) -> str:
-    """Returns ' Did you mean "a" or "b"?' for the options close to `word`, else ''."""
-    return _near(word, list(options))
-
-
 def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
     """Returns the error for a word that is none of `options`: the near ones are named, or all.
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord, decode
@@ -24,12 +24,6 @@ else:  # a run that is not poisoned, or has no views, loads none of them
     Plan = Poison = Stamp = Synonyms = Trigger = Any
 
 DECODING = ("exact", "fast")
-CHOICES = {
-    "image": ("none", "autoaugment"),
-    "text": ("none", "eda"),
-    "per": ("epoch", "once"),
-    "on": ("host", "device"),
-}
 REASONS = "reasons"  # a batch's key, of what `pack` makes; it ends in the feeder
 
 
@@ -80,11 +74,6 @@ class Views:
     strength: float = 0.1
     per: str = "epoch"
     on: str = "host"
-
-    def __post_init__(self):
-        for key, options in CHOICES.items():
-            if (value := getattr(self, key)) not in options:
-                raise unknown(f"views.{key}", value, options)
 
     @property
     def any(self) -> bool:

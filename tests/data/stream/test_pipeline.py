@@ -14,6 +14,7 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
+from cleanclip_jax.config import check, defaults
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.stream.pipeline import Reading, Views, evaluation_batches
 from cleanclip_jax.errors import UserError
@@ -275,8 +276,10 @@ def test_a_batch_that_does_not_divide_is_refused(source: Source):
 
 
 def test_an_unknown_view_is_refused():
+    config = defaults()
+    config.views.image = "autoagument"
     with pytest.raises(UserError, match=r"views.image: unknown 'autoagument'.*mean 'autoaugment'"):
-        Views(image="autoagument")
+        check(config)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,21 @@ from pathlib import Path
 import pytest
 
 import cleanclip_jax
+from cleanclip_jax import face
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/python.md"
 
 
 def test_docstrings_run():
-    results = doctest.testmod(cleanclip_jax)
+    results = doctest.testmod(face)
     assert results.attempted > 8 and results.failed == 0
+
+
+def test_the_package_has_the_face_and_nothing_else():
+    for name in cleanclip_jax.__all__:
+        assert getattr(cleanclip_jax, name) is getattr(face, name)
+    assert not hasattr(cleanclip_jax, "fce")
 
 
 def test_docs_python_runs(tmp_path, monkeypatch):
