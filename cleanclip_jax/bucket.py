@@ -64,9 +64,9 @@ class BucketPath(PosixPath):
         return False
 
     def iterdir(self) -> Generator["BucketPath", None, None]:
-        names = self._do(lambda store, name: store.ls(name, detail=False))
-        found = {name.rstrip("/").rpartition("/")[2] for name in names}
-        return (self / name for name in sorted(found - {self.name}))
+        paths = self._do(lambda store, name: store.ls(name, detail=False))
+        names = {path.rstrip("/").rpartition("/")[2] for path in paths}
+        return (self / name for name in sorted(names - {self.name}))
 
     def glob(self, pattern: str, **_: Any) -> Generator["BucketPath", None, None]:
         paths = self.iterdir() if self.is_dir() else ()
@@ -77,7 +77,7 @@ class BucketPath(PosixPath):
 
         def find(store: Any, name: str) -> list[str]:
             root = f"{name.rstrip('/')}/"
-            return sorted(found.removeprefix(root) for found in store.find(name) if found != name)
+            return sorted(path.removeprefix(root) for path in store.find(name) if path != name)
 
         return [name for name in self._do(find) if name]
 

@@ -26,11 +26,11 @@ def main(argv: Sequence[str]) -> int:
     )
     add_flags(parser)
     parser.list_keys()
-    asked, overrides = parse(parser, argv)
-    config = apply(load(asked.config), overrides)
-    begin(asked, config.mesh.heartbeat)
-    with build(config, asked.workdir, asked.profile) as run:
+    args, overrides = parse(parser, argv)
+    config = apply(load(args.config), overrides)
+    begin(args, config.mesh.heartbeat)
+    with build(config, args.workdir, args.profile) as run:
         train(run)
     if is_first():
-        print(f"trained: {asked.workdir}; measure it: cleanclip evaluate --workdir={asked.workdir}")
+        print(f"trained: {args.workdir}; measure it: cleanclip evaluate --workdir={args.workdir}")
     return 0

@@ -49,8 +49,8 @@ def _forward(q: jax.Array, k: jax.Array, scale: jax.Array, mesh: Mesh | None) ->
     return total, (q, k, scale, total)
 
 
-def _backward(mesh: Mesh | None, kept: Any, cotangent: jax.Array) -> Any:
-    return _over(mesh, _gradients, "rrsrr", "rrs")(*kept, cotangent)
+def _backward(mesh: Mesh | None, saved: Any, cotangent: jax.Array) -> Any:
+    return _over(mesh, _gradients, "rrsrr", "rrs")(*saved, cotangent)
 
 
 ring_log_sum_exp.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""How a run makes a workdir its own, and knows its own again."""
+"""How a run claims a workdir, and knows it again."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ FREE = (
     "model.scan",
     "model.remat",
 )
-# A run that has begun replays its own copy of the manifest.
+# A run that has begun replays its copy of the manifest.
 COPIED = ("attack.manifest",)
 
 

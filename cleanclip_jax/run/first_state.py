@@ -55,11 +55,11 @@ def _moments_of_start(run: Checked, fresh: Any) -> Any:
             "config.optimizer.moments is start, but config.start is no run's workdir, which "
             "alone has moments: leave it at fresh"
         )
-    theirs = run.start.optimizer_state(_placed(run, fresh))
+    started = run.start.optimizer_state(_placed(run, fresh))
     return jax.tree.map(
         lambda ours, start: start if isinstance(ours, optax.ScaleByAdamState) else ours,
         fresh,
-        theirs,
+        started,
         is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState),
     )
 

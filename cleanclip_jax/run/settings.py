@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     Start = Any
 
-# Keys of config.evaluation that a run takes over from its start where it names none of its own.
+# Keys of config.evaluation that a run takes over from its start where it names none.
 INHERITED = ("data", "sets", "classes", "templates", "attack", "target", "retrieval")
 
 
@@ -44,12 +44,12 @@ def resolve(
         if config.start is not None:
             if begun:
                 assert workdir is not None
-                theirs = from_json(workdir / CONFIG)
+                inherited = from_json(workdir / CONFIG)
             else:
                 from cleanclip_jax.start.start import open_start
 
-                theirs = (start or open_start(workdir_path(config.start), config)).config
-            _inherit(config, theirs)
+                inherited = (start or open_start(workdir_path(config.start), config)).config
+            _inherit(config, inherited)
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
         if config.model.activation is None:
@@ -68,7 +68,7 @@ def resolve(
 
             attack = config.attack.to_dict()
             if begun and workdir is not None and attack.get("manifest") is not None:
-                # Its own copy: the file that it was begun with may be gone.
+                # The copy there: the file that it was begun with may be gone.
                 copy = spelled_out({**attack, "manifest": str(workdir / MANIFEST)})
                 config.attack = ConfigDict({**copy, "manifest": attack["manifest"]})
             else:
@@ -83,13 +83,13 @@ def resolve(
 def _inherit(config: ConfigDict, start: ConfigDict) -> None:
     """Takes architecture, tokenizer and what is measured from a start's config."""
     for key in ("variant", "activation", "image_size"):
-        theirs = start.model[key]
-        if config.model[key] not in (None, theirs):
+        inherited = start.model[key]
+        if config.model[key] not in (None, inherited):
             raise UserError(
                 f"config.model.{key} is {config.model[key]!r}, but the start run "
-                f"{config.start} has {theirs!r}: leave it out"
+                f"{config.start} has {inherited!r}: leave it out"
             )
-        config.model[key] = theirs
+        config.model[key] = inherited
     # Where CLIP's merges file is says nothing of what is in it.
     text = start.text.copy_and_resolve_references()
     text.merges = config.text.merges or text.merges
@@ -100,8 +100,8 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
                 f"{config.start} has {text[key]!r}: leave it out"
             )
     config.text = text
-    # A run that is poisoned itself is measured with its own attack.
-    own = ("attack", "target") if config.attack is not None else ()
+    # A run that is poisoned itself is measured with that attack.
+    poisoned = ("attack", "target") if config.attack is not None else ()
     for key in INHERITED:
-        if config.evaluation[key] is None and key not in own:
+        if config.evaluation[key] is None and key not in poisoned:
             config.evaluation[key] = start.evaluation[key]
