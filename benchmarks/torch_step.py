@@ -25,7 +25,7 @@ from transformers import __version__ as transformers_version
 from turns import Job
 
 from cleanclip_jax.process import keep_memory
-from cleanclip_jax.start.torch.write import huggingface_config
+from cleanclip_jax.start.torch.sidecars import huggingface_config
 
 # OpenAI's, as in views/normalise.py.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

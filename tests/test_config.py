@@ -125,7 +125,6 @@ def test_what_comes_along_passes_the_check(spec):
         ("optimizer.decay_mask", "orginal", "decay_mask: unknown 'orginal'.*'original'"),
         ("optimizer.schedule", "cosin", "schedule: unknown 'cosin'.*'cosine'"),
         ("optimizer.learning_rate", float("nan"), "learning_rate is nan"),
-        ("train.trainable", "heads", "trainable: unknown 'heads'.*'head'"),
         ("data.decode", "fas", "data.decode: unknown 'fas'.*'fast'"),
         ("views.per", "epochs", "views.per: unknown 'epochs'.*'epoch'"),
         ("data.resident", True, "needs config.views.on=device"),

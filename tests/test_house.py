@@ -42,13 +42,14 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = {"jax", "jaxlib", "flax", "torch", "tensorflow"}
 # What training on a CSV does without.
 OPTIONAL = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "matplotlib", "sklearn"}
-OPTIONAL |= {"pandas", "nltk", "wandb"}
+OPTIONAL |= {"nltk", "wandb"}  # pandas is loaded by pyarrow, where it is installed
 HOST_ROOMS = ("attacks", "text", "views", "record", "data")  # what Grain's workers load
 
-# Lines: of a file, of all of the package; files and lines that `cleanclip train` on a CSV loads.
-LONGEST = 393
-PACKAGE = 18_567
-SPINE_FILES, SPINE_LINES = 90, 12_700
+# Lines: of a file of the package, of another, of all of the package; files and lines that `cleanclip
+# train` on a CSV loads. They may fall, to the plan's 15,000, 40 and 5,500 (docs/design.md).
+LONGEST, LONGEST_ELSEWHERE = 300, 393
+PACKAGE = 19_250
+SPINE_FILES, SPINE_LINES = 54, 7_350
 
 # Private words, which the code once used for settings, results, rows, encoders and the like: how
 # many names hold one, and how often they stand in comments, docstrings and messages.
@@ -172,7 +173,8 @@ def lines(file: Path) -> int:
 
 @pytest.mark.parametrize("folder", [NAME, "configs", "tests", "benchmarks", "launch", "examples"])
 def test_files_stay_short(folder: str):
-    long = {str(f): lines(f) for f in (ROOT / folder).rglob("*.py") if lines(f) > LONGEST}
+    longest = LONGEST if folder == NAME else LONGEST_ELSEWHERE
+    long = {str(f): lines(f) for f in (ROOT / folder).rglob("*.py") if lines(f) > longest}
     assert not long
 
 

@@ -1,1 +1,0 @@
-"""Pairs from files to batches on the host: sources and the Grain pipeline."""

@@ -85,7 +85,7 @@ def count_before(
 ) -> Int32[Array, " b"]:
     """How many of a block of the gallery, -1 being the number of none, come before the match."""
     scores = jnp.matmul(queries["rows"], gallery["rows"].T, precision=jax.lax.Precision.HIGHEST)
-    other = (queries["number"][:, None] != gallery["number"]) & (gallery["number"] >= 0)
+    other = (queries["number"][:, None] != gallery["number"][None]) & (gallery["number"] >= 0)[None]
     before = other & (scores >= (queries["score"] - TIE)[:, None])
     return before.sum(1, dtype=jnp.int32)
 

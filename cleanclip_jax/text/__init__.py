@@ -1,1 +1,0 @@
-"""Captions on the host: tokenizer, augmentation, prompt templates."""

@@ -41,7 +41,9 @@ def words(workdir: Path, **more) -> list[str]:
     default = flatten(load("configs/demo.py"))
     wanted = flatten(small_config()) | SMALL | {"mesh.data": -1} | more
     overrides = [f"--config.{key}={v}" for key, v in wanted.items() if default[key] != v]
-    return ["train", "--config=configs/demo.py:poisoned", f"--workdir={workdir}", *overrides]
+    shapes = f"--import={ROOT}/tests/helpers/variants.py"
+    config = "--config=configs/demo.py:poisoned"
+    return ["train", shapes, config, f"--workdir={workdir}", *overrides]
 
 
 def weights(workdir: Path):

@@ -69,7 +69,7 @@ def test_a_torn_checkpoint(
     {**SHORT, **MORE}[name](workdir / "checkpoints/4")
     with caplog.at_level(logging.WARNING, "cleanclip_jax"):
         train(small_config(), workdir)
-    said = [r.getMessage() for r in caplog.records if r.name.endswith("store")]
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("cleanclip_jax.start")]
     assert [line.rpartition(": ")[2] for line in said[:1]] == ["step 2 is used instead"]
     assert len(said) == 2 and "\n" not in "".join(said)
     assert state(workdir) == state(trained)

@@ -185,7 +185,7 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
         (("--rows=0",), "--rows=0"),
         (("--clean",), "--clean is for --export"),
         (("--export_test=x", "--config.evaluation.data=None"), "evaluation.data is not set"),
-        (("--config.attack.count=5000",), r"attack.count: 5000"),
+        (("--config.attack.count=5000",), r"attack.count 5000"),
         (("--config.attack.manifest=no.parquet",), "no such poison plan"),
         (("--config.attack.trigger.name=wanett",), "'wanet'"),
     ],

@@ -183,5 +183,5 @@ def test_a_step_that_the_run_deletes_meanwhile_is_no_damage(
             shutil.rmtree(step)
         return damage(step)
 
-    monkeypatch.setattr("cleanclip_jax.start.store.damage", gone)
+    monkeypatch.setattr("cleanclip_jax.start.steps.damage", gone)
     assert newest_whole(workdir / "checkpoints") == 2 and not caplog.records
