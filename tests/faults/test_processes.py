@@ -137,7 +137,7 @@ def test_a_mistake_of_one_ends_all_with_2_and_writes_nothing(tmp_path: Path):
     workdir = tmp_path / "run"
     extra = {1: ["--config.train.trainable=tail"]}
     assert run(2, words(workdir), tmp_path, x64=True, extra=extra) == [2, 2]
-    line = "config.train.trainable is 'tail'"
+    line = "config.train.trainable: unknown 'tail'"
     first, second = ((tmp_path / f"{i}.log").read_text().splitlines()[-1] for i in (0, 1))
     assert second.startswith(f"cleanclip: {line}")
     assert first.startswith(f"cleanclip: process 1: {line}") and not workdir.exists()
