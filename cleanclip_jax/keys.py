@@ -108,8 +108,7 @@ def whole(
     takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
-        exact = floats or isinstance(value, Integral)
-        if not exact or not is_number(value) or value != int(value):
+        if not is_number(value) or not (floats or _is_integral(value)) or value != int(value):
             return False
         return value == also or (value >= least and (below is None or value < below))
 
@@ -196,6 +195,10 @@ def place(default: str) -> Key:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, NumPy's among them, and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_integral(value: Any) -> bool:
+    return isinstance(value, Integral)
 
 
 def is_texts(value: Any) -> bool:
