@@ -49,7 +49,10 @@ def info_nce(
 
 
 def gathered(
-    units: Mapping[str, jax.Array], scale: Float[Array, ""], mesh: Mesh | None = None
+    units: Mapping[str, jax.Array],
+    scale: Float[Array, ""],
+    mesh: Mesh | None = None,
+    pairs: Float[Array, "b n d"] | None = None,
 ) -> Compare:
     """Compares with a matrix of logits.
 
@@ -57,6 +60,7 @@ def gathered(
       units: unit embeddings by name, each [b, d], which may be split over the mesh by rows. Each
         device keeps its rows as queries and sees everyone's as keys, with exact gradients
         ("gathered gradients" in docs/fidelity.md).
+      pairs: those of `PAIRS` among the units, in this order, where they lie in one array already.
     """
 
     def everywhere(rows: jax.Array) -> jax.Array:
@@ -65,15 +69,16 @@ def gathered(
         return jax.lax.with_sharding_constraint(rows, copied_over(mesh))
 
     @cache
-    def pairs() -> dict[str, jax.Array]:
+    def keys_of_all() -> dict[str, jax.Array]:
         # One gather of all embeddings of the pairs, here and nowhere else.
         names = [name for name in PAIRS if name in units]
-        together = everywhere(jnp.stack([units[name] for name in names], 1))
+        together = jnp.stack([units[name] for name in names], 1) if pairs is None else pairs
+        together = everywhere(together)
         return {name: together[:, i] for i, name in enumerate(names)}
 
     def compare(queries: Rows, keys: Rows) -> jax.Array:
         q, k = rows_of(units, queries), rows_of(units, keys)
-        all_keys = pairs()[keys] if isinstance(keys, str) and keys in PAIRS else everywhere(k)
+        all_keys = keys_of_all()[keys] if isinstance(keys, str) and keys in PAIRS else everywhere(k)
         # A GPU would take TF32 and a TPU bfloat16 passes: at scale 100 no longer the loss.
         logits = scale * jnp.matmul(q, all_keys.T, precision=jax.lax.Precision.HIGHEST)
         return info_nce(q, k, scale, jax.nn.logsumexp(logits, axis=-1))

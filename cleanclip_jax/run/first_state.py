@@ -75,6 +75,11 @@ def anchor(workdir: Workdir, run: Checked) -> Mapping[str, Any]:
     """The frozen start's variables, which the run keeps: its start may be moved or pruned."""
     with Store(workdir / ANCHOR, keep=1) as store:
         if store.latest is None:
+            if run.config.start and run.start is None:
+                raise UserError(
+                    f"{workdir / ANCHOR} is gone, the start that this run compares with: bring it "
+                    "back, or begin anew in another workdir"
+                )
             variables = place_state(run.mesh, dict(_start_variables(run)))
             whole = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
             store.save(0, model=whole, progress={"step": np.zeros((), np.int32)})

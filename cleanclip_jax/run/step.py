@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from cleanclip_jax.losses.compare import gathered, normalise_rows
+from cleanclip_jax.losses.compare import PAIRS, gathered, normalise_rows
 from cleanclip_jax.losses.terms import Context
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
 from cleanclip_jax.run.chunks import encode_in_chunks, model_of_a_part
@@ -61,13 +61,17 @@ def compute_loss(
     if objective.moves("visual") and not model.compute.bn_frozen:
         batch_stats = new_stats
     features = _by_name(outputs)
-    units = _by_name({name: normalise_rows(rows) for name, rows in outputs.items()})
+    unit = {name: normalise_rows(rows) for name, rows in outputs.items()}
+    pairs = jnp.concatenate([unit[name] for name in ("image", "text") if name in unit], 1)
+    names = [name for name in PAIRS if name in features]
+    units = _by_name(unit) | {name: pairs[:, i] for i, name in enumerate(names)}
     scale = jnp.exp(params["logit_scale"])
     if objective.ring:
-        from cleanclip_jax.losses.ring import ringed as compared
+        from cleanclip_jax.losses.ring import ringed
+
+        compare = ringed(units, scale, mesh)
     else:
-        compared = gathered
-    compare = compared(units, scale, mesh)
+        compare = gathered(units, scale, mesh, pairs)
     metrics: Metrics = {}
     memory: dict[str, Any] = {}
     loss = jnp.zeros((), features["image"].dtype)

@@ -161,6 +161,11 @@ def test_memory_and_the_frozen_start_survive_a_kill_and_a_start_that_is_gone(
         with Store(tmp_path / name / "checkpoints") as store:
             states.append(store.saved("progress")["memory"])
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    anchor = tmp_path / "killed" / "anchor"
+    anchor.rename(tmp_path / "anchor")
+    with pytest.raises(UserError, match="anchor is gone"):
+        train(config(), tmp_path / "killed")
+    (tmp_path / "anchor").replace(anchor)
     # Found again where it has moved to, and another is not taken for it.
     moved = config()
     moved.start = str(tmp_path / "elsewhere")
