@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import cache_folder
 
@@ -42,13 +41,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
-
-
-def heartbeat_of(overrides: Mapping[str, str]) -> int:
-    """The config.mesh.heartbeat of a job that joins the others before it has a config."""
-    config, key = defaults(), "mesh.heartbeat"
-    override(config, key, overrides.get(key, str(config.mesh.heartbeat)))
-    return config.mesh.heartbeat
 
 
 def begin(args: argparse.Namespace, heartbeat: int) -> None:

@@ -9,12 +9,12 @@ from argparse import ArgumentParser
 import jax
 import pytest
 
+from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import (
     add_flags,
     agree_on,
     cluster,
-    heartbeat_of,
     join,
     keep_compiled,
 )
@@ -82,9 +82,12 @@ def test_clusters_are_recognised_by_what_they_set():
 
 
 def test_heartbeat_of_a_command_line():
-    assert heartbeat_of({"mesh.heartbeat": "7", "seed": "1"}) == 7 and heartbeat_of({}) > 7
+    config = defaults()
+    assert config.mesh.heartbeat > 7
+    override(config, "mesh.heartbeat", "7")
+    assert config.mesh.heartbeat == 7
     with pytest.raises(UserError, match=r"mesh\.heartbeat"):
-        heartbeat_of({"mesh.heartbeat": "soon"})
+        override(config, "mesh.heartbeat", "soon")
 
 
 def test_one_process_agrees_with_itself():

@@ -24,7 +24,6 @@ from cleanclip_jax.views.geometry import FAST_GEOMETRY, GEOMETRY, resize_crop
 
 SIDE = 16
 VIEWS = Views(image="autoaugment", text="eda")
-EXAMPLE = "cleanclip_jax.data.stream.example"
 TRIGGER = {"name": "badnet", "size": 3, "noise": "fresh", "place": "random"}
 
 
