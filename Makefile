@@ -1,6 +1,7 @@
 # make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
-# make test-faults the tests that kill a run many times, that take four processes, and other slow ones
+# make test-slow   the tests that take longest: more cases of what make test tests (10 minutes)
+# make test-faults the tests that kill a run many times, take four processes, or many damaged files
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
 # make test-buckets workdirs at local servers of gs:// and s3:// (10 minutes)
@@ -18,7 +19,7 @@ STAMP := $(VENV)/installed-$(KEY)
 TORCH_STAMP := $(if $(filter no,$(TORCH)),,$(VENV)/torch-installed-$(KEY))
 COMMA := ,
 # One call of pip for a fresh environment that wants both.
-EXTRAS := $(if $(and $(filter test,$(or $(MAKECMDGOALS),test)),$(TORCH_STAMP)),dev$(COMMA)torch,dev)
+EXTRAS := $(if $(and $(filter test test-slow,$(or $(MAKECMDGOALS),test)),$(TORCH_STAMP)),dev$(COMMA)torch,dev)
 # Python compiles what is imported, which is a small part of what is installed.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
@@ -27,7 +28,7 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
+.PHONY: test test-slow test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
 
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
@@ -37,6 +38,9 @@ test: setup $(TORCH_STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal; tests=$$?; \
 	wait $$types; types=$$?; cat build/pyright.log; \
 	exit $$((tests ? tests : types))
+
+test-slow: setup $(TORCH_STAMP)
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 test-faults: setup
 	$(BIN)/pytest -m faults
