@@ -30,6 +30,11 @@ VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
 .PHONY: test test-slow test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
 
+# Each of the tests' many programs would compile Python's packages anew, where the user's
+# environment says to keep no bytecode; kept here, and not beside the sources.
+test test-slow test-faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/bytecode
+test test-slow test-faults: export PYTHONDONTWRITEBYTECODE :=
+
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ def test_the_package_has_the_face_and_nothing_else():
     assert not hasattr(cleanclip_jax, "fce")
 
 
+@pytest.mark.slow
 def test_docs_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = doctest.testfile(str(PAGE), module_relative=False, encoding="utf-8")

@@ -44,6 +44,7 @@ def test_wheel_holds_code_data_and_configs(wheel: Path):
     assert held == files("cleanclip_jax") | {f"cleanclip_jax/{name}" for name in files("configs")}
 
 
+@pytest.mark.slow
 def test_wheel_trains_outside_the_checkout(wheel: Path, tmp_path: Path):
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

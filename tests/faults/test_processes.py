@@ -122,6 +122,7 @@ def test_measured_by_two_is_measured_by_one(alone: Path, tmp_path: Path):
     assert found[0]["figures"] == found[1]["figures"]
 
 
+@pytest.mark.slow
 def test_two_take_the_steps_of_one_and_if_one_is_lost_the_other_ends(alone: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     with started(2, words(workdir, **{"mesh.heartbeat": 10}), tmp_path, x64=True) as processes:

@@ -114,6 +114,7 @@ def test_evaluating_twice_gives_the_same(workdir, tmp_path):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_the_demo_writes_its_results_and_its_page(tmp_path):
     folder = tmp_path / "demo"
     small = {**SMALL, "model.variant": "ViT-test", "evaluation.projection": "12"}

@@ -173,6 +173,7 @@ class Strict(torch.nn.Module):
                 module.register_parameter(last, torch.nn.Parameter(torch.zeros_like(x)))
 
 
+@pytest.mark.slow
 def test_a_whole_way_round(golden, tmp_path):
     """A .pt in, finetuned here with CleanCLIP's loss, a .pt out that loads with strict=True."""
     content = cleanclip_file(golden, "rn", tmp_path / "in.pt")

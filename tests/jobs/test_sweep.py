@@ -58,6 +58,7 @@ def test_a_sweep_resumes_and_draws(capsys, start, tmp_path):
     assert (tmp_path / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_step_is_measured_and_none_is_changed(capsys, start, tmp_path):
     """More checkpoints are no other training: the weights that come out are the same."""
     flags = ("--over=seed=0", "--config.train.steps=5", "--config.train.keep=1")

@@ -130,6 +130,7 @@ def test_a_slice_that_is_there_is_used(cloud: Path):
     assert "started: train --config=c.py --workdir=gs://mine/runs/a" in out
 
 
+@pytest.mark.slow
 def test_after_a_preemption_there_is_a_new_slice_and_the_run_goes_on(cloud: Path):
     slices = ["", "CREATING", "READY", "PREEMPTED", "", "READY"]
     requests = ["", "PROVISIONING", "ACTIVE", "SUSPENDED", "", "ACTIVE"]

@@ -31,7 +31,8 @@ def term(name, compare):
 def test_losses_and_gradients_equal_the_original(golden, case, scale, comparing):
     g = golden("losses")
     embeddings = {name: jnp.asarray(g[name]) for name in PAIRS}
-    compute = jax.value_and_grad(lambda e, s: weighted(CASES[case], e, s, comparing), (0, 1))
+    loss_of = jax.value_and_grad(lambda e, s: weighted(CASES[case], e, s, comparing), (0, 1))
+    compute = jax.jit(loss_of)
     loss, (by_embedding, by_scale) = compute(embeddings, jnp.float32(scale))
     assert float(loss) == pytest.approx(float(g[f"{case}/{scale}/loss"]), rel=1e-5)
     stacked = jnp.stack([by_embedding[name] for name in PAIRS])

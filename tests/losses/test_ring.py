@@ -27,11 +27,25 @@ def whole(queries, keys, scale):
 
 
 def with_gradients(function, scale, queries, keys, weights):
-    value, pull = jax.vjp(function, queries, keys, scale)
-    return value, *pull(weights)
+    @jax.jit
+    def both(queries, keys, scale, weights):
+        value, pull = jax.vjp(function, queries, keys, scale)
+        return value, *pull(weights)
+
+    return both(queries, keys, scale, weights)
 
 
-@pytest.mark.parametrize("shape", [None, (1, 1), (2, 1), (8, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        None,
+        *(
+            pytest.param(shape, marks=pytest.mark.slow)
+            for shape in ((1, 1), (2, 1), (8, 1), (1, 4))
+        ),
+        (2, 4),
+    ],
+)
 def test_the_ring_equals_the_matrix(shape, monkeypatch):
     monkeypatch.setattr(ring, "TILE", 3)  # which divides no device's rows
     mesh = None if shape is None else make_mesh(*shape)
@@ -50,7 +64,9 @@ def test_the_ring_equals_the_matrix(shape, monkeypatch):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("alike", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "alike", [0.0, *(pytest.param(alike, marks=pytest.mark.slow) for alike in (0.9, 1.0))]
+)
 def test_float32_is_enough_at_the_largest_scale(alike):
     *rows, weights = some_rows("float32", alike=alike)
     rows = [*rows, jnp.abs(weights)]  # as a mean's: no cancelling in the scale's gradient
@@ -65,6 +81,7 @@ def test_float32_is_enough_at_the_largest_scale(alike):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5 * max(1, np.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_not_its_square():
     """Of both terms with their gradients, over 8 devices; compiled only."""
     mesh = make_mesh(8)

@@ -30,6 +30,7 @@ def config():
     return config
 
 
+@pytest.mark.slow
 def test_the_furthest_turned_come_first(config, make_encoder):
     """Against the angles of all pictures, one by one."""
     model, other = make_encoder(), make_encoder(seed=1)

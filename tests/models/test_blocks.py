@@ -17,7 +17,7 @@ END = 299
     [
         pytest.param({"scan": True}, marks=pytest.mark.faults),
         pytest.param({"remat": True}, marks=pytest.mark.faults),
-        {"scan": True, "remat": True},
+        pytest.param({"scan": True, "remat": True}, marks=pytest.mark.slow),
     ],
 )
 def test_scan_and_remat_change_nothing(options):

@@ -66,6 +66,7 @@ def test_bfloat16_computes_low_and_keeps_high(kind):
     assert "bf16" in low
 
 
+@pytest.mark.slow
 def test_initialisation_is_the_published_one():
     weights = init(build("ViT-32px/8", vocab_size=1000, context_length=77), KEY)["params"]
     assert float(weights["logit_scale"]) == pytest.approx(np.log(1 / 0.07))

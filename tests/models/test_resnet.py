@@ -22,6 +22,7 @@ def resnet():
     return model, init(model, KEY)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_in_a_resnet(resnet):
     plain, weights = resnet
     other = build(SMALL_RESNET, remat=True)

@@ -10,13 +10,13 @@ from cleanclip_jax.models.variants import VARIANTS
 @pytest.mark.parametrize(
     ("name", "millions"),
     [
-        ("RN50", 102.0),
+        pytest.param("RN50", 102.0, marks=pytest.mark.slow),
         pytest.param("RN101", 119.7, marks=pytest.mark.faults),
         pytest.param("RN50x4", 178.3, marks=pytest.mark.faults),
         pytest.param("RN50x16", 291.0, marks=pytest.mark.faults),
         ("ViT-B/32", 151.3),
-        ("ViT-B/16", 149.6),
-        ("ViT-L/14", 427.6),
+        pytest.param("ViT-B/16", 149.6, marks=pytest.mark.slow),
+        pytest.param("ViT-L/14", 427.6, marks=pytest.mark.slow),
     ],
 )
 def test_variants_have_the_published_sizes(name, millions):

@@ -115,7 +115,11 @@ def test_each_step_is_named_for_a_profiler_and_some_are_traced(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("variant", "giga"),
-    [("RN50", 17.5), ("ViT-B/32", 14.8), pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults)],
+    [
+        pytest.param("RN50", 17.5, marks=pytest.mark.slow),
+        ("ViT-B/32", 14.8),
+        pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults),
+    ],
 )
 def test_flops_of_a_pair(variant, giga):
     """Three forwards; the published counts are of all queries in RN50's attention pool."""
@@ -123,7 +127,7 @@ def test_flops_of_a_pair(variant, giga):
     assert plain / 3e9 == pytest.approx(giga, rel=0.01)
 
 
-@pytest.mark.parametrize("variant", ["RN-32px", "ViT-32px/8"])
+@pytest.mark.parametrize("variant", [pytest.param("RN-32px", marks=pytest.mark.slow), "ViT-32px/8"])
 def test_flops_follow_the_objective_and_not_how_it_is_computed(variant):
     model = build(variant)
     plain = flops_per_pair(model, Objective({"cross_modal": 1.0}))

@@ -183,6 +183,7 @@ def test_sigterm_saves_the_step_under_way_and_the_same_command_goes_on(
     assert [start["step"] for start in read_lines(tmp_path / "again/starts.jsonl")] == [0, 3]
 
 
+@pytest.mark.slow
 def test_a_profile_is_traced_after_the_warm_up(config, tmp_path, monkeypatch):
     monkeypatch.setattr(clock, "WARM_UP", 1)
     train(config, tmp_path / "run", profile=2)

@@ -120,15 +120,15 @@ def gathers(program):
 
 RING, TWO = {"ring": True}, {"chunks": 2}
 WAYS = [
-    ("vit", 1, 1, {**RING, "chunks": 4}),
-    ("vit", 2, 1, TWO),
+    pytest.param("vit", 1, 1, {**RING, "chunks": 4}, marks=pytest.mark.slow),
+    pytest.param("vit", 2, 1, TWO, marks=pytest.mark.slow),
     pytest.param("vit", 4, 1, RING, marks=pytest.mark.faults),
     ("vit", 8, 1, {}),
-    ("vit", 1, 2, RING),
+    pytest.param("vit", 1, 2, RING, marks=pytest.mark.slow),
     pytest.param("vit", 1, 4, TWO, marks=pytest.mark.faults),
-    ("vit", 1, 8, {}),
+    pytest.param("vit", 1, 8, {}, marks=pytest.mark.slow),
     ("vit", 2, 4, {**RING, **TWO}),
-    ("resnet", 8, 1, {}),
+    pytest.param("resnet", 8, 1, {}, marks=pytest.mark.slow),
     pytest.param("resnet in groups", 2, 4, TWO, marks=pytest.mark.faults),
 ]
 
@@ -155,6 +155,7 @@ def test_two_steps_end_where_one_device_ends(kind, data, fsdp, options):
     assert hops == bool(options.get("ring") and devices > 1)
 
 
+@pytest.mark.slow
 def test_separate_views_in_chunks():
     """The running statistics see one view after the other, each in parts."""
     with jax.enable_x64(True):
@@ -173,6 +174,7 @@ def test_separate_views_in_chunks():
     assert abs(float(joint[0]) - float(plain[0])) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["visual", "head"])
 def test_a_head_and_frozen_towers_in_chunks_and_split(trainable):
     weights = (0.0 if trainable == "head" else 1.0, 0.0, 1.0)
@@ -201,6 +203,7 @@ def test_statistics_of_a_frozen_tower_stay_bit_for_bit():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_chunks_take_less_memory():
     plain, four = two_steps("vit"), two_steps("vit", ring=True, chunks=4)
     images = math.prod((PAIRS, 2, 16, 16, 3)) * 8

@@ -44,6 +44,7 @@ def stepped(kind, dtype):
     return traced, after, metrics, moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", pytest.param("resnet", marks=pytest.mark.faults)])
 def test_only_the_towers_compute_low_and_the_step_stays_near(kind):
     traced, after, metrics, low = stepped(kind, "bfloat16")

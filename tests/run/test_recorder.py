@@ -93,6 +93,7 @@ def test_a_line_torn_by_a_kill_is_not_appended_to(tmp_path: Path):
     assert [row["index"] for row in rows] == [1, 2]
 
 
+@pytest.mark.slow
 def test_too_many_are_one_line_and_exit_code_2(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import jax
 import numpy as np
@@ -48,6 +49,11 @@ def streamed(tmp_path_factory):
     return outcome(workdir)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "fusion_emitters=false" in os.environ["XLA_FLAGS"],
+    reason="XLA's older fusions round the two programs otherwise: make test-slow",
+)
 def test_resident_pictures_are_those_of_the_host_bit_for_bit(streamed, tmp_path, monkeypatch):
     monkeypatch.setattr("cleanclip_jax.data.stream.example.Example._views", None)  # not called
     train(config(resident=True), tmp_path / "run")
@@ -104,6 +110,7 @@ def test_resident_pictures_need_views_on_the_device(tmp_path):
         train(settings, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
     compiled, steps = [], []
 

@@ -95,7 +95,13 @@ def two_steps(weights: dict[str, float], data: int = 1, fsdp: int = 1, **options
         return jax.tree.map(np.asarray, (state, metrics))
 
 
-@pytest.mark.parametrize("way", [{"data": 2, "chunks": 2}, {"data": 2, "fsdp": 2, "ring": True}])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param({"data": 2, "chunks": 2}, marks=pytest.mark.slow),
+        {"data": 2, "fsdp": 2, "ring": True},
+    ],
+)
 def test_memory_and_start_are_the_same_in_chunks_in_a_ring_and_over_devices(terms: None, way: Any):
     weights = {"cross_modal": 1.0, "pool": 0.5, "away": 0.5}
     plain, spread = two_steps(weights), two_steps(weights, **way)
@@ -128,6 +134,7 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_memory_and_the_frozen_start_survive_a_kill_and_a_start_that_is_gone(
     terms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -48,6 +48,7 @@ def loss_and_gradients(model, variables, batch):
     return jax.tree.map(np.asarray, (loss, gradients, new_stats))
 
 
+@pytest.mark.slow
 def test_permuting_the_pairs_permutes_nothing_but_the_pairs():
     """The gradients of the weights are sums over the batch: its order can't matter."""
     with jax.enable_x64(True):
@@ -61,6 +62,7 @@ def test_permuting_the_pairs_permutes_nothing_but_the_pairs():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_separate_views_differ_by_batch_norm_alone():
     batch = {name: jnp.asarray(values) for name, values in some_batch().items()}
     for kind, same in (("resnet", False), ("vit", True)):

@@ -63,7 +63,7 @@ def same(one, other):
     )
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trainable", ["visual", "head"])
 def test_only_what_is_trained_moves(kind, trainable):
     model, variables, batch = parts(kind=kind)
@@ -92,6 +92,7 @@ def test_a_probe_steps_down_the_gradient_of_logistic_regression():
     assert metrics["loss"] == pytest.approx(np.log(CLASSES), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight():
     with jax.enable_x64(True):
         model, variables, batch = parts("float64")
@@ -132,7 +133,7 @@ def start(tmp_path_factory):
     return str(trained(tmp_path_factory.mktemp("start") / "run"))
 
 
-@pytest.mark.parametrize("stage", ["supervised", "probe"])
+@pytest.mark.parametrize("stage", [pytest.param("supervised", marks=pytest.mark.slow), "probe"])
 def test_a_run_is_trained_taken_up_and_measured_through_its_head(start, tmp_path, capsys, stage):
     config = small_config("cleanclip")
     config.start = start

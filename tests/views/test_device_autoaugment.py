@@ -159,6 +159,7 @@ def test_a_picture_depends_on_its_own_key_alone():
         np.testing.assert_array_equal(view, on_host(picture, ops), err_msg=str(ops))
 
 
+@pytest.mark.slow
 def test_devices_make_what_one_makes_and_say_nothing_to_each_other():
     images, keys = some_pictures(64, 16, 16), jax.random.split(jax.random.key(1), 64)
     over = split_over(make_mesh())

@@ -131,6 +131,7 @@ def test_the_number_of_processes_changes_no_byte(pairs: Source, tmp_path: Path):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on_where_it_was(command: Callable, large: dict, tmp_path: Path):
     out = tmp_path / "out"
     for finished in (2, 5):
@@ -179,6 +180,7 @@ def test_workers_end_with_the_parent(command: Callable, tmp_path: Path):
     until(lambda: not running(), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False])
 def test_sigterm_ends_with_75_and_the_same_command_goes_on(
     command: Callable, tmp_path: Path, group: bool

@@ -144,6 +144,7 @@ def assert_all_the_same(sources: dict[str, Source]) -> None:
                 assert np.array_equal(batch[key], one[key]), (name, key)
 
 
+@pytest.mark.slow
 def test_captioned_pairs_give_the_same_batches(pairs: Path):
     configs = captioned(pairs)
     sources = {name: open_source(config) for name, config in configs.items() if "array" not in name}

@@ -173,6 +173,7 @@ def test_workers_ignore_sigterm(write_csv: Callable):
         assert len(list(islice(batches, 20))) == 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_goes_on_in_time_is_left_alone(write_csv: Callable):
     with stream(opened(write_csv(12)), workers=1) as batches:
         next(batches)
@@ -202,6 +203,7 @@ def test_a_worker_that_is_stopped_ends_the_run(
     assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_closing_ends_the_workers(write_csv: Callable):
     with stream(opened(write_csv(12)), workers=2) as batches:
         next(batches)

@@ -70,6 +70,7 @@ def pair(random_model, request):
     return model, checkpoint, build(VARIANT, activation=request.param, scan=True), variables
 
 
+@pytest.mark.slow
 def test_features_logits_and_gradients_of_a_step(pair):
     theirs, checkpoint, model, variables = pair
     images, tokens = layers.random_input(model, seed=1, batch=BATCH)
