@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.files import read_json
 from cleanclip_jax.keys import REQUIRED, Key, literal, take
 
 
@@ -199,14 +200,9 @@ def from_json(path: Path) -> ConfigDict:
 
     Keys that aren't known are left alone: an older program's, or those of extensions.
     """
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no config: it is not a JSON object")
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}")
+    values = read_json(path, {})
     config = defaults()
     with config.unlocked(), config.ignore_type():
         for key, value in values.items():

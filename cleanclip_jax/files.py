@@ -1,19 +1,39 @@
-"""Files written whole or not at all, JSON by the line, and where the user's cache is."""
+"""Files: read with a bound and checked before use, written whole or not at all."""
 
 import errno
 import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.errors import StartAgain, UserError, reason
 
 if TYPE_CHECKING:
     from cleanclip_jax.bucket import BucketPath
+
+log = logging.getLogger(__name__)
+
+# Of a file that is read whole, bytes (the largest of ours, a tokenizer, has three million), and of
+# JSON the containers within each other; of a line of a .jsonl file bytes.
+MOST_BYTES, MOST_DEPTH, LONGEST_LINE = 16 << 20, 64, 1 << 20
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a user wrote it, `~` in it resolved; refuses one that no file can have."""
+    path = Path(os.path.expanduser(text))
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        raise UserError(f"{os.fspath(text)!r} can't be used: {reason(error)}") from None
+    return path
 
 
 def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
@@ -34,7 +54,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.close(handle)
         return name
 
-    with _taking_place(path, make, 0o666) as scratch:
+    with _taking_place(path, make, Path.is_file, 0o666) as scratch:
         yield scratch
 
 
@@ -45,16 +65,24 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     def make(folder: Path | None, prefix: str) -> str:
         return tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=".part")
 
-    with _taking_place(path, make, 0o777) as scratch:
+    with _taking_place(path, make, _is_empty_folder, 0o777) as scratch:
         yield scratch
 
 
 @contextmanager
-def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int) -> Iterator[Path]:
+def _taking_place(
+    path: Path,
+    make: Callable[[Path | None, str], str],
+    replaceable: Callable[[Path], bool],
+    mode: int,
+) -> Iterator[Path]:
     """Scratch that `make` makes beside `path` and a rename brings there; a bucket gets a copy."""
     if (bucket := in_bucket(path)) is None:
+        if path.is_symlink() or (path.exists() and not replaceable(path)):
+            raise UserError(f"{path} is a link, device or folder, which is not written over")
         path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(make(None if bucket else path.parent, f".{path.name}."))
+    # The whole name and more would be too long for some file systems.
+    scratch = Path(make(None if bucket else path.parent, f".{path.name[:40]}."))
     try:
         yield scratch
         if bucket is not None:
@@ -71,9 +99,14 @@ def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int
         scratch.unlink(missing_ok=True)
 
 
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, with the folders above it."""
-    data = content.encode() if isinstance(content, str) else content
+    # Names that are no UTF-8 come as half characters: so they are escaped as JSON would.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if (bucket := in_bucket(path)) is not None:
         bucket.write_bytes(data)
     else:
@@ -138,20 +171,140 @@ def writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a .jsonl file, but for a last one torn by a kill; none without a file.
+def check_plain(path: Path) -> int:
+    """The bytes of a plain file, links followed; refuses a pipe, device or folder by UserError.
 
-    Raises:
-      UserError: another line is not readable.
+    A pipe's reader would wait for ever, and a device has no end. Raises OSError: it is not there.
     """
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path} line {number} is not JSON: mend or move it") from None
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is a folder, pipe or device: name a file")
+    return status.st_size
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a plain file of at most so many bytes; a UserError says what is wrong."""
+    try:
+        if in_bucket(path) is None and check_plain(path) > most:
+            raise UserError(f"{path} is larger than {most >> 20} MiB: refused")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
+
+
+def read_json(path: Path, shape: Any, todo: str = "", most: int = MOST_BYTES) -> Any:
+    """The content of a JSON file, of a shape as `parse_json` describes it.
+
+    Args:
+      todo: what a user does about a file that is otherwise; ends the message.
+    """
+    return parse_json(str(path), read_bytes(path, most), shape, todo)
+
+
+def parse_json(where: str, data: str | bytes, shape: Any, todo: str = "") -> Any:
+    """JSON as data, once it has the shape that its reader relies on; a UserError otherwise.
+
+    Args:
+      where: what it is: a path, a path with a line.
+      shape: a type or a union of types (`float` takes whole numbers too; `object` is anything); a
+        set of values; a tuple of shapes, of which one is to fit; a list of one shape, for all its
+        items, or of as many as there are to be; a dictionary of shapes by key, of which one that
+        ends with ? may be absent, and `str` stands for all others. Keys that it doesn't name are
+        let by.
+      todo: ends the message.
+    """
+    try:
+        value = json.loads(data)
+        problem = "is nested too deep" if _too_deep(value) else _mismatch(value, shape)
+    except RecursionError:
+        problem = "is nested too deep"
+    except ValueError as error:
+        problem = f"is not readable as JSON: {reason(error)}"
+    if problem is not None:
+        raise UserError(
+            f"{where}{'' if problem.startswith('is ') else ':'} {problem}{todo and f': {todo}'}"
+        )
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        parts = [
+            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
+        ]
+        level = [x for part in parts for x in part]
+    return bool(level)
+
+
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+_KINDS |= {int: "a whole number", float: "a number", type(None): "null"}
+
+
+def _mismatch(value: Any, shape: Any, at: str = "") -> str | None:
+    """What is not as a shape says, in words; None where all is."""
+    lacking = []
+    match shape, value:
+        case dict(), dict():
+            shapes = {key if key is str else key.rstrip("?"): each for key, each in shape.items()}
+            pairs = [
+                (f"{at}.{key}" if at else key, x, shapes.get(key, shapes.get(str, object)))
+                for key, x in value.items()
+            ]
+            lacking = [
+                key for key in shapes if key in shape and key is not str and key not in value
+            ]
+        case list(), list():
+            shapes = shape if len(shape) > 1 else shape * len(value)
+            if len(value) != len(shapes):
+                return f"{at or 'it'} holds {len(value)} items, not {len(shapes)}"
+            pairs = [(f"{at or 'it'}[{i}]", x, shapes[i]) for i, x in enumerate(value)]
+        case set(), str() | int():
+            known = ", ".join(map(repr, sorted(shape)))
+            return None if value in shape else f"{at or 'it'} is {value!r:.80}, not {known}"
+        case tuple(), _:
+            problems = [_mismatch(value, each, at) for each in shape]
+            return None if None in problems else problems[0]
+        case _:
+            kind, kinds = (
+                type(value),
+                [
+                    type(min(x))
+                    if isinstance(x, set)
+                    else type(x)
+                    if isinstance(x, dict | list | None)
+                    else x
+                    for x in get_args(shape) or [shape]
+                ],
+            )
+            if not (object in kinds or kind in kinds or (kind is int and float in kinds)):
+                return (
+                    f"{at or 'it'} is {_KINDS[kind]}, not {' or '.join(_KINDS[x] for x in kinds)}"
+                )
+            return f"{at or 'it'} is too large" if kind is int and abs(value) >= 1 << 63 else None
+    problem = next(filter(None, (_mismatch(x, each, name) for name, x, each in pairs)), None)
+    return problem or next((f"{at or 'it'} lacks {key!r}" for key in lacking), None)
+
+
+def read_lines(path: Path, shape: Any) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file, each of that shape; [] without a file.
+
+    A line that is no such row is passed over with a warning, but for a last one that a kill has
+    torn: these files are a record, and no reason for a run to stop.
+    """
+    rows, bad = [], []
+    if path.is_file():
+        with path.open("rb") as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), 1):
+                try:
+                    rows.append(parse_json(f"line {number}", line, shape))
+                except UserError as error:
+                    if line.endswith(b"\n"):
+                        bad.append(str(error))
+    if bad:
+        log.warning("%s: passed over %d lines: %s", path, len(bad), "; ".join(bad[:3]))
     return rows
 
 

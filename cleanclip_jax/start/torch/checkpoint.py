@@ -26,7 +26,6 @@ from cleanclip_jax.start.torch.sidecars import (
 from cleanclip_jax.start.torch.tensors import to_variables
 from cleanclip_jax.start.torch.torch_file import read_note, read_torch_file
 
-FORMATS = ("openai", "open_clip", "open_clip_text", "cleanclip", "huggingface")
 _PREFIX = "module."
 
 
