@@ -194,8 +194,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         raise UserError(f"{path} can't be read: {reason(error)}") from None
 
 
-def read_json(path: Path, shape: Any, todo: str = "", most: int = MOST_BYTES) -> Any:
-    """The content of a JSON file, of a shape as `parse_json` describes it.
+def read_json(path: Path, shape: Any = {}, todo: str = "", most: int = MOST_BYTES) -> Any:  # noqa: B006
+    """The content of a JSON file, of a shape as `parse_json` describes it; by default an object.
 
     Args:
       todo: what a user does about a file that is otherwise; ends the message.

@@ -1,6 +1,7 @@
 """Labelled pictures from a folder of classes: one folder of pictures for each."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from cleanclip_jax.data.paths import files_below, local, read_bytes
 from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, reason, unknown
-from cleanclip_jax.files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,8 @@ def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
     names: Any = given
     if isinstance(given, str | Path):
         try:
-            names = parse_json(str(given), read_bytes(local(given)), {str: str})
-        except OSError as error:
+            names = json.loads(read_bytes(local(given)))
+        except (OSError, ValueError) as error:
             raise UserError(f"{given}: no names of classes ({reason(error)}).") from error
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')

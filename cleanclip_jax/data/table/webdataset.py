@@ -14,8 +14,6 @@ import pyarrow as pa
 from cleanclip_jax.data.paths import expand, open_binary
 from cleanclip_jax.data.table.rows import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import parse_json
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 BATCH_ROWS = 8192
@@ -175,13 +173,14 @@ def _row(
                 values.append(_text(notes.get(column)))
             else:
                 values.append(None)
-    except (ValueError, UserError) as error:  # also of text that is not utf-8
+    except ValueError as error:  # also of text that is not utf-8, and of broken JSON
         return [None] * len(columns), str(error)
     return values, None
 
 
 def _json(stream: Any, files: Mapping[str, Member]) -> dict[str, Any]:
-    return parse_json("its .json", _content(stream, files["json"]), {})
+    notes = json.loads(_content(stream, files["json"]))
+    return notes if isinstance(notes, dict) else {}
 
 
 def _text(value: Any) -> str | None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-FORMATS = ("openai", "open_clip", "open_clip_text", "cleanclip", "huggingface")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 # A folder's weights, by who writes them so; the first that is there is read.
 HUGGINGFACE = (

@@ -6,17 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.files import read_json, write_whole
-from cleanclip_jax.start.torch import FORMATS
-from cleanclip_jax.start.torch.names import LAYOUTS
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.workdir import ORIGIN
 
 _VERSION = 1
-_SHAPE = {
-    **{"version": {_VERSION}, "format": set(FORMATS), "layout": set(LAYOUTS), "prefix": str},
-    **{"tensors": {str: str}, "counters": {str: int}},
-    **{"wrapper": ({str: float | str}, None), "files": {str: {}}},
-}
 
 
 @dataclass(frozen=True)
@@ -57,5 +51,10 @@ def load_origin(workdir: Path) -> Origin | None:
     path = workdir / ORIGIN
     if not path.is_file():
         return None
-    content = read_json(path, _SHAPE, "convert the checkpoint again")
-    return Origin(**{each.name: content[each.name] for each in dataclasses.fields(Origin)})
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("version") != _VERSION:
+            raise UserError(f"{path} is of another version: convert the checkpoint again")
+        return Origin(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): convert the checkpoint again") from None

@@ -1,6 +1,7 @@
 """The JSON files beside a checkpoint's weights: which they are, what they say, how new ones are."""
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_json
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch import HUGGINGFACE, OPEN_CLIP
@@ -21,10 +21,9 @@ CONFIG, PREPROCESSOR, OPEN_CLIP_CONFIG = (
     "open_clip_config.json",
 )
 # What is read of them and has keys of its own.
-_SHAPES = {
-    CONFIG: {"text_config?": ({}, None), "vision_config?": ({}, None)},
-    OPEN_CLIP_CONFIG: {"model_cfg?": ({}, None), "preprocess_cfg?": ({}, None)},
-    PREPROCESSOR: {},
+_SECTIONS = {
+    CONFIG: ("text_config", "vision_config"),
+    OPEN_CLIP_CONFIG: ("model_cfg", "preprocess_cfg"),
 }
 
 
@@ -50,7 +49,8 @@ def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, An
     files = _json_files(path, beside)
     if not name.endswith(".index.json"):
         return [path / name], files
-    shards = sorted(set(read_json(path / name, {"weight_map": {str: str}})["weight_map"].values()))
+    table = _json(path / name).get("weight_map")
+    shards = sorted({str(x) for x in table.values()}) if isinstance(table, dict) else []
     absent = [x for x in shards if Path(x).name != x or not (path / x).is_file()]
     if absent or not shards:
         raise UserError(f"{path / name} names files that are not there: {', '.join(absent)}")
@@ -58,8 +58,22 @@ def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, An
 
 
 def _json_files(folder: Path, names: list[str]) -> dict[str, Any]:
-    there = (name for name in names if (folder / name).is_file())
-    return {name: read_json(folder / name, _SHAPES[name]) for name in there}
+    files = {name: _json(folder / name) for name in names if (folder / name).is_file()}
+    for name, content in files.items():
+        for section in _SECTIONS.get(name, ()):
+            if not isinstance(content.get(section) or {}, dict):
+                raise UserError(f"{folder / name}: {section} is no JSON object")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no JSON object")
+    return content
 
 
 def activation_of(

@@ -11,15 +11,14 @@ def test_an_origin_is_saved_and_a_damaged_one_refused(tmp_path):
     kinds = {"b": "float16", "a": "float32", "bn.num_batches_tracked": "int64"}
     origin = Origin("openai", "openai", "module.", kinds, {"bn.num_batches_tracked": 7})
     origin.save(tmp_path)
-    again, written = load_origin(tmp_path), (tmp_path / "interop.json").read_text()
+    again = load_origin(tmp_path)
     assert again is not None and again == origin and list(again.tensors) == list(origin.tensors)
     assert again.advanced(3).counters == {"bn.num_batches_tracked": 10}
     for content, message in (
-        ('{"version": 1}', "it lacks 'counters'"),
-        ("[]", "it is a list, not an object"),
-        (written.replace('"version": 1', '"version": 2'), "version is 2, not 1"),
-        (written.replace('"layout": "openai"', '"layout": "foo"'), "layout is 'foo', not"),
+        ('{"version": 1}', "damaged"),
+        ("[]", "damaged"),
+        ('{"version": 2}', "of another version"),
     ):
         (tmp_path / "interop.json").write_text(content)
-        with pytest.raises(UserError, match=rf"interop\.json: {message}"):
+        with pytest.raises(UserError, match=rf"interop\.json is {message}"):
             load_origin(tmp_path)
