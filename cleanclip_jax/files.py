@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANY: dict[Any, Any] = {}  # the shape of any JSON object
 # Of a file that is read whole, bytes (the largest of ours, a tokenizer, has three million), and of
 # JSON the containers within each other; of a line of a .jsonl file bytes.
 MOST_BYTES, MOST_DEPTH, LONGEST_LINE = 16 << 20, 64, 1 << 20
@@ -27,6 +28,8 @@ MOST_BYTES, MOST_DEPTH, LONGEST_LINE = 16 << 20, 64, 1 << 20
 def user_path(text: str | os.PathLike[str]) -> Path:
     """A path as a user wrote it, `~` in it resolved; refuses one that no file can have."""
     path = Path(os.path.expanduser(text))
+    if path.parts[:1] and path.parts[0].startswith("~") and not path.exists():
+        raise UserError(f"{text}: there is no user {path.parts[0][1:]}")
     try:
         path.stat()
     except FileNotFoundError:
@@ -191,10 +194,12 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
     except (OSError, ValueError) as error:
+        if in_bucket(path) is not None:
+            raise  # its connections come and go: `writing` knows what to do
         raise UserError(f"{path} can't be read: {reason(error)}") from None
 
 
-def read_json(path: Path, shape: Any = {}, todo: str = "", most: int = MOST_BYTES) -> Any:  # noqa: B006
+def read_json(path: Path, shape: Any = ANY, todo: str = "", most: int = MOST_BYTES) -> Any:
     """The content of a JSON file, of a shape as `parse_json` describes it; by default an object.
 
     Args:
@@ -288,14 +293,16 @@ def _mismatch(value: Any, shape: Any, at: str = "") -> str | None:
     return problem or next((f"{at or 'it'} lacks {key!r}" for key in lacking), None)
 
 
-def read_lines(path: Path, shape: Any) -> list[dict[str, Any]]:
+def read_lines(path: Path, shape: Any = ANY) -> list[dict[str, Any]]:
     """The rows of a .jsonl file, each of that shape; [] without a file.
 
     A line that is no such row is passed over with a warning, but for a last one that a kill has
     torn: these files are a record, and no reason for a run to stop.
     """
     rows, bad = [], []
-    if path.is_file():
+    if path.exists():
+        if in_bucket(path) is None:
+            check_plain(path)
         with path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), 1):
                 try:

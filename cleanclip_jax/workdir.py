@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.files import (
+    ANY,
     append_line,
     in_bucket,
     local_folder,
@@ -87,11 +88,11 @@ class Workdir:
         Args:
           todo: what a user does about it; ends the message.
         """
-        return read_json(self.path / name, shape or SHAPES[name], todo)
+        return read_json(self.path / name, shape or SHAPES.get(name, ANY), todo)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The rows of a .jsonl file, without lines that are none; [] without a file."""
-        return read_lines(self.path / name, SHAPES[name])
+        return read_lines(self.path / name, SHAPES.get(name, ANY))
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Writes a .jsonl file anew."""

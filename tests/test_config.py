@@ -174,7 +174,7 @@ def test_an_old_config_loads_over_todays_defaults(tmp_path):
     ("content", "message"),
     [
         ("{", "not readable as JSON"),
-        ("[]", "it is a list, not an object"),
+        ("[]", "not a JSON object"),
         ('{"train": 3}', "config.train is 3: it takes a dictionary"),
         ('{"train": {"batch_size": "x"}}', r"config.json: config.train.batch_size is 'x'"),
     ],

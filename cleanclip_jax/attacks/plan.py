@@ -149,6 +149,7 @@ class Plan:
         try:
             with file.open("rb") as stream:
                 table = pq.read_table(stream)
+            table.validate(full=True)  # texts that are no UTF-8
             header = (table.schema.metadata or {})[_HEADER]
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: this is no poison plan; check the path.") from error

@@ -138,7 +138,7 @@ def _size(path: str) -> int | None:
     """A local file's size; a remote one's is not looked up."""
     try:
         return None if paths.is_remote(path) else os.path.getsize(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it is no path, by a NUL or half a character
         return None
 
 

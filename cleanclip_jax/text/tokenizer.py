@@ -180,6 +180,7 @@ def _check(where: Path | str, data: bytes) -> None:
 
 
 def _clean(text: str) -> str:
+    text = text.encode(errors="replace").decode()  # JSON can write half a character
     # Most captions need no mending, and ftfy is slow to see it.
     if text.isascii() and text.isprintable() and "&" not in text:
         return " ".join(text.split()).lower()
