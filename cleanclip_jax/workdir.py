@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.files import (
-    ANY,
     append_line,
     in_bucket,
     local_folder,
@@ -17,6 +16,7 @@ from cleanclip_jax.files import (
     user_path,
     write_whole,
 )
+from cleanclip_jax.shapes import ANY
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 INPUTS = "inputs.json"  # what the run began with: fingerprints of the data, the start's step

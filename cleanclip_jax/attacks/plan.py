@@ -22,9 +22,10 @@ from cleanclip_jax.attacks.pairs import Poison, naming, of_class, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import parse_json, written_whole
+from cleanclip_jax.files import written_whole
 from cleanclip_jax.keys import take
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.text.prompts import fill, templates
 from cleanclip_jax.workdir import workdir_path
 

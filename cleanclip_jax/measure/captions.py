@@ -14,9 +14,9 @@ from cleanclip_jax.data import paths
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.table.table import Table
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import parse_json
 from cleanclip_jax.keys import REQUIRED, table, take, text
 from cleanclip_jax.record import Record, fingerprint_of
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.views.decode import BadRecord
 
 _COCO = {"images": [{"id": int | str, "file_name": str}]}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError, unknown
-from cleanclip_jax.files import parse_json, read_bytes, user_path
+from cleanclip_jax.files import read_bytes, user_path
+from cleanclip_jax.shapes import parse_json
 
 ENDINGS = (".json", ".py")
 KEYS = ("classes", "templates")

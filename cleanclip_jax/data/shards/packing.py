@@ -17,8 +17,8 @@ from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import parse_json
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import check_plain, parse_json
+from cleanclip_jax.files import check_plain
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.start.torch.unpickle import STORAGES, Module, Storage, Tensor, Unpickler
 
 # A record that torch.load passes over, beside TorchScript's own extra files.
