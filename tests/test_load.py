@@ -19,7 +19,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.run.settings import resolve
-from cleanclip_jax.start.model import Head
+from cleanclip_jax.start.head import Head
 from cleanclip_jax.start.start import TorchStart, load_weights
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.start.torch.origin import load_origin

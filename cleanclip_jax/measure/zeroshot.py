@@ -7,7 +7,7 @@ import numpy as np
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import texts_of
 from cleanclip_jax.measure.ranks import Classifier
-from cleanclip_jax.start.model import Head
+from cleanclip_jax.start.head import Head
 from cleanclip_jax.text.prompts import fill
 
 # Class names embedded at once, so that 1,000 classes of 80 prompts need no array of all of them.

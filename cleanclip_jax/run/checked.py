@@ -24,7 +24,7 @@ from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.attacks.plan import Plan
-    from cleanclip_jax.start.model import Head
+    from cleanclip_jax.start.head import Head
     from cleanclip_jax.start.start import Start
 else:  # loaded where a run has one
     Head = Plan = Start = Any
@@ -68,7 +68,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     head = None
     if "head" in objective.needs:
         assert source.class_names is not None
-        from cleanclip_jax.start.model import Head
+        from cleanclip_jax.start.head import Head
 
         head = Head(source.class_names, config.objective.normalise_features)
     if config.evaluation.data or config.evaluation.sets:

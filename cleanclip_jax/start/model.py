@@ -1,16 +1,12 @@
-"""The model that a resolved config describes, and the linear head of supervised training."""
+"""The model that a resolved config describes."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import CLIP, build
-from cleanclip_jax.workdir import HEAD, Workdir
 
 log = logging.getLogger(__name__)
 
@@ -42,38 +38,3 @@ def attention_here(attention: str) -> str:
         log.warning("config.model.attention=cudnn needs a GPU: attention is computed by XLA")
         return "xla"
     return attention
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a head tells apart, and how it sees features.
-
-    Attributes:
-      classes: names, in the order of its outputs.
-      normalised: whether it is given features of unit length.
-      params: `kernel` [features, classes] and `bias` [classes], where they are loaded.
-    """
-
-    classes: tuple[str, ...]
-    normalised: bool
-    params: Mapping[str, Any] | None = None
-
-    def save(self, workdir: Workdir) -> None:
-        """Writes the workdir's head.json."""
-        workdir.write_json(HEAD, {"classes": self.classes, "normalised": self.normalised})
-
-    def shapes(self, features: int, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-        """Its parameters' shapes and types."""
-        count = len(self.classes)
-        return {
-            "kernel": jax.ShapeDtypeStruct((features, count), dtype),
-            "bias": jax.ShapeDtypeStruct((count,), dtype),
-        }
-
-
-def load_head(workdir: Workdir) -> Head | None:
-    """The head of a run without its parameters; None where it trained none."""
-    if not workdir.has(HEAD):
-        return None
-    content = workdir.read_json(HEAD)
-    return Head(tuple(content["classes"]), content["normalised"])

@@ -34,7 +34,7 @@ from cleanclip_jax.report.sweeps import markdown
 from cleanclip_jax.report.tables import table_of, values_of
 from cleanclip_jax.run.recorder import BadRows, Recorder
 from cleanclip_jax.start.digests import damage
-from cleanclip_jax.start.model import load_head
+from cleanclip_jax.start.head import load_head
 from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 from cleanclip_jax.start.torch.origin import load_origin
 from cleanclip_jax.text.classes import read_classes
