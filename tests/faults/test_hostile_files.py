@@ -327,3 +327,16 @@ def test_the_files_that_are_changed_are_right(tmp_path, kind):
         name, data = files[kind]
         (tmp_path / name).write_bytes(data)
     read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "loop", "x" * 300, "a\0b", "file/a.pt"])
+def test_a_checkpoint_at_an_odd_place_is_one_line(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / name, tmp_path / "file"):
+        with pytest.raises((UserError, OSError)) as error:
+            open_checkpoint(path)
+        assert isinstance(error.value, UserError) or error.value.filename
+        assert "\n" not in str(error.value)

@@ -217,7 +217,9 @@ def archive(tensors: Mapping[str, np.ndarray], rng: random.Random | None = None)
     if rng is None:
         rng = random.Random(0)
     if 0.5 <= what < 0.6:  # TorchScript's
-        module = named("__torch__", "M") + b")\x81}(" + records["data.pkl"][4:-1] + b"b."
+        state = b"](" + rng.choice(EVIL) + b"Nte" if rng.random() < 0.2 else b""
+        state = state or b"}(" + records["data.pkl"][4:-1]
+        module = named("__torch__", "M") + b")\x81" + state + b"b."
         code = b"class M(Module):\n  __parameters__ = [" + rng.randbytes(9) + b"]\n"
         records |= {"data.pkl": module, "constants.pkl": b"N.", "code/__torch__.py": code}
     elif 0.6 <= what < 0.8:
@@ -241,7 +243,9 @@ def archive(tensors: Mapping[str, np.ndarray], rng: random.Random | None = None)
 def legacy(tensors: Mapping[str, np.ndarray], rng: random.Random | None = None) -> bytes:
     """A file of torch.save before 1.6; with a generator, one that is wrong somewhere."""
     magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-    keys = b"\x80\x02](" + b"".join(text(str(key)) for key in range(len(tensors))) + b"e."
+    deep = b"N" + b"\x85" * 200_000 if rng is not None and rng.random() < 0.02 else b""
+    keys = b"".join(text(str(key)) for key in range(len(tensors)))
+    keys = b"\x80\x02](" + keys + deep + b"e."
     wrong = rng is not None and rng.random() < 0.6
     data = magic + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + pickled(tensors, rng if wrong else None)
     data += keys

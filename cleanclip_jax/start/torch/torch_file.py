@@ -112,7 +112,7 @@ def _legacy(path: Path, data: memoryview) -> dict[str, Any]:
     pickled = Unpickler(file, path)
     content, keys, places = pickled.load(), Unpickler(file, path).load(), {}
     end = file.tell()
-    for key in keys:
+    for key in filter(lambda key: isinstance(key, str), keys):
         begin = end + 8  # each begins with its count
         count = int.from_bytes(data[end:begin], "little")
         end = begin + count * _type(pickled.storages[key].kind).itemsize

@@ -77,7 +77,7 @@ class Module:
     attributes: dict[str, Any]
 
     def __setstate__(self, state: Any) -> None:
-        self.attributes = dict(state)
+        self.attributes = state if isinstance(state, dict) else {}
 
 
 class _Dict(dict):
