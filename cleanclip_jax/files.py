@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Bytes of a file that is read whole (the largest of ours, a tokenizer, has three million), and of a
 # line of a .jsonl file.
-MOST_BYTES, LONGEST_LINE = 16 << 20, 1 << 20
+MOST_BYTES = LONGEST_LINE = 16 << 20
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

@@ -36,8 +36,9 @@ _FIGURE |= {"unit": {"share", "rank"}, "definition": str}
 _SET = {"classes": int, "classifier": str, "note": str, "fingerprint": str}
 _SET |= {"target": ({"index": int, "name": str}, None)}
 _SET |= {"pictures": {"labelled": int, "without_class": int, "unreadable": int}}
-_COUNTS = ("pictures", "captions", "unreadable", "without_caption", "empty_captions")
-_RETRIEVAL = {"target": str | None, "fingerprint": str, **dict.fromkeys(_COUNTS, int)}
+_LEFT_OUT = ("unreadable?", "without_caption?", "empty_captions?")
+_RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captions": int}
+_RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
 SHAPES = {
     INPUTS: {"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},

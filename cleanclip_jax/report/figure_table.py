@@ -69,7 +69,9 @@ def _with_prefix(figures: Figures, prefix: str) -> Figures:
 
 
 def _left_out(facts: Mapping[str, Any], *kinds: str) -> list[str]:
-    return [f"left out: {facts[kind]} {kind.replace('_', ' ')}" for kind in kinds if facts[kind]]
+    return [
+        f"left out: {facts[kind]} {kind.replace('_', ' ')}" for kind in kinds if facts.get(kind)
+    ]
 
 
 def _in_full(figures: Figures) -> list[str]:

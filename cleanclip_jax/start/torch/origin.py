@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_json, write_whole
+from cleanclip_jax.files import write_whole
 from cleanclip_jax.workdir import ORIGIN
 
 _VERSION = 1
@@ -52,7 +52,7 @@ def load_origin(workdir: Path) -> Origin | None:
     if not path.is_file():
         return None
     try:
-        content = read_json(path)
+        content = json.loads(path.read_text())
         if content.pop("version") != _VERSION:
             raise UserError(f"{path} is of another version: convert the checkpoint again")
         return Origin(**content)
