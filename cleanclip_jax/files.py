@@ -6,8 +6,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,44 +47,32 @@ def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
     return path if isinstance(path, BucketPath) else bucket_path(text)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> AbstractContextManager[Path]:
     """Gives a scratch file that takes the place of `path` when the block ends well."""
-
-    def make(folder: Path | None, prefix: str) -> str:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".part")
-        os.close(handle)
-        return name
-
-    with _taking_place(path, make, Path.is_file, 0o666) as scratch:
-        yield scratch
+    return _taking_place(path, folder=False)
 
 
-@contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def folder_written_whole(path: Path) -> AbstractContextManager[Path]:
     """Gives a scratch folder that becomes `path` when the block ends well."""
-
-    def make(folder: Path | None, prefix: str) -> str:
-        return tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=".part")
-
-    with _taking_place(path, make, _is_empty_folder, 0o777) as scratch:
-        yield scratch
+    return _taking_place(path, folder=True)
 
 
 @contextmanager
-def _taking_place(
-    path: Path,
-    make: Callable[[Path | None, str], str],
-    replaceable: Callable[[Path], bool],
-    mode: int,
-) -> Iterator[Path]:
-    """Scratch that `make` makes beside `path` and a rename brings there; a bucket gets a copy."""
+def _taking_place(path: Path, folder: bool) -> Iterator[Path]:
+    """Scratch beside `path`, which a rename brings there; a bucket gets a copy."""
     if (bucket := in_bucket(path)) is None:
-        if path.is_symlink() or (path.exists() and not replaceable(path)):
+        replaceable = path.is_dir() and not any(path.iterdir()) if folder else path.is_file()
+        if path.is_symlink() or (path.exists() and not replaceable):
             raise UserError(f"{path} is a link, device or folder, which is not written over")
         path.parent.mkdir(parents=True, exist_ok=True)
     # The whole name and more would be too long for some file systems.
-    scratch = Path(make(None if bucket else path.parent, f".{path.name[:40]}."))
+    place = {"dir": None if bucket else path.parent, "prefix": f".{path.name[:40]}."}
+    if folder:
+        scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
+    else:
+        handle, name = tempfile.mkstemp(**place, suffix=".part")
+        os.close(handle)
+        scratch = Path(name)
     try:
         yield scratch
         if bucket is not None:
@@ -93,16 +81,12 @@ def _taking_place(
             # What tempfile made lets nobody else in; a workdir is shared like any other folder.
             mask = os.umask(0)
             os.umask(mask)
-            scratch.chmod(mode & ~mask)
+            scratch.chmod((0o777 if folder else 0o666) & ~mask)
             scratch.replace(path)
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
         scratch.unlink(missing_ok=True)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -21,6 +21,7 @@ def parse_json(where: str, data: str | bytes, shape: Any, todo: str = "") -> Any
         let by.
       todo: ends the message.
     """
+    value = None
     try:
         value = json.loads(data)
         problem = "is nested too deep" if _too_deep(value) else _mismatch(value, shape)

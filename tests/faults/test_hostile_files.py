@@ -44,7 +44,7 @@ from cleanclip_jax.workdir import INPUTS, Workdir
 WORKDIRS = Path(__file__).parents[1] / "golden" / "workdirs"
 MEMORY, SECONDS = 2 << 30, 60.0
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
-Write = Callable[[random.Random, Path], None]
+Write = Callable[[random.Random, Path], Any]
 Read = Callable[[Path], Any]
 
 FILES = int(os.environ.get("HOSTILE_FILES", "10000"))
@@ -81,7 +81,7 @@ def golden(name: str) -> Any:
 def read_checkpoint(folder: Path) -> None:
     there = [path for path in folder.iterdir() if path.name.startswith("a.")]
     checkpoint = open_checkpoint(there[0] if there else folder)
-    checkpoint.variables(), checkpoint.config(), checkpoint.describe()
+    _ = checkpoint.variables(), checkpoint.config(), checkpoint.describe()
     (folder / "out").mkdir()
     checkpoint.origin.save(folder / "out")
     assert load_origin(folder / "out") == checkpoint.origin
@@ -90,13 +90,13 @@ def read_checkpoint(folder: Path) -> None:
 
 def read_evaluation(folder: Path) -> None:
     run = read_run(folder)
-    measured_on(run), measured_in_words(run), table(run.evaluation), run.settings()
-    table_of([values_of(run.figures)]), run.method
+    _ = measured_on(run), measured_in_words(run), table(run.evaluation), run.settings()
+    _ = table_of([values_of(run.figures)]), run.method
 
 
 def read_sweep(folder: Path) -> None:
     for sweep in gather([folder]).sweeps.values():
-        markdown(sweep), sweep.means(), sweep.curve()
+        _ = markdown(sweep), sweep.means(), sweep.curve()
 
 
 def read_rows(folder: Path) -> None:
@@ -107,7 +107,7 @@ def read_rows(folder: Path) -> None:
 
 
 def in_file(name: str, make: Callable[[random.Random], bytes]) -> Write:
-    return lambda rng, folder: (folder / name).write_bytes(make(rng)) and None
+    return lambda rng, folder: (folder / name).write_bytes(make(rng))
 
 
 def in_json(name: str, content: Any) -> Write:
@@ -148,7 +148,7 @@ def right_safetensors(name: str, tensors: Any) -> Write:
 
 
 def of(name: str) -> Write:
-    return lambda _, folder: shutil.copytree(WORKDIRS / name, folder, dirs_exist_ok=True) and None
+    return lambda _, folder: shutil.copytree(WORKDIRS / name, folder, dirs_exist_ok=True)
 
 
 def nothing(_: random.Random, __: Path) -> None:
@@ -287,7 +287,6 @@ def try_one(kind: str, seed: int, folder: Path) -> tuple[str, str | None]:
 def try_many(kind: str, count: int, folder: Path, first: int) -> Counter[str]:
     """Tries so many files of a kind; asserts that all of them held."""
     KINDS[kind][0](random.Random(0), folder)
-    (folder / "out").exists() and shutil.rmtree(folder / "out")
     counts, problems = Counter(), {}
     for seed in range(first, first + count):
         outcome, problem = try_one(kind, seed, folder)

@@ -9,7 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class _Inert:
 
     __slots__ = ()
 
-    def __new__(cls, *_: Any) -> "_Inert":
+    def __new__(cls, *_: Any) -> Any:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -116,7 +116,7 @@ class _Kind(_Inert):
 
     __slots__ = ("name",)
 
-    def __new__(cls, name: Any = "", *_: Any) -> "_Kind":
+    def __new__(cls, name: Any = "", *_: Any) -> Any:
         kind = super().__new__(cls)
         kind.name = name
         return kind
@@ -134,6 +134,19 @@ def _check_keys(keys: Iterable[Any]) -> None:
             raise pickle.UnpicklingError(f"a key of a dictionary is a {type(key).__name__}")
 
 
+_python: Any = pickle._Unpickler
+
+
+def _keys_first(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """One of pickle's ways to fill a dictionary, after a look at the keys on the stack."""
+
+    def checked(reader: Any) -> None:
+        _check_keys(reader.stack[keys])
+        load(reader)
+
+    return checked
+
+
 class Unpickler(pickle._Unpickler):
     """Reads one pickle of a file of torch.save or TorchScript.
 
@@ -144,43 +157,17 @@ class Unpickler(pickle._Unpickler):
       where: the file, for messages.
     """
 
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_python.dispatch,
+        pickle.DICT[0]: _keys_first(_python.load_dict, slice(None, None, 2)),
+        pickle.SETITEM[0]: _keys_first(_python.load_setitem, slice(-2, -1)),
+        pickle.SETITEMS[0]: _keys_first(_python.load_setitems, slice(None, None, 2)),
+        pickle.EMPTY_SET[0]: lambda reader: reader.append(_NOTHING),
+        pickle.ADDITEMS[0]: lambda reader: reader.pop_mark(),
+        pickle.FROZENSET[0]: lambda reader: reader.append(reader.pop_mark() and _NOTHING),
+    }
     # Makes room for as many bytes as the file says before it reads them.
-    dispatch = {  # noqa: RUF012
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
-
-    def _dict(self) -> None:
-        _check_keys(self.stack[::2])
-        pickle._Unpickler.load_dict(self)
-
-    def _item(self) -> None:
-        _check_keys(self.stack[-2:-1])
-        pickle._Unpickler.load_setitem(self)
-
-    def _items(self) -> None:
-        _check_keys(self.stack[::2])
-        pickle._Unpickler.load_setitems(self)
-
-    def _no_set(self) -> None:
-        self.append(_NOTHING)
-
-    def _no_items(self) -> None:
-        self.pop_mark()
-
-    def _frozen(self) -> None:
-        self.pop_mark()
-        self.append(_NOTHING)
-
-    dispatch |= {
-        pickle.DICT[0]: _dict,
-        pickle.SETITEM[0]: _item,
-        pickle.SETITEMS[0]: _items,
-        pickle.EMPTY_SET[0]: _no_set,
-        pickle.ADDITEMS[0]: _no_items,
-        pickle.FROZENSET[0]: _frozen,
-    }
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(self, stream: Any, where: object):
         super().__init__(stream, encoding="utf-8")
