@@ -226,7 +226,7 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
     todo = "give the sweep again"
     content, rows = Workdir(folder).read_json(SWEEP, SHAPE, todo), []
     for row in content["runs"]:
-        if not row.keys() >= content["over"].keys():
+        if not all(isinstance(row.get(key), str) for key in content["over"]):
             raise UserError(f"{folder / SWEEP}: a run lacks one of the sweep's keys: {todo}")
         # Where the sweep was is not always where it lies.
         place = folder / "runs" / Path(row["workdir"]).name
