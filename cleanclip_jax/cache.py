@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import cache_folder, write_whole, written_whole
+from cleanclip_jax.files import cache_folder, read_json, write_whole, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +142,8 @@ def remember_digest(path: Path, digest: str) -> None:
 def _remembered(path: Path) -> str | None:
     stat = path.stat()
     try:
-        size, modified, digest = json.loads(_note(path).read_text())
-    except (OSError, ValueError, TypeError):
+        size, modified, digest = read_json(_note(path), [int, int, str])
+    except UserError:
         return None
     return digest if (size, modified) == (stat.st_size, stat.st_mtime_ns) else None
 
@@ -157,5 +157,5 @@ def _read(path: Path) -> str:
 
 
 def _note(path: Path) -> Path:
-    name = hashlib.blake2b(str(path.absolute()).encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(os.fsencode(path.absolute()), digest_size=16).hexdigest()
     return cache_folder() / "digests" / f"{name}.json"

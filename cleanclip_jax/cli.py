@@ -1,13 +1,13 @@
 """The command `cleanclip`: names the jobs and imports each only when it is run."""
 
 import importlib
+import io
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
-from cleanclip_jax.errors import StartAgain, UserError, unknown
-
-START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+from cleanclip_jax.errors import INTERRUPTED, StartAgain, UserError, printable, reason, unknown
 
 JOBS = {
     "demo": "poison, measure and clean a small CLIP on handwritten digits, in about two minutes",
@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
+    # What is half written goes also when the machine is wanted back; a run saves its step first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])
@@ -54,10 +58,16 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
         return 2, False
     except StartAgain as error:
         print(f"cleanclip: {error}", file=sys.stderr)
-        return START_AGAIN, error.together
+        return error.code, error.together
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that is too long, that loops, that nobody may read: any job may meet one.
+        print(f"cleanclip: {printable(str(error.filename))}: {reason(error)}", file=sys.stderr)
+        return 2, False
     except KeyboardInterrupt:
         print("cleanclip: stopped; the same command goes on with the run", file=sys.stderr)
-        return 130, False
+        return INTERRUPTED, False
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import KEYS
-from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.files import read_bytes
 from cleanclip_jax.keys import REQUIRED, Key, literal, take
 
 
@@ -199,27 +200,36 @@ def from_json(path: Path) -> ConfigDict:
 
     Keys that aren't known are left alone: an older program's, or those of extensions.
     """
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}")
+    data = read_bytes(path)
     try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}") from None
-    except ValueError as error:
+        return parse_json(data.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(text: str) -> ConfigDict:
+    """The config of `to_json`, as `from_json` reads it."""
+    values = json.loads(text)
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no config: it is not a JSON object")
+        raise UserError("no config: it is not a JSON object")
     config = defaults()
     with config.unlocked(), config.ignore_type():
         for key, value in values.items():
-            if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
-                config[key].update(ConfigDict(value))
-            elif isinstance(config.get(key), ConfigDict):
-                raise UserError(f"{path}: config.{key} is {value!r}: it takes a dictionary")
-            else:
-                config[key] = ConfigDict(value) if isinstance(value, dict) else value
-    try:
-        _check_values(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+            is_section = isinstance(config.get(key), ConfigDict)
+            if is_section and not isinstance(value, dict):
+                raise UserError(f"config.{key} is {value!r}: it takes a dictionary")
+            try:
+                new = ConfigDict(value) if isinstance(value, dict) else value
+                config[key].update(new) if is_section else config.update({key: new})
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise UserError(
+                    f"config.{key} can't hold {value!r:.200}: {reason(error)}"
+                ) from None
+    _check_values(config)
     return config
 
 

@@ -1,19 +1,41 @@
-"""Files written whole or not at all, JSON by the line, and where the user's cache is."""
+"""Files: read with a bound and checked before use, written whole or not at all."""
 
 import errno
-import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.errors import StartAgain, UserError, reason
+from cleanclip_jax.shapes import ANY, parse_json
 
 if TYPE_CHECKING:
     from cleanclip_jax.bucket import BucketPath
+
+log = logging.getLogger(__name__)
+
+# Bytes of a file that is read whole (the largest of ours, a tokenizer, has three million), and of a
+# line of a .jsonl file.
+MOST_BYTES = LONGEST_LINE = 16 << 20
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a user wrote it, `~` in it resolved; refuses one that no file can have."""
+    path = Path(os.path.expanduser(text))
+    if path.parts[:1] and path.parts[0].startswith("~") and not path.exists():
+        raise UserError(f"{text}: there is no user {path.parts[0][1:]}")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        raise UserError(f"{os.fspath(text)!r} can't be used: {reason(error)}") from None
+    return path
 
 
 def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
@@ -25,36 +47,32 @@ def in_bucket(path: str | os.PathLike[str]) -> "BucketPath | None":
     return path if isinstance(path, BucketPath) else bucket_path(text)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> AbstractContextManager[Path]:
     """Gives a scratch file that takes the place of `path` when the block ends well."""
-
-    def make(folder: Path | None, prefix: str) -> str:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".part")
-        os.close(handle)
-        return name
-
-    with _taking_place(path, make, 0o666) as scratch:
-        yield scratch
+    return _taking_place(path, folder=False)
 
 
-@contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def folder_written_whole(path: Path) -> AbstractContextManager[Path]:
     """Gives a scratch folder that becomes `path` when the block ends well."""
-
-    def make(folder: Path | None, prefix: str) -> str:
-        return tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=".part")
-
-    with _taking_place(path, make, 0o777) as scratch:
-        yield scratch
+    return _taking_place(path, folder=True)
 
 
 @contextmanager
-def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int) -> Iterator[Path]:
-    """Scratch that `make` makes beside `path` and a rename brings there; a bucket gets a copy."""
+def _taking_place(path: Path, folder: bool) -> Iterator[Path]:
+    """Scratch beside `path`, which a rename brings there; a bucket gets a copy."""
     if (bucket := in_bucket(path)) is None:
+        replaceable = path.is_dir() and not any(path.iterdir()) if folder else path.is_file()
+        if path.is_symlink() or (path.exists() and not replaceable):
+            raise UserError(f"{path} is a link, device or folder, which is not written over")
         path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(make(None if bucket else path.parent, f".{path.name}."))
+    # The whole name and more would be too long for some file systems.
+    place = {"dir": None if bucket else path.parent, "prefix": f".{path.name[:40]}."}
+    if folder:
+        scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
+    else:
+        handle, name = tempfile.mkstemp(**place, suffix=".part")
+        os.close(handle)
+        scratch = Path(name)
     try:
         yield scratch
         if bucket is not None:
@@ -63,7 +81,7 @@ def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int
             # What tempfile made lets nobody else in; a workdir is shared like any other folder.
             mask = os.umask(0)
             os.umask(mask)
-            scratch.chmod(mode & ~mask)
+            scratch.chmod((0o777 if folder else 0o666) & ~mask)
             scratch.replace(path)
     finally:
         if scratch.is_dir():
@@ -73,7 +91,8 @@ def _taking_place(path: Path, make: Callable[[Path | None, str], str], mode: int
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, with the folders above it."""
-    data = content.encode() if isinstance(content, str) else content
+    # Names that are no UTF-8 come as half characters: so they are escaped as JSON would.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if (bucket := in_bucket(path)) is not None:
         bucket.write_bytes(data)
     else:
@@ -138,20 +157,59 @@ def writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a .jsonl file, but for a last one torn by a kill; none without a file.
+def check_plain(path: Path) -> int:
+    """The bytes of a plain file, links followed; refuses a pipe, device or folder by UserError.
 
-    Raises:
-      UserError: another line is not readable.
+    A pipe's reader would wait for ever, and a device has no end. Raises OSError: it is not there.
     """
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path} line {number} is not JSON: mend or move it") from None
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is a folder, pipe or device: name a file")
+    return status.st_size
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a plain file of at most so many bytes; a UserError says what is wrong."""
+    try:
+        if in_bucket(path) is None and check_plain(path) > most:
+            raise UserError(f"{path} is larger than {most >> 20} MiB: refused")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there") from None
+    except (OSError, ValueError) as error:
+        if in_bucket(path) is not None:
+            raise  # its connections come and go: `writing` knows what to do
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
+
+
+def read_json(path: Path, shape: Any = ANY, todo: str = "", most: int = MOST_BYTES) -> Any:
+    """The content of a JSON file, of a shape as `parse_json` describes it; by default an object.
+
+    Args:
+      todo: what a user does about a file that is otherwise; ends the message.
+    """
+    return parse_json(str(path), read_bytes(path, most), shape, todo)
+
+
+def read_lines(path: Path, shape: Any = ANY) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file, each of that shape; [] without a file.
+
+    A line that is no such row is passed over with a warning, but for a last one that a kill has
+    torn: these files are a record, and no reason for a run to stop.
+    """
+    rows, bad = [], []
+    if path.exists():
+        if in_bucket(path) is None:
+            check_plain(path)
+        with path.open("rb") as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), 1):
+                try:
+                    rows.append(parse_json(f"line {number}", line, shape))
+                except UserError as error:
+                    if line.endswith(b"\n"):
+                        bad.append(str(error))
+    if bad:
+        log.warning("%s: passed over %d lines: %s", path, len(bad), "; ".join(bad[:3]))
     return rows
 
 

@@ -7,8 +7,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import append_line, in_bucket, local_folder, read_lines, write_whole
+from cleanclip_jax.files import (
+    append_line,
+    in_bucket,
+    local_folder,
+    read_json,
+    read_lines,
+    user_path,
+    write_whole,
+)
+from cleanclip_jax.shapes import ANY
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 INPUTS = "inputs.json"  # what the run began with: fingerprints of the data, the start's step
@@ -21,10 +29,34 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
+# What readers rely on of each file, in the words of `files.parse_json`.
+INTERVAL = ([float, float], None)
+_FIGURE = {"value": float | None, "interval": INTERVAL, "of": int, "count?": int}
+_FIGURE |= {"unit": {"share", "rank"}, "definition": str}
+_SET = {"classes": int, "classifier": str, "note": str, "fingerprint": str}
+_SET |= {"target": ({"index": int, "name": str}, None)}
+_SET |= {"pictures": {"labelled": int, "without_class": int, "unreadable": int}}
+_LEFT_OUT = ("unreadable?", "without_caption?", "empty_captions?")
+_RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captions": int}
+_RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
+_START = {"path": str, "step?": int, "digest?": str | None}
+SHAPES = {
+    INPUTS: {"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
+    HEAD: {"classes": [str], "normalised": bool},
+    STARTS: {"time": float, "command": str, "device": str, "devices": int},
+    METRICS: {"step": int, str: (float, {"nan", "inf", "-inf"})},
+    BAD_ROWS: {"index": int, "where": str, "reason": str},
+    EVALUATION: {
+        **{"workdir": str, "step": int, "geometry": str, "evaluation": dict},
+        **{"trigger": dict | None, "retrieval": (_RETRIEVAL, None)},
+        **{"sets": {str: _SET}, "figures": {str: _FIGURE}},
+    },
+}
+
 
 def workdir_path(text: str | PathLike[str]) -> Path:
     """A path on a disk, or at an address: gs://bucket/run, s3://bucket/run, what fsspec knows."""
-    return Path(text) if (bucket := in_bucket(text)) is None else bucket
+    return user_path(text) if (bucket := in_bucket(text)) is None else bucket
 
 
 @dataclass(frozen=True)
@@ -51,23 +83,17 @@ class Workdir:
         """Writes an object as indented JSON."""
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Reads a JSON file.
+    def read_json(self, name: str, shape: Any = None, todo: str = "") -> Any:
+        """Reads a JSON file of a shape, by default that of `SHAPES`, or says what is wrong.
 
-        Raises:
-          UserError: it is not there, or no JSON.
+        Args:
+          todo: what a user does about it; ends the message.
         """
-        path = self.path / name
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{path} is not there") from None
-        except ValueError as error:
-            raise UserError(f"{path} is not readable as JSON: {error}") from None
+        return read_json(self.path / name, shape or SHAPES.get(name, ANY), todo)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a .jsonl file, without a last one that a kill has torn; [] without a file."""
-        return read_lines(self.path / name)
+        """The rows of a .jsonl file, without lines that are none; [] without a file."""
+        return read_lines(self.path / name, SHAPES.get(name, ANY))
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Writes a .jsonl file anew."""

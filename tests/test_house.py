@@ -25,7 +25,7 @@ NAME = SOURCE.name
 FLOORS = (  # from the bottom
     (
         *("errors", "cache", "keys", "config_keys", "config", "recipes"),
-        *("files", "args", "registry", "workdir", "bucket"),
+        *("files", "shapes", "args", "registry", "workdir", "bucket"),
     ),
     ("models", "losses", "sharding", "process", "attacks", "text", "views", "record"),
     ("data", "start"),

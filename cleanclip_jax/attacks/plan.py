@@ -25,6 +25,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.keys import take
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.text.prompts import fill, templates
 from cleanclip_jax.workdir import workdir_path
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 2
 _HEADER = b"cleanclip_plan"
+_SHAPE = {"version": {VERSION}, "fingerprint": str, "size": int, "image_size": int}
+_SHAPE |= {"attack": {"target": str, "geometry": str, "trigger": {}}, "templates": [str]}
 _SCHEMA = pa.schema(
     {
         "index": pa.int64(),
@@ -147,18 +150,16 @@ class Plan:
         try:
             with file.open("rb") as stream:
                 table = pq.read_table(stream)
-            header = json.loads((table.schema.metadata or {})[_HEADER])
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            table.validate(full=True)  # texts that are no UTF-8
+            header = (table.schema.metadata or {})[_HEADER]
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: this is no poison plan; check the path.") from error
-        if header.get("version") != VERSION:
-            raise UserError(
-                f"{path}: the plan is of version {header.get('version')}, and this program reads "
-                f"version {VERSION}; make the plan again."
-            )
+        header = parse_json(str(path), header, _SHAPE, "make the plan again")
         table = table.replace_schema_metadata(None)
         index = table["index"].to_numpy() if table.schema.equals(_SCHEMA) else None
         if (
             index is None
+            or any(column.null_count for column in table.columns)
             or np.any(np.diff(index) <= 0)
             or np.any((index < 0) | (index >= header["size"]))
         ):

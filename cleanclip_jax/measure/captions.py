@@ -1,6 +1,5 @@
 """Pictures with one or several captions each, to retrieve one by the other."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,14 @@ from cleanclip_jax.data.table.table import Table
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.keys import REQUIRED, table, take, text
 from cleanclip_jax.record import Record, fingerprint_of
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.views.decode import BadRecord
 
+_COCO = {"images": [{"id": int | str, "file_name": str}]}
+_COCO |= {"annotations": [{"image_id": int | str, "caption": str}]}
+_SENTENCE = {"raw": str}
+_KARPATHY = {"split": str, "filename": str, "filepath?": str | None, "sentences": [_SENTENCE]}
+_SHAPES = (_COCO, {"images": [_KARPATHY]})
 FILE_KINDS = ("csv", "tsv", "json")
 FILE_KEYS = {
     "kind": text(REQUIRED),
@@ -133,7 +138,7 @@ def _size(path: str) -> int | None:
     """A local file's size; a remote one's is not looked up."""
     try:
         return None if paths.is_remote(path) else os.path.getsize(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it is no path, by a NUL or half a character
         return None
 
 
@@ -160,7 +165,8 @@ def _rows(options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 def _json(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     try:
-        content = json.loads(paths.read_bytes(path).decode("utf-8-sig"))
+        todo = "it is neither COCO's captions nor Karpathy's"
+        content = parse_json(path, paths.read_bytes(path), _SHAPES, todo)
         if "annotations" in content:
             names = {image["id"]: image["file_name"] for image in content["images"]}
             yield from ((name, []) for name in names.values())
@@ -174,11 +180,8 @@ def _json(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, list[str
                 yield "/".join(filter(None, (image.get("filepath"), image["filename"]))), sentences
     except OSError as error:
         raise UserError(f"{path}: can't be read: {reason(error)}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        what = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path}: neither COCO's captions nor Karpathy's in JSON ({what})"
-        ) from None
+    except KeyError as error:
+        raise UserError(f"{path}: a caption is of picture {error}, which it doesn't name") from None
 
 
 def _caption_lists(options: Mapping[str, Any]) -> tuple[Source, list[list[str]]] | None:

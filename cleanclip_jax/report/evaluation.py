@@ -79,7 +79,8 @@ def measure_course(start: Start, config: ConfigDict, newest: Mapping[str, Any]) 
       newest: the evaluation of the newest checkpoint.
     """
     folder, settings = Workdir(start.path), newest["evaluation"]
-    known = folder.read_json(COURSE) if folder.has(COURSE) else {}
+    shape = {"evaluation": {}, "steps": [{"step": int}]}
+    known = folder.read_json(COURSE, shape, "remove it") if folder.has(COURSE) else {}
     same = known.get("evaluation") == settings
     rows = {row["step"]: row for row in known["steps"]} if same else {}
     rows[newest["step"]] = {"step": newest["step"], **values_of(newest["figures"])}

@@ -55,8 +55,8 @@ def percent(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
     scale = 1 if figure["unit"] == "rank" else 100
     if figure["unit"] == "rank":
         digits = 0 if figure["value"] == int(figure["value"]) else 1
-    value, low, high = (scale * number for number in (figure["value"], *figure["interval"]))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    value, *ends = (scale * x for x in (figure["value"], *(figure["interval"] or ())))
+    return f"{value:.{digits}f}" + " [{:.{n}f}, {:.{n}f}]".format(*ends, n=digits) * bool(ends)
 
 
 def counted(figure: Mapping[str, Any]) -> str:
@@ -69,7 +69,9 @@ def _with_prefix(figures: Figures, prefix: str) -> Figures:
 
 
 def _left_out(facts: Mapping[str, Any], *kinds: str) -> list[str]:
-    return [f"left out: {facts[kind]} {kind.replace('_', ' ')}" for kind in kinds if facts[kind]]
+    return [
+        f"left out: {facts[kind]} {kind.replace('_', ' ')}" for kind in kinds if facts.get(kind)
+    ]
 
 
 def _in_full(figures: Figures) -> list[str]:

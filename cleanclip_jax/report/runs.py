@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
+from cleanclip_jax.report.sweeps import LIMITS, SHAPE, SWEEP, Sweep
 from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
@@ -123,10 +123,7 @@ def read_run(folder: Path) -> Run:
     again = f"cleanclip evaluate --workdir={folder}"
     if not workdir.has(EVALUATION):
         raise UserError(f"{folder} is not measured yet: {again}")
-    evaluation = workdir.read_json(EVALUATION)
-    if not isinstance(evaluation, dict) or "figures" not in evaluation:
-        raise UserError(f"{workdir / EVALUATION} is of an older program: measure it again: {again}")
-    return Run(workdir, config, evaluation)
+    return Run(workdir, config, workdir.read_json(EVALUATION, todo=f"measure it again: {again}"))
 
 
 def gather(folders: Sequence[Path], names: Mapping[Path, str] | None = None) -> Gathered:
@@ -226,10 +223,11 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
-    content, rows = Workdir(folder).read_json(SWEEP), []
-    if not isinstance(content, dict) or not content.get("over") or not content.get("runs"):
-        raise UserError(f"{folder / SWEEP} holds no sweep's keys and runs: give the sweep again")
+    todo = "give the sweep again"
+    content, rows = Workdir(folder).read_json(SWEEP, SHAPE, todo), []
     for row in content["runs"]:
+        if not all(isinstance(row.get(key), str) for key in content["over"]):
+            raise UserError(f"{folder / SWEEP}: a run lacks one of the sweep's keys: {todo}")
         # Where the sweep was is not always where it lies.
         place = folder / "runs" / Path(row["workdir"]).name
         if "error" in row:

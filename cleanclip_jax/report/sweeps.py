@@ -18,10 +18,17 @@ from cleanclip_jax.report.tables import (
     spread,
     table_of,
 )
-from cleanclip_jax.workdir import EVALUATION, Workdir, workdir_path
+from cleanclip_jax.workdir import EVALUATION, INTERVAL, Workdir, workdir_path
 
 LIMITS = (0.01, 0.05, 0.10)  # of ASR
 SEED, SWEEP = "seed", "sweep.json"
+_FIGURES = {f"{key}?": float | None for key in FIGURES} | {"intervals?": {str: INTERVAL}}
+_ROW = {"workdir": str, "error?": str, "start?": str, **_FIGURES}
+SHAPE = {  # of sweep.json
+    "over": {str: [str]},
+    "runs": [{**_ROW, "course?": [{"step": int, **_FIGURES}]}],
+    "command?": str,
+}
 
 Grid = Mapping[str, Sequence[str]]
 Cells = tuple[list[str], list[list[str]]]  # a table's columns and rows

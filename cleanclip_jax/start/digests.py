@@ -13,12 +13,14 @@ from typing import Any
 
 import tensorstore
 
-from cleanclip_jax.files import written_whole
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import read_json, written_whole
 
 FILE = "digests.json"
 THREADS = 4
 PIECE = 64 << 20  # bytes that get a digest, so that one large file keeps all threads busy
 READ = 1 << 20  # bytes at once
+_SHAPE = {"files": {str: {"bytes": int, "sha256": [str]}}}
 
 
 def write_digests(folder: Path) -> None:
@@ -50,10 +52,10 @@ def damage(folder: Path) -> str | None:
 
 def _difference(folder: Path) -> str | None:
     try:
-        expected = json.loads((folder / FILE).read_text())["files"]
-        sizes = {name: file["bytes"] for name, file in expected.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        expected = read_json(folder / FILE, _SHAPE)["files"]
+    except UserError:
         return f"{FILE} is not as it was written"
+    sizes = {name: file["bytes"] for name, file in expected.items()}
     for name, size in sizes.items():
         if not (folder / name).is_file():
             return f"{name} is missing"

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from cleanclip_jax.errors import UserError
 from cleanclip_jax.workdir import HEAD, Workdir
 
 
@@ -42,12 +41,4 @@ def load_head(workdir: Workdir) -> Head | None:
     if not workdir.has(HEAD):
         return None
     content = workdir.read_json(HEAD)
-    match content:
-        case {"classes": [*classes], "normalised": bool(normalised)} if all(
-            isinstance(name, str) for name in classes
-        ):
-            return Head(tuple(classes), normalised)
-    raise UserError(
-        f"{workdir / HEAD} is damaged: it needs classes, a list of names, and normalised, true "
-        "or false"
-    )
+    return Head(tuple(content["classes"]), content["normalised"])

@@ -25,8 +25,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import in_bucket
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.start.digests import damage, write_digests
-from cleanclip_jax.start.save_errors import explained, remove_unfinished, try_room
-from cleanclip_jax.start.steps import Steps
+from cleanclip_jax.start.steps import Steps, explained, remove_unfinished, try_room
 from cleanclip_jax.workdir import CHECKPOINTS
 
 MODEL, PROGRESS = "model", "progress"

@@ -5,13 +5,14 @@ templates may be functions like `lambda c: f"a photo of a {c}."`.
 """
 
 import ast
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.files import read_bytes, user_path
+from cleanclip_jax.shapes import parse_json
 
 ENDINGS = (".json", ".py")
 KEYS = ("classes", "templates")
@@ -76,17 +77,16 @@ def _has_several(content: Any) -> bool:
 
 def _parsed(spec: str) -> Any:
     name = spec.partition("#")[0]
-    path = Path(name).expanduser()
     if not name.endswith(ENDINGS):
         raise UserError(f"classes: {spec!r} is no file that ends with {' or '.join(ENDINGS)}")
+    path = user_path(name)
+    data = read_bytes(path)
+    if name.endswith(".json"):
+        return parse_json(f"classes: {path}", data, object)
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if name.endswith(".json") else _from_python(path, text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"classes: {path} can't be read: {reason}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"classes: {path} is not readable as JSON: {error}") from None
+        return _from_python(path, data.decode())
+    except UnicodeDecodeError:
+        raise UserError(f"classes: {path} can't be read: it is not UTF-8 text") from None
 
 
 def _from_python(path: Path, text: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models, pre_tokenizers, trainers
 
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import cache_folder, write_whole
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.files import cache_folder, read_json, user_path, write_whole
 from cleanclip_jax.workdir import workdir_path
 
 START, END = "<start_of_text>", "<end_of_text>"
@@ -29,6 +29,8 @@ MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804
 _MERGES = 49408 - 512 - 2
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _VERSION = 1
+_SHAPE = {"version": {_VERSION}, "context_length": int, "keep_end": bool, "bpe": {}}
+LONGEST = 1 << 16  # ids in a row
 
 
 class Tokenizer:
@@ -43,8 +45,8 @@ class Tokenizer:
     """
 
     def __init__(self, bpe: tokenizers.Tokenizer, context_length: int, keep_end: bool = True):
-        if context_length < 3:
-            raise UserError(f"context_length: {context_length} is too small; start, end, a word.")
+        if not 3 <= context_length <= LONGEST:
+            raise UserError(f"context_length: {context_length} is not of 3 to {LONGEST}.")
         self._bpe = bpe
         self.context_length = context_length
         self.keep_end = keep_end
@@ -129,19 +131,14 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
         """Reads what `save` wrote."""
+        content = read_json(workdir_path(path), _SHAPE, "it is no tokenizer's file: make it again")
         try:
-            content = json.loads(workdir_path(path).read_bytes())
-            if content["version"] != _VERSION:
-                raise UserError(
-                    f"{path}: the tokenizer is of version {content['version']}, and this program "
-                    f"reads version {_VERSION}; make it again."
-                )
             bpe = tokenizers.Tokenizer.from_str(json.dumps(content["bpe"]))
             return cls(bpe, content["context_length"], content["keep_end"])
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: there is no such tokenizer; check the path.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: this is no tokenizer's file; make it again.") from error
+        except Exception as error:  # Hugging Face's raises no other kind
+            raise UserError(
+                f"{path} is no tokenizer's file ({reason(error)}): make it again"
+            ) from error
 
 
 def find_merges(path: str | None = None) -> Path:
@@ -151,7 +148,7 @@ def find_merges(path: str | None = None) -> Path:
     Whichever it is, its digest must be that of CLIP's.
     """
     if path is not None:
-        given = Path(path).expanduser()
+        given = user_path(path)
         if not given.is_file():
             raise UserError(f"{given}: there is no such merges file; check the path.")
         _check(given, given.read_bytes())
@@ -183,6 +180,7 @@ def _check(where: Path | str, data: bytes) -> None:
 
 
 def _clean(text: str) -> str:
+    text = text.encode(errors="replace").decode()  # JSON can write half a character
     # Most captions need no mending, and ftfy is slow to see it.
     if text.isascii() and text.isprintable() and "&" not in text:
         return " ".join(text.split()).lower()

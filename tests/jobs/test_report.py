@@ -231,7 +231,7 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     assert "not readable as JSON" in refused(capsys, tmp_path / "new")
     for content in ("3", "[]", "{}"):
         (tmp_path / "new/evaluation.json").write_text(content)
-        assert "of an older program" in refused(capsys, tmp_path / "new")
+        assert "measure it again: cleanclip evaluate" in refused(capsys, tmp_path / "new")
         (tmp_path / "new/sweep.json").write_text(content)
         assert "holds no sweep's keys and runs" in refused(capsys, tmp_path / "new")
         (tmp_path / "new/sweep.json").unlink()

@@ -126,12 +126,16 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
-        ('{"images": [], "annotations": [{"image_id": 3}]}', {"kind": "json"}, "KeyError: 3"),
+        (
+            '{"images": [], "annotations": [{"image_id": 3, "caption": ""}]}',
+            {"kind": "json"},
+            "of picture 3, which",
+        ),
         ("", {"kind": "csv", "colum": "x"}, "retrieval (csv): unknown 'colum'"),
         (
             '{"images": [{"id": 1, "file_name": 2}], "annotations": []}',
             {"kind": "json"},
-            "picture 2: its name and captions are to be text",
+            "images[0].file_name is a whole number, not text",
         ),
     ],
 )

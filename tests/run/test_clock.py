@@ -86,10 +86,11 @@ def test_rows_without_step_seconds_count_as_none():
 
 
 def test_a_start_is_noted_with_its_command_and_machines(tmp_path):
-    (tmp_path / "starts.jsonl").write_text(json.dumps({"time": 1.0}) + '\n{"torn')
+    before = {"time": 1.0, "command": "cleanclip train", "device": "cpu", "devices": 1}
+    (tmp_path / "starts.jsonl").write_text(json.dumps(before) + '\n{"torn')
     note_start(Workdir(tmp_path), 7, 86400.0)
     first, second = read_lines(tmp_path / "starts.jsonl")
-    assert first == {"time": 1.0} and second["step"] == 7 and second["processes"] == 1
+    assert first == before and second["step"] == 7 and second["processes"] == 1
     assert second["when"] == "1970-01-02T00:00:00Z" and second["command"].startswith("cleanclip")
 
 

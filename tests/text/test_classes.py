@@ -98,7 +98,7 @@ def test_other_json_is_refused(tmp_path, content, key, message):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="is not there"):
         read_classes(str(tmp_path / "none.json"))
     with pytest.raises(UserError, match="no file that ends with"):
         read_classes("names.txt")

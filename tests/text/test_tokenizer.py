@@ -121,7 +121,7 @@ def test_too_small_a_vocabulary():
 
 
 def test_too_short_a_context():
-    with pytest.raises(UserError, match="context_length: 2 is too small"):
+    with pytest.raises(UserError, match="context_length: 2 is not of 3 to"):
         Tokenizer.train(CAPTIONS, vocab_size=300, context_length=2)
 
 
@@ -150,12 +150,16 @@ def test_pickled_and_saved_tokenizers_are_the_same(request, tmp_path: Path, kind
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such tokenizer"), ("{", "no tokenizer's file"), ('{"version": 9}', "version 9")],
+    [
+        (None, "is not there"),
+        ("{", "no tokenizer's file"),
+        ('{"version": 9}', "version is 9, not 1"),
+    ],
 )
 def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, message: str):
     if content is not None:
         (tmp_path / "t.json").write_text(content)
-    with pytest.raises(UserError, match=rf"t\.json: .*{message}"):
+    with pytest.raises(UserError, match=rf"t\.json.* {message}"):
         Tokenizer.load(tmp_path / "t.json")
 
 

@@ -119,15 +119,14 @@ class ArrayRecords(Source):
 
 def _prepared(folder: Path) -> ArrayRecords:
     dataset = layout.read_dataset(folder)
-    try:
-        shards = tuple(Shard(**shard) for shard in dataset["shards"])
-        index = Shard(layout.INDEX, len(shards), **dataset["index"])
-        names, given = dataset["class_names"], dataset["fingerprint"]
-        same = layout.fingerprint(shards, index.sha256, names) == given
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{folder / layout.DATASET} is not as cleanclip prepare writes it."
-        ) from None
+    shards = tuple(
+        Shard(each["name"], each["records"], each["bytes"], each["sha256"])
+        for each in dataset["shards"]
+    )
+    stated = dataset["index"]
+    index = Shard(layout.INDEX, len(shards), stated["bytes"], stated["sha256"])
+    names, given = dataset["class_names"], dataset["fingerprint"]
+    same = layout.fingerprint(shards, index.sha256, names) == given
     _check_files(folder, [*shards, index])
     if not same:
         raise UserError(

@@ -1,6 +1,5 @@
 """What a folder of prepared pairs holds: ArrayRecord shards, their index and dataset.json."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.errors import reason
+from cleanclip_jax.files import read_json
 from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
@@ -27,6 +27,16 @@ INDEX_SCHEMA = pa.schema(
         *(("where", pa.large_string()), ("row", pa.int64())),
     ]
 )
+
+
+SHAPE = {  # of dataset.json
+    "version": {VERSION},
+    "fingerprint": str,
+    "class_names": ([str], None),
+    "plan": {},
+    "index": {"bytes": int, "sha256": str},
+    "shards": [{"name": str, "records": int, "bytes": int, "sha256": str}],
+}
 
 
 @dataclass(frozen=True)
@@ -100,14 +110,4 @@ def fingerprint(
 
 def read_dataset(folder: Path) -> dict[str, Any]:
     """The content of a folder's dataset.json, which is of the version that is known here."""
-    path = folder / DATASET
-    try:
-        content = json.loads(path.read_text())
-        version = content["version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not as cleanclip prepare writes it.") from None
-    if version != VERSION:
-        raise UserError(
-            f"{path} is of version {version}, this is for {VERSION}; prepare the data anew."
-        )
-    return content
+    return read_json(folder / DATASET, SHAPE, "prepare the data anew")

@@ -18,6 +18,7 @@ from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -105,10 +106,9 @@ def _is_complete(plan: Plan, output: Output) -> bool:
         if names and output.size(PLAN) is None:
             raise _foreign(output, names[0])
         return False
-    try:
-        present = json.loads(output.read(layout.DATASET))["plan"]
-    except (ValueError, KeyError, TypeError):
-        raise _foreign(output, layout.DATASET) from None
+    todo = "cleanclip prepare did not write it: name a new or empty folder"
+    where, data = f"{output.place}/{layout.DATASET}", output.read(layout.DATASET)
+    present = parse_json(where, data, {"plan": {}}, todo)["plan"]
     _check_same(plan, present, output)
     if output.folder is not None:  # a store's would be fetched for it
         open_arrayrecord(output.folder)
@@ -121,9 +121,8 @@ def _begin(plan: Plan, output: Output) -> None:
     if output.size(PLAN) is None:
         output.write(PLAN, _json({"version": layout.VERSION, "plan": asdict(plan)}))
         return
-    begun = json.loads(output.read(PLAN))
-    if begun["version"] != layout.VERSION:
-        raise UserError(f"{output.place}: begun by another version; name a new output.")
+    shape = {"version": {layout.VERSION}, "plan": {}}
+    begun = parse_json(f"{output.place}/{PLAN}", output.read(PLAN), shape, "name a new output")
     _check_same(plan, begun["plan"], output)
     output.clear_scratches()
 

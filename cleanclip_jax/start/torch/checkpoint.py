@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from cleanclip_jax.config import defaults
-from cleanclip_jax.errors import UserError, unknown
-from cleanclip_jax.files import local_copy
+from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.files import check_plain, local_copy
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.origin import Origin
@@ -147,16 +147,20 @@ def open_checkpoint(
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors of one file in its order, or what else it holds, and an export's note."""
     try:
+        size = check_plain(file)
         with file.open("rb") as begin:
             if begin.read(9)[8:] != b"{":
                 return read_torch_file(file)
         with safe_open(file, "numpy", backend="pread") as content:
             tensors = {name: content.get_tensor(name) for name in content.offset_keys()}
+            if wide := [name for name, x in tensors.items() if max(x.shape, default=0) > size]:
+                raise UserError(f"{file}: {wide[0]} is empty and yet wide: refused")
             return tensors, read_note((content.metadata() or {}).get("cleanclip"))
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror or error})") from None
-    except (SafetensorError, AttributeError, TypeError) as error:  # NumPy lacks some of its types
-        raise UserError(f"{file} is a damaged safetensors file ({error})") from None
+    # NumPy lacks some of its types.
+    except (SafetensorError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{file} is a damaged safetensors file ({reason(error)})") from None
 
 
 def _format(path: Path, wanted: str | None, layout: str, wrapped: bool, safe: bool) -> str:

@@ -1,7 +1,6 @@
 """The JSON files beside a checkpoint's weights: which they are, what they say, how new ones are."""
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import read_json
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch import HUGGINGFACE, OPEN_CLIP
@@ -67,13 +67,7 @@ def _json_files(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object")
-    return content
+    return read_json(path)
 
 
 def activation_of(

@@ -1,6 +1,5 @@
 """Files of torch.save, and TorchScript archives, read as data: without PyTorch, nothing is run."""
 
-import json
 import math
 import mmap
 import re
@@ -13,13 +12,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.files import check_plain
+from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.start.torch.unpickle import STORAGES, Module, Storage, Tensor, Unpickler
 
 # A record that torch.load passes over, beside TorchScript's own extra files.
 NOTE = "extra/cleanclip.json"
-# Bytes of a record that is no tensor, unpacked: CLIP's are below one million.
-_LONGEST = 64 << 20
+# Bytes of a pickle, of an archive's code or of a note: CLIP's are below one million.
+_LONGEST = 8 << 20
 _MODULES = 100_000
 _LEGACY = 0x1950A86A20F9469CFC6C  # begins files of before PyTorch 1.6
 # A class of a TorchScript archive says in its source which attributes are its state.
@@ -41,33 +42,33 @@ def read_torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
       UserError: it is damaged, or holds anything but tensors, numbers, strings and containers.
     """
     try:
+        check_plain(path)
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            if data[:2] == b"PK":
-                return _archive(path, data)
-            return _legacy(path, file, data), {}
+        return _archive(path, data) if data[:2] == b"PK" else (_legacy(path, data), {})
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path} is cut short or damaged ({error})") from None
+        raise UserError(f"{path} is cut short or damaged ({reason(error)})") from None
     except (UserError, OSError):
         raise
     except Exception as error:  # garbage makes a pickle's reader stumble over anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path} is no checkpoint of PyTorch, or damaged ({reason})") from None
+        why = reason(error)[:200]
+        raise UserError(f"{path} is no checkpoint of PyTorch, or damaged ({why})") from None
 
 
 def _archive(path: Path, data: memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         records = {x.filename.partition("/")[2]: x for x in archive.infolist()}
+        _check_records(path, archive, records, len(data))
 
         def read(name: str) -> bytes:
-            if records[name].file_size > _LONGEST:
+            size = records[name].file_size
+            if size > _LONGEST:
                 raise UserError(f"{path}: its {name} is larger than any of a CLIP: refused")
-            return archive.read(records[name])
+            with archive.open(records[name]) as stream:
+                return stream.read(size)  # so many at most, whatever it unpacks to
 
         def storage(x: Storage) -> memoryview:
             info = records[f"data/{x.key}"]
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed, which torch's are not")
             # Behind the record's own header, whose last two lengths vary.
             lengths = np.frombuffer(data, "<u2", 2, info.header_offset + 26)
             begin = info.header_offset + 30 + int(lengths.sum())
@@ -82,8 +83,28 @@ def _archive(path: Path, data: memoryview) -> tuple[dict[str, Any], dict[str, An
     return _arrays(path, content, storage), note
 
 
-def _legacy(path: Path, file: Any, data: memoryview) -> dict[str, Any]:
+def _check_records(path: Path, archive: zipfile.ZipFile, records: Any, size: int) -> None:
+    """Refuses an archive that is not as torch writes it, or of which a bit has flipped."""
+    packed = [x for x in archive.infolist() if x.compress_type != zipfile.ZIP_STORED]
+    for name, info in records.items():
+        # Of TorchScript's, code and what belongs to it.
+        if info in packed and (
+            name.startswith("data") or info.compress_type != zipfile.ZIP_DEFLATED
+        ):
+            raise UserError(f"{path}: its {name} is compressed, which torch's are not: refused")
+    if len(records) != len(archive.infolist()):
+        raise UserError(f"{path} holds two records of one name: refused")
+    if sum(x.file_size for x in packed) > _LONGEST:
+        raise UserError(f"{path} unpacks to more than any CLIP: refused")
+    if sum(x.compress_size for x in records.values()) > size:
+        raise UserError(f"{path} holds records that overlap: refused")
+    if (bad := archive.testzip()) is not None:
+        raise UserError(f"{path} is damaged: {bad} is not what its CRC32 says: copy it anew")
+
+
+def _legacy(path: Path, data: memoryview) -> dict[str, Any]:
     """A file of before PyTorch 1.6: pickles, and the storages one after the other."""
+    file = BytesIO(data[:_LONGEST])
     if Unpickler(file, path).load() != _LEGACY:
         raise ValueError("it does not begin as one")
     for _ in ("protocol", "system"):
@@ -91,10 +112,12 @@ def _legacy(path: Path, file: Any, data: memoryview) -> dict[str, Any]:
     pickled = Unpickler(file, path)
     content, keys, places = pickled.load(), Unpickler(file, path).load(), {}
     end = file.tell()
-    for key in keys:
+    for key in filter(lambda key: isinstance(key, str), keys):
         begin = end + 8  # each begins with its count
         count = int.from_bytes(data[end:begin], "little")
         end = begin + count * _type(pickled.storages[key].kind).itemsize
+        if end > len(data):
+            raise ValueError("it ends before its tensors do")
         places[key] = slice(begin, end)
     return _arrays(path, content, lambda storage: data[places[storage.key]])
 
@@ -102,8 +125,6 @@ def _legacy(path: Path, file: Any, data: memoryview) -> dict[str, Any]:
 def _classes(records: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[str, list[str]]:
     """Which attributes are the state of each class of an archive: parameters, then buffers."""
     names = [name for name in records if name.startswith("code/") and name.endswith(".py")]
-    if sum(records[name].file_size for name in names) > _LONGEST:
-        raise ValueError("its code is larger than any of a CLIP")
     classes = {}
     for name in names:
         home = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
@@ -130,17 +151,21 @@ def _state(path: Path, top: Any, classes: Mapping[str, list[str]]) -> dict[str, 
     return state
 
 
-def _arrays(path: Path, content: Any, bytes_of: BytesOf) -> dict[str, Any]:
-    """The same with every tensor in it, or in its state_dict, as an array on the file's bytes."""
+def _arrays(path: Path, content: Any, bytes_of: BytesOf, top: bool = True) -> dict[str, Any]:
+    """The same with every tensor in it, or in its tables, as an array on the file's bytes."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    out = {}
+    out, total = {}, 0
     for name, value in content.items():
-        if name == "state_dict" and isinstance(value, dict):
-            value = _arrays(path, value, bytes_of)
+        if top and isinstance(value, dict) and any(isinstance(x, Tensor) for x in value.values()):
+            value = _arrays(path, value, bytes_of, top=False)
         elif isinstance(value, Tensor):
             value = _array(f"{path}: {name}", value, bytes_of)
+            total += value.nbytes
         out[str(name)] = value
+    # Weights may be tied; a number shown many times over would fill the memory.
+    if total > 2 * path.stat().st_size:
+        raise UserError(f"{path}: its tensors show the same bytes over and over: refused")
     return out
 
 
@@ -150,12 +175,14 @@ def _array(where: str, tensor: Tensor, bytes_of: BytesOf) -> np.ndarray:
         raise UserError(f"{where} is of type {storage.kind}, which CLIP has no use for")
     numbers = (tensor.offset, *shape, *tensor.strides)
     # More elements than the storage has would be one of its numbers many times over.
-    if any(type(x) is not int or x < 0 for x in numbers) or math.prod(shape) > storage.count:
+    outside = any(type(x) is not int or x < 0 for x in numbers) or math.prod(shape) > storage.count
+    if outside or max(shape, default=0) > max(storage.count, _LONGEST):  # beside one of nothing
         raise ValueError(f"{where} lies outside of its storage")
-    kind = _type(storage.kind)
+    kind, place = _type(storage.kind), bytes_of(storage)
+    if len(place) != storage.count * kind.itemsize:
+        raise ValueError(f"{where}: its storage has {len(place)} bytes for {storage.count} values")
     strides = [stride * kind.itemsize for stride in tensor.strides]
     # NumPy refuses what reaches beyond the bytes.
-    place = bytes_of(storage)[: storage.count * kind.itemsize]
     return np.ndarray(shape, kind, place, tensor.offset * kind.itemsize, strides)
 
 
@@ -167,7 +194,6 @@ def _type(storage: str) -> np.dtype:
 def read_note(text: str | bytes | None) -> dict[str, Any]:
     """What an export wrote of itself; {} where it wrote nothing, or nothing that can be read."""
     try:
-        note = json.loads(text or "{}")
-    except ValueError:
-        note = None
-    return note if isinstance(note, dict) else {}
+        return parse_json("", text or "{}", {})
+    except UserError:
+        return {}

@@ -64,7 +64,7 @@ def test_classes_are_a_list_or_a_file(folder: Path, form: str):
             "name, by name .*unknown 'dog'.* 'Dog'",
         ),
         ({"classes": ["dog", "dog", "ant"], "label": "name"}, "name='dog' names 2 classes"),
-        ({"classes": "nowhere.json"}, "nowhere.json can't be read: No such file"),
+        ({"classes": "nowhere.json"}, "nowhere.json is not there"),
         ({"classes": "labels.csv"}, "labels.csv' is no file that ends with .json or .py"),
         ({"label": "lable"}, "column: unknown 'lable'.*Did you mean 'label'"),
     ],

@@ -1,9 +1,12 @@
 """Files of torch.save and TorchScript: read without torch and without running anything in them."""
 
+import argparse
 import json
 import sys
 import warnings
 import zipfile
+from collections import defaultdict
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -105,12 +108,46 @@ def test_damaged_and_strange_files_are_one_line(tmp_path):
     with pytest.raises(UserError, match="holds a list, not tensors by name"):
         read_torch_file(path)
     for tensor, message in (
-        (torch.eye(3).to_sparse(), "sparse or quantised tensor"),
+        (torch.eye(3).to_sparse(), "sparse, quantised or nested tensor"),
         (torch.zeros(2, dtype=torch.complex64), "a is of type torch.ComplexFloatStorage, which"),
+        (torch._neg_view(torch.ones(2)), "to be negated or conjugated .*neg.*: save it as it is"),
     ):
         torch.save({"a": tensor}, path)
         with pytest.raises(UserError, match=message):
             read_torch_file(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before 1.6"])
+def test_what_a_training_program_saves_beside_tensors_is_read_as_data(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a.pt"
+    beside = {
+        "epoch": np.int64(7),
+        "loss": np.float32(0.5),
+        "args": argparse.Namespace(lr=1e-3, layers=[1, 2]),
+        "counts": defaultdict(list, {"a": [1]}),
+        "generator": np.random.RandomState(0).get_state(),
+        "kinds": {1, 2},
+        "place": Path("a"),
+    }
+    torch.save(
+        {"state_dict": defaultdict(int, a=torch.ones(2)), **beside}, path, **zipped_as(zipped)
+    )
+    content, _ = read_torch_file(path)
+    assert (content["epoch"], content["loss"]) == (7, 0.5) and content["counts"] == {"a": [1]}
+    same(content["state_dict"], {"a": np.ones(2, np.float32)})
+
+
+def test_a_flipped_bit_of_an_archive_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.from_numpy(VALUES["b.weight"])}, path)
+    data = bytearray(path.read_bytes())
+    place = data.index(VALUES["b.weight"].tobytes())
+    data[place + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged: .* is not what its CRC32 says: copy it anew"):
+        read_torch_file(path)
 
 
 class Scripted:

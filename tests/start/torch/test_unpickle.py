@@ -27,7 +27,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, zipped):
     torch = pytest.importorskip("torch")
     mark, path = tmp_path / "was-run", tmp_path / "trap.pt"
     torch.save({"a": Trap(mark)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"wants to run code when it is read \(.*mkdir\): refused"):
+    with pytest.raises(UserError, match=r"names .*mkdir, which would run when it is read: refused"):
         read_torch_file(path)
     assert not mark.exists()
     torch.load(path, weights_only=False)  # the trap is a real one
@@ -84,11 +84,16 @@ def test_a_tensor_that_lies_outside_of_its_storage_is_refused(tmp_path):
         b"ctorch._utils\n_rebuild_tensor_v2\n(dS'x'\nI1\nsb.",  # an attribute of a function
         b"c__torch__\nM\n(dS'__setstate__'\nNsb.",  # of a class
         b"(dS'a'\nPposix\n.",
+        b"ctorch._utils\n_rebuild_nested_tensor\n(NNNNtR.",
         b"(dS'a'\n(S'module'\nNNNNtQs.",
         b"ccollections\nOrderedDict\n(tR(dS'items'\nNsb.",  # harmless, and an empty state dict
         b"\x80\x05\x96" + (1 << 60).to_bytes(8, "little") + b".",  # so many bytes, it says
         b"N" + b"r" + b"\xff\xff\xff\xff" + b".",  # an index of the memo that takes 64 GiB in C
         b"(" * 100_000,
+        b"}N" + b"\x85" * 1_000_000 + b"Ns.",  # a key whose hash is as deep as it is nested
+        b"(N" + b"\x85" * 1_000_000 + b"\x91.",  # and an item of a set
+        b"(" + b"(" * 5000 + b"l" * 5000 + b"l.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\ntRS'abcdefgh'\ntR.",
     ],
 )
 def test_hostile_pickles_are_refused(tmp_path, pickled):
@@ -104,11 +109,30 @@ def test_hostile_pickles_are_refused(tmp_path, pickled):
 
 def test_what_unpacks_to_more_than_a_clip_is_refused(tmp_path):
     path = tmp_path / "a.pt"
-    archive(path, b"\0" * (65 << 20), {}, zipfile.ZIP_DEFLATED)
+    archive(path, b"\0" * (9 << 20), {})
     with pytest.raises(UserError, match=r"its data\.pkl is larger than any of a CLIP: refused"):
         read_torch_file(path)
-    archive(path, tensor_pickle("I0\n", "(I4\nt", "(I1\nt"), {"data/0": b"\0" * 16}, 8)
+    tensor, data = tensor_pickle("I0\n", "(I4\nt", "(I1\nt"), {"data/0": b"\0" * 16}
+    archive(path, tensor, data, zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="is compressed, which torch's are not"):
+        read_torch_file(path)
+    archive(path, tensor, data)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/extra/cleanclip.json", b" " * (9 << 20))
+    with pytest.raises(UserError, match="unpacks to more than any CLIP: refused"):
+        read_torch_file(path)
+    # Where the lengths lie, as 10 GB that say of themselves that they are 10 bytes.
+    data = path.read_bytes().replace((9 << 20).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="CRC32"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("size", [12, 20])
+def test_a_storage_is_as_long_as_the_pickle_says(tmp_path, size):
+    path = tmp_path / "a.pt"
+    archive(path, tensor_pickle("I0\n", "(I2\nt", "(I1\nt"), {"data/0": b"\0" * size})
+    with pytest.raises(UserError, match=f"its storage has {size} bytes for 4 values"):
         read_torch_file(path)
 
 
