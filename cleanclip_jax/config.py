@@ -4,16 +4,21 @@
 """
 
 import importlib.util
+import inspect
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import KEYS
-from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.keys import REQUIRED, Key, literal, take
 
 
@@ -81,17 +86,54 @@ def load(spec: str) -> ConfigDict:
     folder = package if (package / "configs").is_dir() else package.parent
     shipped = folder / "configs" / Path(name).name
     places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
-    path = next((path for path in places if path.is_file()), None)
+    path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:
         raise unknown("--config", name, [f"configs/{p.name}" for p in shipped.parent.glob("*.py")])
-    module_spec = importlib.util.spec_from_file_location("cleanclip_config", path)
-    if module_spec is None or module_spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"--config: {path} is no Python file: its name ends in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    return _called(path, _imported(path), arg or None)
+
+
+def _imported(path: Path) -> Any:
+    """A config file as a module; it may import its neighbours."""
+    spec = importlib.util.spec_from_file_location("cleanclip_config", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    with _mistakes_of(path):
+        spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path} has no get_config(arg)")
-    return module.get_config(arg or None)
+    return module
+
+
+def _called(path: Path, module: Any, arg: str | None) -> ConfigDict:
+    with _mistakes_of(path):
+        if arg is None and not inspect.signature(module.get_config).parameters:
+            config = module.get_config()
+        else:
+            config = module.get_config(arg)
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config gives {type(config).__name__}: it has to return a config, which "
+            "begins with cleanclip_jax.config.defaults()"
+        )
+    return config
+
+
+@contextmanager
+def _mistakes_of(path: Path) -> Iterator[None]:
+    """Has whatever a config file raises be one line, with the file's own line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [at.lineno for at in extract_tb(error.__traceback__) if at.filename == str(path)]
+        number = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        where = str(path) if number is None else f"{path} line {number}"
+        raise UserError(f"{where}: {type(error).__name__}: {reason(error)}") from error
 
 
 def choose(arg: str | None, choices: Iterable[str], file: str) -> str:
@@ -111,16 +153,21 @@ def override(config: ConfigDict, name: str, given: str) -> None:
             raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
     else:
         key = _find(name)
-    value = literal(given) if key is None else key.parse(f"config.{name}", given)
+    where = f"config.{name}"
+    value = literal(given) if key is None else key.parse(where, given)
     node: Any = config
     *parents, last = name.split(".")
     for depth, part in enumerate(parents, 1):
         node = node.get(part)
         if not isinstance(node, ConfigDict):
-            where = ".".join(parents[:depth])
-            raise UserError(f"config.{where} is {node!r}: it has no key {last!r} to set")
+            above = ".".join(parents[:depth])
+            raise UserError(f"config.{above} is {node!r}: it has no key {last!r} to set")
     with node.unlocked(), node.ignore_type():
-        node[last] = ConfigDict(value) if isinstance(value, dict) else value
+        try:
+            node[last] = ConfigDict(value) if isinstance(value, dict) else value
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # ml_collections takes no key with a dot, and none that is a method of its own.
+            raise UserError(f"{where} can't hold {given!r:.200}: {reason(error)}") from None
 
 
 def check(config: ConfigDict) -> None:
@@ -200,26 +247,32 @@ def from_json(path: Path) -> ConfigDict:
     Keys that aren't known are left alone: an older program's, or those of extensions.
     """
     try:
-        values = json.loads(path.read_text())
+        return parse_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is no workdir of a run: it has no {path.name}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(text: str) -> ConfigDict:
+    """The config of `to_json`, as `from_json` reads it."""
+    values = json.loads(text)
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no config: it is not a JSON object")
+        raise UserError("no config: it is not a JSON object")
     config = defaults()
     with config.unlocked(), config.ignore_type():
         for key, value in values.items():
-            if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
-                config[key].update(ConfigDict(value))
-            elif isinstance(config.get(key), ConfigDict):
-                raise UserError(f"{path}: config.{key} is {value!r}: it takes a dictionary")
-            else:
-                config[key] = ConfigDict(value) if isinstance(value, dict) else value
-    try:
-        _check_values(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+            is_section = isinstance(config.get(key), ConfigDict)
+            if is_section and not isinstance(value, dict):
+                raise UserError(f"config.{key} is {value!r}: it takes a dictionary")
+            try:
+                new = ConfigDict(value) if isinstance(value, dict) else value
+                config[key].update(new) if is_section else config.update({key: new})
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise UserError(f"config.{key} can't hold {value!r:.200}: {reason(error)}") from None
+    _check_values(config)
     return config
 
 

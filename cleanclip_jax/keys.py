@@ -8,9 +8,8 @@ import ast
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 from cleanclip_jax.errors import UserError, unknown
 
 REQUIRED: Any = inspect.Parameter.empty  # the default of a key that has none
+LARGEST = 3.4e38  # of a number: what float32 holds
+WHOLE_BELOW = 2**63  # whole numbers: what int64 holds
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Key:
         if not self.accepts(value):
             if isinstance(value, str) and self.words:
                 raise unknown(where, value, self.words)
-            raise UserError(f"{where} is {value!r}: it takes {self.takes}")
+            raise UserError(f"{where} is {_shown(value)}: it takes {self.takes}")
         return self.convert(value)
 
     def parse(self, where: str, given: str) -> Any:
@@ -67,8 +68,16 @@ def literal(given: str) -> Any:
     """The Python literal in a text, else the text itself."""
     try:
         return ast.literal_eval(given)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return given
+
+
+def _shown(value: Any) -> str:
+    """A value in an error; beyond what the number types hold it says so."""
+    if isinstance(value, int) and abs(value) >= WHOLE_BELOW:
+        return f"{'-' if value < 0 else ''}2**{abs(value).bit_length() - 1} or more"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def take(where: str, given: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
@@ -101,16 +110,17 @@ def whole(
     meaning: str = "",
     least: int = 0,
     also: int | None = None,
-    below: int | None = None,
+    below: int = WHOLE_BELOW,
     floats: bool = False,
 ) -> Key:
     """A whole number, `least` <= v < `below`, or `also`; with `floats` 3.0 is one."""
-    takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
+    span = f"{least} or more" if below >= 2**31 else f"{least} to {below - 1}"
+    takes = f"a whole number, {span}" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
         if not is_number(value) or not (floats or _is_integral(value)) or value != int(value):
             return False
-        return value == also or (value >= least and (below is None or value < below))
+        return value == also or least <= value < below
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -119,12 +129,12 @@ def number(
     default: float | None,
     meaning: str = "",
     least: float | None = 0,
-    most: float = float("inf"),
+    most: float = LARGEST,
     open_ends: str = "",
 ) -> Key:
     """A finite number, `least` <= v <= `most`; `open_ends` "<" or ">" leaves that end out."""
     low = "" if least is None else f" {'above' if '<' in open_ends else 'from'} {least:g}"
-    high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < float("inf") else ""
+    high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < LARGEST else ""
     takes = f"a number{low}{high or (' on' if low.startswith(' from') else '')}"
 
     def accepts(value: Any) -> bool:
@@ -148,11 +158,11 @@ def size(default: float) -> Key:
 
 
 def text(default: Any, meaning: str = "", takes: str = "a text") -> Key:
-    """A text that isn't empty; a whole number is taken as its digits."""
+    """A text that isn't blank; a whole number is taken as its digits."""
     return Key(
         default,
         takes,
-        lambda v: (isinstance(v, str) and bool(v)) or (isinstance(v, int) and type(v) is not bool),
+        lambda v: is_text(v) or (type(v) is int and abs(v) < WHOLE_BELOW),
         meaning,
         text=True,
         convert=str,
@@ -166,8 +176,8 @@ def choice(default: str | None, words: str, meaning: str = "") -> Key:
 
 
 def table(default: Any, meaning: str = "", takes: str = "a dictionary") -> Key:
-    """A dictionary or ConfigDict."""
-    return Key(default, takes, lambda v: hasattr(v, "items"), meaning, table=True)
+    """A dictionary or ConfigDict, whose keys are texts."""
+    return Key(default, takes, is_table, meaning, table=True)
 
 
 def texts(default: Any, meaning: str = "", takes: str = "a text, or a list of texts") -> Key:
@@ -194,61 +204,106 @@ def place(default: str) -> Key:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, NumPy's among them, and no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and -LARGEST <= value <= LARGEST
+        and not (_is_integral(value) and abs(value) >= WHOLE_BELOW)
+    )
 
 
 def _is_integral(value: Any) -> bool:
     return isinstance(value, Integral)
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that isn't blank, and that a path may hold."""
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
 def is_texts(value: Any) -> bool:
     """Whether a value is a text, or a list of them, none of them blank."""
     words = [value] if isinstance(value, str) else value
-    return (
-        isinstance(words, list | tuple)
-        and bool(words)
-        and all(isinstance(word, str) and bool(word.strip()) for word in words)
+    return isinstance(words, list | tuple) and bool(words) and all(map(is_text, words))
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a dictionary whose keys, and those of dictionaries in it, are texts."""
+    return hasattr(value, "items") and all(
+        isinstance(name, str) and (not hasattr(one, "items") or is_table(one))
+        for name, one in value.items()
     )
 
 
-def of_signature(function: Callable[..., Any]) -> dict[str, Key]:
-    """The keys that a function's parameters are, by their annotations and defaults."""
-    parameters = inspect.signature(function, eval_str=True).parameters
+def of_signature(function: Callable[..., Any], first: int = 0) -> dict[str, Key]:
+    """The keys that a function's parameters from `first` on are, by annotations and defaults."""
+    parameters = list(inspect.signature(function, eval_str=True).parameters.items())
     return {
         name: _of_annotation(p.default, p.annotation)
-        for name, p in parameters.items()
+        for name, p in parameters[first:]
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
 
 
 def _of_annotation(default: Any, annotation: Any) -> Key:
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    wanted = typing.get_args(annotation) if union else (annotation,)
-    kinds = [typing.get_origin(one) or one for one in wanted]
-    if not all(isinstance(kind, type) for kind in kinds) or REQUIRED in kinds or object in kinds:
-        return Key(default, "a value", lambda _: True, nullable=True)
+    kinds = [typing.get_origin(one) or one for one in _alternatives(annotation)]
     names = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-    words = [
-        names.get(kind, "a dictionary" if issubclass(kind, Mapping) else "a list")
+    words = dict.fromkeys(
+        names.get(kind, "a dictionary" if _is_a(kind, Mapping) else "a list")
         for kind in kinds
         if kind not in (Path, type(None))
-    ]
+    )
+    digits = str in kinds and not {int, float} & set(kinds)
 
     def accepts(value: Any) -> bool:
-        if isinstance(value, bool):
-            return bool in kinds
-        if is_number(value):
-            return float in kinds or (isinstance(value, int) and (int in kinds or str in kinds))
-        if hasattr(value, "items"):
-            return any(issubclass(kind, Mapping) for kind in kinds)
-        return any(isinstance(value, kind) for kind in kinds)
+        return (digits and type(value) is int) or fits(value, annotation)
 
     def convert(value: Any) -> Any:
-        digits = type(value) is int and str in kinds and int not in kinds and float not in kinds
-        return str(value) if digits else value
+        return str(value) if digits and type(value) is int else value
 
-    takes, nullable = " or ".join(dict.fromkeys(words)), type(None) in kinds
-    return Key(default, takes, accepts, nullable=nullable, convert=convert)
+    nullable = type(None) in kinds or _is_open(annotation)
+    return Key(default, " or ".join(words), accepts, nullable=nullable, convert=convert)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a config's value is of an annotated type, with all that it holds."""
+    alternatives = _alternatives(annotation)
+    if len(alternatives) > 1:
+        return any(fits(value, one) for one in alternatives)
+    kind, args = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if _is_open(annotation):
+        return True
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind in (int, float):
+        return is_number(value) and (kind is float or _is_integral(value))
+    if _is_a(kind, Mapping):
+        return hasattr(value, "items") and all(
+            isinstance(name, str) and fits(one, args[1] if args else Any)
+            for name, one in value.items()
+        )
+    if kind in (str, Path):
+        return isinstance(value, str | kind) and "\0" not in str(value)
+    if _is_a(kind, Sequence):
+        return isinstance(value, list | tuple) and all(
+            fits(one, args[0] if args else Any) for one in value
+        )
+    return isinstance(value, kind)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _is_open(annotation: Any) -> bool:
+    """Whether an annotation says nothing of the type."""
+    kind = typing.get_origin(annotation) or annotation
+    return not isinstance(kind, type) or kind in (REQUIRED, object)
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def _same(value: Any) -> Any:
