@@ -5,9 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cleanclip_jax.errors import StartAgain, UserError, unknown
-
-START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+from cleanclip_jax.errors import INTERRUPTED, StartAgain, UserError, printable, reason, unknown
 
 JOBS = {
     "demo": "poison, measure and clean a small CLIP on handwritten digits, in about two minutes",
@@ -54,10 +52,16 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
         return 2, False
     except StartAgain as error:
         print(f"cleanclip: {error}", file=sys.stderr)
-        return START_AGAIN, error.together
+        return error.code, error.together
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that is too long, that loops, that nobody may read: any job may meet one.
+        print(f"cleanclip: {printable(str(error.filename))}: {reason(error)}", file=sys.stderr)
+        return 2, False
     except KeyboardInterrupt:
         print("cleanclip: stopped; the same command goes on with the run", file=sys.stderr)
-        return 130, False
+        return INTERRUPTED, False
 
 
 if __name__ == "__main__":

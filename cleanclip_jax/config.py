@@ -271,7 +271,9 @@ def parse_json(text: str) -> ConfigDict:
                 new = ConfigDict(value) if isinstance(value, dict) else value
                 config[key].update(new) if is_section else config.update({key: new})
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise UserError(f"config.{key} can't hold {value!r:.200}: {reason(error)}") from None
+                raise UserError(
+                    f"config.{key} can't hold {value!r:.200}: {reason(error)}"
+                ) from None
     _check_values(config)
     return config
 

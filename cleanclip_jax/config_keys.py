@@ -71,9 +71,7 @@ KEYS: Registry[Key] = Registry(
         ),
         "model.variant": text(None, "a name of models/variants.py"),
         "model.activation": choice(None, "quick_gelu | gelu", "of both towers"),
-        "model.image_size": whole(
-            None, "pixels a side, in place of the variant's", 1, below=SIDE
-        ),
+        "model.image_size": whole(None, "pixels a side, in place of the variant's", 1, below=SIDE),
         "model.dtype": choice("float32", DTYPES, "of the computation"),
         "model.param_dtype": choice("float32", DTYPES, "of the parameters"),
         "model.bn_groups": whole(
@@ -231,9 +229,7 @@ KEYS: Registry[Key] = Registry(
         ),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
-        "evaluation.projection": whole(
-            0, "pictures that PCA and t-SNE show; 0: none", below=2**20
-        ),
+        "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
         "evaluation.cache": number(20.0, "GB of image features kept in the cache folder; 0: none"),
         "evaluation.batch_size": whole(256, "pictures at once", 1, below=2**20),
         "evaluation.workers": whole(

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 LISTED = 40  # options that an error names at most
+START_AGAIN, INTERRUPTED = 75, 130  # exit codes: EX_TEMPFAIL of sysexits.h; Ctrl-C
 
 
 class UserError(Exception):
@@ -27,15 +28,15 @@ def printable(text: str) -> str:
 class StartAgain(Exception):
     """The run stopped and loses nothing by it: the same command goes on where it was.
 
-    The command line prints it and exits with code 75, on which the scripts in launch/ start again.
+    The command line prints it and exits with `code`: on 75 the scripts in launch/ start again.
 
     Attributes:
       together: whether all of the run's processes leave by it, at the same step.
     """
 
-    def __init__(self, message: str, together: bool = False):
-        super().__init__(message)
-        self.together = together
+    def __init__(self, message: str, together: bool = False, code: int = START_AGAIN):
+        super().__init__(printable(message))
+        self.together, self.code = together, code
 
 
 # What other programs call a key.

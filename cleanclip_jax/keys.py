@@ -120,7 +120,7 @@ def whole(
     def accepts(value: Any) -> bool:
         if not is_number(value) or not (floats or _is_integral(value)) or value != int(value):
             return False
-        return value == also or least <= value < below
+        return bool(value == also or least <= value < below)
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -207,8 +207,8 @@ def is_number(value: Any) -> bool:
     return (
         isinstance(value, Real)
         and not isinstance(value, bool)
-        and -LARGEST <= value <= LARGEST
-        and not (_is_integral(value) and abs(value) >= WHOLE_BELOW)
+        and bool(abs(value) <= LARGEST)
+        and not (_is_integral(value) and abs(int(value)) >= WHOLE_BELOW)
     )
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.errors import INTERRUPTED, START_AGAIN, StartAgain, UserError
 from cleanclip_jax.files import cache_folder
 
 log = logging.getLogger(__name__)
@@ -245,33 +245,46 @@ def runtime_errors() -> Iterator[None]:
 
 
 class Preemption:
-    """Notices SIGTERM while it is open: the machine is wanted back, and the run saves first.
+    """Notices SIGTERM and Ctrl-C while it is open: the run saves its step, and leaves.
 
-    With several processes JAX listens for the signal and makes out a step, the same for all of
-    them, at which they save: whichever of them got it.
+    With several processes JAX listens for SIGTERM and makes out a step, the same for all of them,
+    at which they save: whichever of them got it. A second Ctrl-C leaves at once.
     """
 
     def __init__(self):
-        self._signalled = False
-        self._before: Any = None
+        self._signal = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        # Signals are the main thread's; with several processes JAX has a handler.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-
-            def notice(*_: object) -> None:
-                self._signalled = True
-
-            self._before = signal.signal(signal.SIGTERM, notice)
+        # Signals are the main thread's.
+        if threading.current_thread() is threading.main_thread():
+            # With several processes JAX has a handler.
+            taken = (signal.SIGINT, signal.SIGTERM)[: 2 if jax.process_count() == 1 else 1]
+            self._before = {number: signal.signal(number, self._notice) for number in taken}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, _: object) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            print("\ncleanclip: Ctrl-C: saving; again: leaving at once", file=sys.stderr)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave after `step`; every process is to call it once a step."""
-        return self._signalled or multihost_utils.reached_preemption_sync_point(step)
+        alone = self._signal != 0 and jax.process_count() == 1
+        return alone or multihost_utils.reached_preemption_sync_point(step)
+
+    def stop(self, message: str) -> StartAgain:
+        """What ends the run after `reached`."""
+        alone = self._signal == signal.SIGINT and jax.process_count() == 1
+        name, code = ("Ctrl-C", INTERRUPTED) if alone else ("SIGTERM", START_AGAIN)
+        return StartAgain(f"{name}: {message}", together=True, code=code)
 
 
 def leave(code: int, together: bool) -> None:

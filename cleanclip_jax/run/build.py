@@ -14,20 +14,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.data.stream.pipeline import Reading, train_batches
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
 from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
-from cleanclip_jax.run.checked import check_run
-from cleanclip_jax.run.claim import claim, facts_of
-from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of
+from cleanclip_jax.run.checked import Checked, check_run
+from cleanclip_jax.run.clock import Trace, note_start, peak_of
 from cleanclip_jax.run.first_state import anchor, first_state, parts
 from cleanclip_jax.run.lengths import Cut
+from cleanclip_jax.run.owner import Owner
 from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
+from cleanclip_jax.run.settings import claim, facts_of, has_begun
 from cleanclip_jax.run.state import Fixed, Objective, State
 from cleanclip_jax.run.step import make_step
-from cleanclip_jax.sharding import (
-    place_batch,
-)
+from cleanclip_jax.sharding import place_batch
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 
@@ -84,28 +84,49 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
       UserError: whatever the user can mend, in one line.
       StartAgain: the run has lost a process; the same call goes on.
     """
-    began = time.time()
-    workdir = Workdir(path)
-    with agreed():
-        run = check_run(config, workdir)
-        config = run.config
-        step = make_step(
-            run.model,
-            run.optimizer,
-            run.schedule,
-            run.objective,
-            mesh=run.mesh,
-            views=run.device_views,
-        )
-        needs = run.objective.needs
-        labels = run.source.labels().astype(np.int32) if "label" in needs else None
-    agree_on(facts_of(config, run.source, run.plan, run.start))
-    # Only now, when nothing of the config is left to be refused, is anything written.
-    with agreed(), writing(path):
-        if is_first():
-            claim(config, workdir, run.source, run.tokenizer, run.plan, run.start)
-            if run.head is not None:
-                run.head.save(workdir)
+    began, workdir = time.time(), Workdir(path)
+    if profile < 0:
+        raise UserError(f"--profile={profile}: it takes a number of steps, or nothing for 5")
+    with Owner(workdir) as owner:
+        with agreed():
+            if is_first():
+                owner.look()
+            run = check_run(config, workdir)
+            step = make_step(
+                *(run.model, run.optimizer, run.schedule, run.objective),
+                mesh=run.mesh,
+                views=run.device_views,
+            )
+            labels = None
+            if "label" in run.objective.needs:
+                labels = run.source.labels().astype(np.int32)
+        agree_on(facts_of(run.config, run.source, run.plan, run.start))
+        # Only now, when nothing of the config is left to be refused, is anything written.
+        with agreed(), writing(path):
+            if is_first():
+                owner.take()
+                if has_begun(workdir) != run.begun:
+                    raise UserError(f"{path}: another run ended there just now: try again")
+                inputs = (run.source, run.tokenizer, run.plan, run.start)
+                claim(run.config, workdir, *inputs, begun=run.begun)
+                if run.head is not None:
+                    run.head.save(workdir)
+        with _opened(run, step, labels, workdir, owner, began, profile) as opened:
+            yield opened
+
+
+@contextmanager
+def _opened(
+    run: Checked,
+    step: Callable[..., Any],
+    labels: np.ndarray | None,
+    workdir: Workdir,
+    owner: Owner,
+    began: float,
+    profile: int,
+) -> Iterator[Run]:
+    """The run of a workdir that is this process's."""
+    config, path, needs, views = run.config, workdir.path, run.objective.needs, run.device_views
     with (
         writing(path),
         runtime_errors(),
@@ -160,11 +181,15 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
 
         def place(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in IN_STEP if name in batch}
-            if run.device_views is not None:
+            if views is not None:
                 arrays["index"] = batch["index"].astype(np.int32)
             if labels is not None:
                 arrays["labels"] = labels[batch["index"]]
             return place_batch(run.mesh, arrays)
+
+        def save(done: int, state: State) -> None:
+            owner.check()
+            store.save(done, **parts(state))
 
         with stream, recorder, trace, Preemption() as preemption:
             yield Run(
@@ -183,9 +208,15 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
                     stream, config.train.text_lengths, config.text.context_length, run.mesh
                 ),
                 place=place,
-                flops=cache(partial(flops_per_pair, run.model, run.objective)),
+                flops=_flops(run) if peak else lambda length: 0.0,
                 recorder=recorder,
                 trace=trace,
                 preemption=preemption,
-                save=lambda done, state: store.save(done, **parts(state)),
+                save=save,
             )
+
+
+def _flops(run: Checked) -> Callable[[int], float]:
+    from cleanclip_jax.run.flops import flops_per_pair
+
+    return cache(partial(flops_per_pair, run.model, run.objective))

@@ -95,6 +95,7 @@ class Recorder:
     ):
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
         self._bar = self._boards = None
+        self._late: Done | None = None
         rows = []
         with agreed(), writing(workdir.path):
             if is_first():
@@ -125,8 +126,24 @@ class Recorder:
             if part is not None:
                 part.close()
 
+    def take(self, done: Done) -> None:
+        """Takes a step that was dispatched, and records the one before it.
+
+        One that has run already, as on a processor, is recorded at once: its time is its own.
+        """
+        self.catch_up()
+        self._late = done
+        if all(v.is_ready() for v in done.metrics.values() if isinstance(v, jax.Array)):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Records the step that was taken last, if that is still to be done."""
+        if (late := self._late) is not None:
+            self._late = None
+            self.record(late)
+
     def record(self, done: Done) -> None:
-        """Takes a step that is done, or waits until it is. UserError: it is not finite."""
+        """Records a step that is done, or waits until it is. UserError: it is not finite."""
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
         if self._bar is not None:
@@ -212,14 +229,19 @@ def _tensorboardx() -> Any:
         del modules["torch"]
 
 
-def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
+def import_wandb() -> Any:
+    """Weights & Biases; a UserError where it is not installed."""
     try:
-        wandb: Any = import_module("wandb")
+        return import_module("wandb")
     except ImportError:
         raise UserError(
             "config.train.wandb is set, but Weights & Biases is not installed: "
             "pip install 'cleanclip-jax[wandb]'"
         ) from None
+
+
+def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
+    wandb = import_wandb()
     path = workdir.path.absolute()
     try:
         return wandb.init(

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.models.clip import build
 from cleanclip_jax.run import clock as timing
-from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of, productive_seconds
+from cleanclip_jax.run.clock import Trace, note_start, peak_of, productive_seconds
 from cleanclip_jax.run.recorder import Done, Recorder
-from cleanclip_jax.run.step import Objective
 from cleanclip_jax.workdir import Workdir
 
 SECONDS = 2.0  # of a step, on the clock below
@@ -111,28 +109,6 @@ def test_each_step_is_named_for_a_profiler_and_some_are_traced(tmp_path, monkeyp
     ]
     others = [(i, call) for i, call in enumerate(calls) if call[0] != "StepTraceAnnotation"]
     assert others == [(5, ("start_trace", folder, {})), (8, ("stop_trace", {}))]
-
-
-@pytest.mark.parametrize(
-    ("variant", "giga"),
-    [("RN50", 17.5), ("ViT-B/32", 14.8), pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults)],
-)
-def test_flops_of_a_pair(variant, giga):
-    """Three forwards; the published counts are of all queries in RN50's attention pool."""
-    plain = flops_per_pair(build(variant), Objective({"cross_modal": 1.0}))
-    assert plain / 3e9 == pytest.approx(giga, rel=0.01)
-
-
-@pytest.mark.parametrize("variant", ["RN-32px", "ViT-32px/8"])
-def test_flops_follow_the_objective_and_not_how_it_is_computed(variant):
-    model = build(variant)
-    plain = flops_per_pair(model, Objective({"cross_modal": 1.0}))
-    both = flops_per_pair(model, Objective({"cross_modal": 1.0, "in_modal": 1.0}))
-    assert both == 2 * plain
-    looped = build(variant, scan=True, remat=True)
-    assert flops_per_pair(looped, Objective({"cross_modal": 1.0})) == plain
-    probe = flops_per_pair(model, Objective({"classification": 1.0}, trainable="head"))
-    assert probe < plain / 3
 
 
 def test_a_chip_is_known_by_its_longest_name():
