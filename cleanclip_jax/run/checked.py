@@ -13,7 +13,7 @@ from cleanclip_jax.config_keys import STEPS
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
@@ -22,7 +22,7 @@ from cleanclip_jax.run.recorder import import_wandb
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.sharding import check_batch, make_mesh
-from cleanclip_jax.start.model import make_model
+from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir, workdir_path
 
@@ -141,7 +141,7 @@ def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: M
     def bytes_of(tree: Any) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-    params = jax.eval_shape(lambda: init(model, jax.random.key(0)))["params"]
+    params = shapes_of(model)["params"]
     # Of what moves also a gradient and Adam's two moments.
     state = bytes_of(params) + 3 * bytes_of(objective.moving(params))
     rows = config.train.batch_size // mesh.devices.size * (2 if "view" in objective.needs else 1)

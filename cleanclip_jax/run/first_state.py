@@ -13,6 +13,7 @@ from cleanclip_jax.models.clip import init
 from cleanclip_jax.run.checked import Checked
 from cleanclip_jax.run.state import State, fresh_state
 from cleanclip_jax.sharding import place_state, state_shardings
+from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import ANCHOR, Workdir
 
@@ -38,7 +39,7 @@ def first_state(store: Store, run: Checked) -> State:
         if config.optimizer.moments == "start":
             state.opt_state = _moments_of_start(run, state.opt_state)
         return state
-    shapes = jax.eval_shape(lambda: fresh(init(run.model, key)))
+    shapes = jax.eval_shape(fresh, shapes_of(run.model))
     restored = store.load(**parts(_placed(run, shapes)))
     return State(**restored["model"], **restored["progress"])
 
@@ -84,8 +85,6 @@ def anchor(workdir: Workdir, run: Checked) -> Mapping[str, Any]:
             whole = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
             store.save(0, model=whole, progress={"step": np.zeros((), np.int32)})
             return whole
-        from cleanclip_jax.start.start import shapes_of
-
         return store.load(model=_placed(run, shapes_of(run.model)))["model"]
 
 

@@ -215,12 +215,6 @@ def load_weights(path: Path, activation: str | None = None) -> tuple[CLIP, dict[
     return model, start.restore(model, make_mesh(1))[1]
 
 
-def shapes_of(model: CLIP) -> dict[str, Any]:
-    """The shapes and types of a model's params and batch_stats."""
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-
-
 def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
     text = config.text
     if text.tokenizer == "clip":
