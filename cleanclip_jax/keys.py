@@ -217,8 +217,8 @@ def _is_integral(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text that isn't blank, and that a path may hold."""
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+    """Whether a value is a text that isn't blank, and no longer than a path may be."""
+    return isinstance(value, str) and bool(value.strip()) and fits(value, str)
 
 
 def is_texts(value: Any) -> bool:
@@ -283,7 +283,7 @@ def fits(value: Any, annotation: Any) -> bool:
             for name, one in value.items()
         )
     if kind in (str, Path):
-        return isinstance(value, str | kind) and "\0" not in str(value)
+        return isinstance(value, str | kind) and "\0" not in str(value) and len(str(value)) < 4096
     if _is_a(kind, Sequence):
         return isinstance(value, list | tuple) and all(
             fits(one, args[0] if args else Any) for one in value
@@ -299,7 +299,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 def _is_open(annotation: Any) -> bool:
     """Whether an annotation says nothing of the type."""
     kind = typing.get_origin(annotation) or annotation
-    return not isinstance(kind, type) or kind in (REQUIRED, object)
+    return not isinstance(kind, type) or kind in (REQUIRED, object, Any)
 
 
 def _is_a(kind: Any, base: type) -> bool:

@@ -18,12 +18,12 @@ from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import local_copy
 from cleanclip_jax.losses.terms import TERMS, read_objective
-from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.start.digests import FILE as DIGESTS
 from cleanclip_jax.start.head import Head, load_head
-from cleanclip_jax.start.model import make_model
+from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.start.store import abstract, load_model, load_opt_state, newest_whole
 from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges

@@ -62,6 +62,25 @@ def test_rates_are_those_of_the_steps_without_the_start_and_without_saving(tmp_p
     assert row["goodput"] == pytest.approx(5 * SECONDS / 88.0)
 
 
+def test_the_last_lines_rate_is_that_of_its_step(tmp_path, clock):
+    """On a processor a step has run when it is dispatched: each line has its own step's time."""
+    with Recorder(Workdir(tmp_path), 0, 4, log_every=1, batch_size=8, began=990.0) as lines:
+        for step in range(1, 5):
+            clock.seconds += SECONDS
+            lines.take(done(step))
+        lines.catch_up()
+    rows = read_lines(tmp_path / "metrics.jsonl")
+    assert [row["step_seconds"] for row in rows] == 4 * [SECONDS]
+
+
+def test_no_step_takes_less_than_it_waited_for_data(tmp_path, clock):
+    with Recorder(Workdir(tmp_path), 0, 2, log_every=1, batch_size=8, began=990.0) as lines:
+        record(lines, clock, 1)
+        record(lines, clock, 2, seconds=0.01)  # it was fetched when the one before had been
+    row = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert (row["step_seconds"], row["data_wait_share"]) == (0.5, 1.0)
+
+
 def test_goodput_counts_what_a_kill_undid_and_the_time_between_starts(tmp_path, clock):
     note_start(Workdir(tmp_path), 0, 1000.0)
     with recorder(tmp_path, 0, 1000.0) as lines:
