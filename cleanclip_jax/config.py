@@ -1,7 +1,4 @@
-"""Configs: their defaults, how a file is loaded, how a key is overridden, what is refused.
-
-`python -m cleanclip_jax.config` prints the list of keys, which is docs/config.md.
-"""
+"""Configs: their defaults, how a file is loaded, how a key is overridden, what is refused."""
 
 import importlib.util
 import inspect
@@ -19,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.errors import UserError, reason, unknown
-from cleanclip_jax.keys import REQUIRED, Key, literal, take
+from cleanclip_jax.keys import Key, literal, take
 
 
 def declare(name: str, key: Key) -> None:
@@ -57,22 +54,6 @@ def _table_of(name: str) -> str | None:
     parts = name.split(".")
     above = (".".join(parts[:depth]) for depth in range(1, len(parts)))
     return next((place for place in above if place in KEYS and KEYS[place].table), None)
-
-
-def supervise(config: ConfigDict, probe: bool) -> None:
-    """Makes a config one of supervised training: the image tower's, or with `probe` a head's alone.
-
-    A linear head on un-normalised features, cross-entropy with the class, weight decay 0.01, no
-    augmentation (arXiv 2303.03323, section 5).
-    """
-    config.objective.cross_modal = 0.0
-    config.objective.in_modal = 0.0
-    config.objective.classification = 1.0
-    config.train.trainable = "head" if probe else "visual"
-    config.optimizer.weight_decay = 0.01
-    if probe:
-        config.optimizer.learning_rate = 5e-3
-        config.optimizer.warmup_steps = 0
 
 
 def load(spec: str) -> ConfigDict:
@@ -276,38 +257,3 @@ def parse_json(text: str) -> ConfigDict:
                 ) from None
     _check_values(config)
     return config
-
-
-def listing() -> str:
-    """Every key with its default, what it takes and means: a line each."""
-    lines = []
-    for name, key in KEYS.items():
-        default = "" if key.default is REQUIRED else f"={key.default}"
-        lines.append(f"  --config.{name}{default}\n      {key.meaning} ({key.takes})")
-    return "\n".join(lines)
-
-
-def document() -> str:
-    """docs/config.md."""
-    lines = [
-        "# Keys of a config",
-        "",
-        "Made by `python -m cleanclip_jax.config > docs/config.md`; `cleanclip train --help` lists "
-        "them as well.",
-        "A key is set by `--config.KEY=VALUE`. None, where it is the default, means: as the start "
-        "run's, or not used.",
-    ]
-    section = None
-    for name, key in KEYS.items():
-        head = name.split(".")[0]
-        if (section != head and "." in name) or section is None:
-            section = head
-            lines += ["", "| key | default | takes | meaning |", "|---|---|---|---|"]
-        default = "required" if key.default is REQUIRED else f"`{key.default}`"
-        takes = key.takes.replace(" | ", ", ")
-        lines.append(f"| `{name}` | {default} | {takes} | {key.meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(document(), end="")

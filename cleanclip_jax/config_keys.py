@@ -1,6 +1,6 @@
 """The keys of a config, each declared once. docs/config.md is made from this table.
 
-`python -m cleanclip_jax.config > docs/config.md` writes it anew. A key of one's own is added by
+`python -m cleanclip_jax.key_list > docs/config.md` writes it anew. A key of one's own is added by
 `config.declare`.
 """
 

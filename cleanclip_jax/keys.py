@@ -21,6 +21,10 @@ LARGEST = 3.4e38  # of a number: what float32 holds
 WHOLE_BELOW = 2**63  # whole numbers: what int64 holds
 
 
+def as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True)
 class Key:
     """A key. None is taken where it is the default: as the start run's, or not used.
@@ -44,7 +48,7 @@ class Key:
     text: bool = False
     table: bool = False
     nullable: bool = False
-    convert: Callable[[Any], Any] = lambda value: value
+    convert: Callable[[Any], Any] = as_it_is
 
     def read(self, where: str, value: Any) -> Any:
         """Returns the value, checked, in its type; `where` names it in the error."""
@@ -73,11 +77,10 @@ def literal(given: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error; beyond what the number types hold it says so."""
+    """A value in an error, of which a number may have more digits than a line."""
     if isinstance(value, int) and abs(value) >= WHOLE_BELOW:
         return f"{'-' if value < 0 else ''}2**{abs(value).bit_length() - 1} or more"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return f"{value!r:.200}"
 
 
 def take(where: str, given: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
@@ -143,7 +146,8 @@ def number(
         inside = value <= most and not (">" in open_ends and value == most)
         return inside and (least is None or value >= least)
 
-    return Key(default, takes, accepts, meaning, convert=float if type(default) is float else _same)
+    convert = float if type(default) is float else as_it_is
+    return Key(default, takes, accepts, meaning, convert=convert)
 
 
 def share(default: float, meaning: str = "", open_ends: str = "") -> Key:
@@ -255,39 +259,35 @@ def _of_annotation(default: Any, annotation: Any) -> Key:
     )
     digits = str in kinds and not {int, float} & set(kinds)
 
-    def accepts(value: Any) -> bool:
-        return (digits and type(value) is int) or fits(value, annotation)
-
     def convert(value: Any) -> Any:
         return str(value) if digits and type(value) is int else value
 
-    nullable = type(None) in kinds or _is_open(annotation)
+    def accepts(value: Any) -> bool:
+        return fits(convert(value), annotation)
+
+    nullable = type(None) in kinds or not all(isinstance(kind, type) for kind in kinds)
     return Key(default, " or ".join(words), accepts, nullable=nullable, convert=convert)
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a config's value is of an annotated type, with all that it holds."""
-    alternatives = _alternatives(annotation)
-    if len(alternatives) > 1:
+    if len(alternatives := _alternatives(annotation)) > 1:
         return any(fits(value, one) for one in alternatives)
     kind, args = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
-    if _is_open(annotation):
+    if kind in (Any, REQUIRED, object) or not isinstance(kind, type):
         return True
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind in (int, float):
         return is_number(value) and (kind is float or _is_integral(value))
-    if _is_a(kind, Mapping):
-        return hasattr(value, "items") and all(
-            isinstance(name, str) and fits(one, args[1] if args else Any)
-            for name, one in value.items()
-        )
     if kind in (str, Path):
         return isinstance(value, str | kind) and "\0" not in str(value) and len(str(value)) < 4096
+    if _is_a(kind, Mapping):
+        inner = args[1] if args else Any
+        return is_table(value) and all(fits(one, inner) for _, one in value.items())
     if _is_a(kind, Sequence):
-        return isinstance(value, list | tuple) and all(
-            fits(one, args[0] if args else Any) for one in value
-        )
+        inner = args[0] if args else Any
+        return isinstance(value, list | tuple) and all(fits(one, inner) for one in value)
     return isinstance(value, kind)
 
 
@@ -296,15 +296,5 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if union else (annotation,)
 
 
-def _is_open(annotation: Any) -> bool:
-    """Whether an annotation says nothing of the type."""
-    kind = typing.get_origin(annotation) or annotation
-    return not isinstance(kind, type) or kind in (REQUIRED, object, Any)
-
-
 def _is_a(kind: Any, base: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -10,10 +10,8 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import (
     check,
     defaults,
-    document,
     flatten,
     from_json,
-    listing,
     load,
     override,
     parse_json,
@@ -248,14 +246,6 @@ def test_a_damaged_config_is_one_line(content, message, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="is no workdir of a run"):
         from_json(tmp_path / "none" / "config.json")
-
-
-def test_the_document_lists_the_keys_of_today():
-    """Made anew by: python -m cleanclip_jax.config > docs/config.md"""
-    document_file = Path(__file__).parent.parent / "docs" / "config.md"
-    assert document_file.read_text() == document()
-    assert all(key.meaning and key.takes for key in KEYS.values())
-    assert all(f"config.{name}" in listing() for name in KEYS)
 
 
 def test_defaults_keep_to_their_keys():

@@ -10,13 +10,13 @@ from argparse import ArgumentParser
 import jax
 import pytest
 
+from cleanclip_jax.cluster import cluster
 from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import (
     Preemption,
     add_flags,
     agree_on,
-    cluster,
     join,
     keep_compiled,
 )

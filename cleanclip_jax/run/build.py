@@ -10,24 +10,23 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.data.stream.pipeline import Reading, train_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
-from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.losses.terms import init_head
 from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
 from cleanclip_jax.run.checked import Checked, check_run
 from cleanclip_jax.run.clock import Trace, note_start, peak_of
-from cleanclip_jax.run.first_state import anchor, first_state, parts
 from cleanclip_jax.run.lengths import Cut
 from cleanclip_jax.run.owner import Owner
 from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
 from cleanclip_jax.run.settings import claim, facts_of, has_begun
-from cleanclip_jax.run.state import Fixed, Objective, State
+from cleanclip_jax.run.state import Fixed, State, fresh_state
 from cleanclip_jax.run.step import make_step
-from cleanclip_jax.sharding import place_batch
+from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
+from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 
@@ -35,13 +34,12 @@ from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 IN_STEP = ("images", "tokens", "stamps")
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that the loop needs; `build` opens it.
+@dataclass(frozen=True, kw_only=True)
+class Run(Checked):
+    """All that the loop needs, beside what was checked; `build` opens it.
 
     Attributes:
-      config: with everything filled in, as it lies in the workdir.
-      first, total: the step it stands at, and its last.
+      first: the step it stands at.
       state: at `first`; donated to the first step.
       step: (state, fixed, batch) to (state, metrics), jitted.
       batches: gives (tokens a caption, batch).
@@ -50,13 +48,8 @@ class Run:
       save: writes a checkpoint of a step.
     """
 
-    config: ConfigDict
     workdir: Workdir
-    mesh: Mesh
-    model: CLIP
-    objective: Objective
     first: int
-    total: int
     state: State
     fixed: Fixed
     step: Callable[..., Any]
@@ -153,7 +146,11 @@ def _opened(
                 run.mesh, run.source, reading, image_size=size, share=share, plan=run.plan
             )
             table, unreadable = loaded or (None, None)
-        frozen = anchor(workdir, run) if "start" in needs else None
+        frozen = None
+        if "start" in needs:
+            from cleanclip_jax.run.anchor import anchor
+
+            frozen = anchor(workdir, run)
         stream = train_batches(
             run.source,
             run.tokenizer,
@@ -193,13 +190,9 @@ def _opened(
 
         with stream, recorder, trace, Preemption() as preemption:
             yield Run(
-                config=config,
+                **vars(run),
                 workdir=workdir,
-                mesh=run.mesh,
-                model=run.model,
-                objective=run.objective,
                 first=first,
-                total=run.total,
                 state=state,
                 fixed=Fixed(frozen, table),
                 step=step,
@@ -214,6 +207,45 @@ def _opened(
                 preemption=preemption,
                 save=save,
             )
+
+
+def first_state(store: Store, run: Checked) -> State:
+    """Returns the state to go on from: the newest checkpoint, else the run's start."""
+    config, key = run.config, jax.random.key(run.config.seed)
+
+    def fresh(variables: Mapping[str, Any]) -> State:
+        params = dict(variables["params"])
+        width = run.model.variant.features
+        if run.head is not None:
+            # Not the key that fresh towers are drawn with.
+            head_key = jax.random.fold_in(key, 1)
+            classes, dtype = len(run.head.classes), config.model.param_dtype
+            params["head"] = init_head(head_key, width, classes, dtype)
+        if run.device_views is not None:
+            params |= run.device_views.parameters(config.model.image_size)
+        return fresh_state({**variables, "params": params}, run.optimizer, run.objective, width)
+
+    if store.latest is None:
+        state = place_state(run.mesh, fresh(run.weights()))
+        if config.optimizer.moments == "start":
+            from cleanclip_jax.run.anchor import moments_of_start
+
+            state.opt_state = moments_of_start(run, state.opt_state)
+        return state
+    shapes = jax.eval_shape(fresh, shapes_of(run.model))
+    restored = store.load(**parts(placed_shapes(run.mesh, shapes)))
+    return State(**restored["model"], **restored["progress"])
+
+
+def parts(state: State) -> dict[str, Any]:
+    """A state as the two parts of a checkpoint."""
+    progress = {"step": state.step, "opt_state": state.opt_state}
+    if state.memory:
+        progress["memory"] = state.memory
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "progress": progress,
+    }
 
 
 def _flops(run: Checked) -> Callable[[int], float]:

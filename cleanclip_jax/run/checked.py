@@ -1,5 +1,6 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from cleanclip_jax.config_keys import STEPS
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
@@ -39,7 +40,9 @@ class Checked:
     """All of a run that can be made without writing anything.
 
     Attributes:
-      begun: whether it has saved a step in its workdir.
+      config: with everything filled in, as it is to lie in the workdir.
+      begun: whether it has saved a step there.
+      total: its last step.
     """
 
     config: ConfigDict
@@ -58,6 +61,12 @@ class Checked:
     schedule: optax.Schedule
     head: Head | None
 
+    def weights(self) -> Mapping[str, Any]:
+        """The variables that it begins with: fresh by its seed, or its start's."""
+        if self.start is None:
+            return init(self.model, jax.random.key(self.config.seed))
+        return self.start.restore(self.model, self.mesh)[1]
+
 
 def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     """Makes all of a run that can be made without writing anything."""
@@ -68,6 +77,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
 
         start = open_start(workdir_path(config.start), config)
     config = resolve(config, workdir, start, begun)
+    if config.optimizer.moments == "start" and not begun and not hasattr(start, "optimizer_state"):
+        raise UserError(
+            "config.optimizer.moments is start, but config.start is no run's workdir, which "
+            "alone has moments: leave it at fresh"
+        )
     objective = make_objective(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     _check_whole(mesh)
