@@ -1,6 +1,7 @@
 """The command `cleanclip`: names the jobs and imports each only when it is run."""
 
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])

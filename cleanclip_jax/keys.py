@@ -6,6 +6,7 @@ keys of a source: whatever reads a value checks it against this, and says in one
 
 import ast
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from cleanclip_jax.errors import UserError, unknown
 REQUIRED: Any = inspect.Parameter.empty  # the default of a key that has none
 LARGEST = 3.4e38  # of a number: what float32 holds
 WHOLE_BELOW = 2**63  # whole numbers: what int64 holds
+_TEXT = re.compile("[^\0\ud800-\udfff]{0,4095}")
 
 
 def as_it_is(value: Any) -> Any:
@@ -121,9 +123,10 @@ def whole(
     takes = f"a whole number, {span}" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
-        if not is_number(value) or not (floats or _is_integral(value)) or value != int(value):
+        if not is_number(value) or value != int(value):
             return False
-        return bool(value == also or least <= value < below)
+        whole = floats or isinstance(value, Integral)
+        return bool(whole and (value == also or least <= value < below))
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -212,12 +215,8 @@ def is_number(value: Any) -> bool:
         isinstance(value, Real)
         and not isinstance(value, bool)
         and bool(abs(value) <= LARGEST)
-        and not (_is_integral(value) and abs(int(value)) >= WHOLE_BELOW)
+        and not (isinstance(value, Integral) and abs(int(value)) >= WHOLE_BELOW)
     )
-
-
-def _is_integral(value: Any) -> bool:
-    return isinstance(value, Integral)
 
 
 def is_text(value: Any) -> bool:
@@ -279,9 +278,10 @@ def fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind in (int, float):
-        return is_number(value) and (kind is float or _is_integral(value))
+        return is_number(value) and (kind is float or isinstance(value, Integral))
     if kind in (str, Path):
-        return isinstance(value, str | kind) and "\0" not in str(value) and len(str(value)) < 4096
+        # As long as a path may be, and UTF-8, so that it can be written down.
+        return isinstance(value, str | kind) and bool(_TEXT.fullmatch(str(value)))
     if _is_a(kind, Mapping):
         inner = args[1] if args else Any
         return is_table(value) and all(fits(one, inner) for _, one in value.items())
