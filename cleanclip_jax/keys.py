@@ -125,8 +125,8 @@ def whole(
     def accepts(value: Any) -> bool:
         if not is_number(value) or value != int(value):
             return False
-        whole = floats or isinstance(value, Integral)
-        return bool(whole and (value == also or least <= value < below))
+        right = floats or isinstance(value, Integral)
+        return bool(right and (value == also or least <= int(value) < below))
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -211,12 +211,11 @@ def place(default: str) -> Key:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, NumPy's among them, and no truth value."""
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and bool(abs(value) <= LARGEST)
-        and not (isinstance(value, Integral) and abs(int(value)) >= WHOLE_BELOW)
-    )
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    if isinstance(value, Integral):
+        return abs(int(value)) < WHOLE_BELOW
+    return abs(float(value)) <= LARGEST
 
 
 def is_text(value: Any) -> bool:

@@ -133,7 +133,8 @@ class Recorder:
         """
         self.catch_up()
         self._late = done
-        if all(v.is_ready() for v in done.metrics.values() if isinstance(v, jax.Array)):
+        values: Any = done.metrics.values()
+        if all(value.is_ready() for value in values if isinstance(value, jax.Array)):
             self.catch_up()
 
     def catch_up(self) -> None:

@@ -87,17 +87,16 @@ def resolve(
             _inherit(config, inherited)
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
-        if config.model.activation is None:
-            config.model.activation = "quick_gelu"
         numbers = find_variant(config.model.variant)
-        if config.model.image_size is None:
-            config.model.image_size = numbers.image_size
-        if config.text.context_length is None:
-            config.text.context_length = numbers.context_length
-        if config.text.tokenizer is None:
-            config.text.tokenizer = "clip"
-        if config.evaluation.templates is None:
-            config.evaluation.templates = "imagenet"
+        for section, key, default in (
+            (config.model, "activation", "quick_gelu"),
+            (config.model, "image_size", numbers.image_size),
+            (config.text, "context_length", numbers.context_length),
+            (config.text, "tokenizer", "clip"),
+            (config.evaluation, "templates", "imagenet"),
+        ):
+            if section[key] is None:
+                section[key] = default
         if config.attack is not None:
             from cleanclip_jax.attacks.plan import spelled_out
 
@@ -117,24 +116,19 @@ def resolve(
 
 def _inherit(config: ConfigDict, start: ConfigDict) -> None:
     """Takes architecture, tokenizer and what is measured from a start's config."""
-    for key in ("variant", "activation", "image_size"):
-        inherited = start.model[key]
-        if config.model[key] not in (None, inherited):
+    plain, models = defaults(), [f"model.{key}" for key in ("variant", "activation", "image_size")]
+    for name in (*models, *(f"text.{key}" for key in start.text)):
+        section, _, key = name.partition(".")
+        given, inherited = config[section].get(key), start[section][key]
+        if name == "text.merges":
+            # Where CLIP's merges file is says nothing of what is in it.
+            inherited = given or inherited
+        elif given not in (plain[section].get(key), inherited):
             raise UserError(
-                f"config.model.{key} is {config.model[key]!r}, but the start run "
-                f"{config.start} has {inherited!r}: leave it out"
+                f"config.{name} is {given!r}, but the start run {config.start} has "
+                f"{inherited!r}: leave it out"
             )
-        config.model[key] = inherited
-    # Where CLIP's merges file is says nothing of what is in it.
-    text = start.text.copy_and_resolve_references()
-    text.merges = config.text.merges or text.merges
-    for key, default in defaults().text.items():
-        if config.text[key] not in (default, text[key]):
-            raise UserError(
-                f"config.text.{key} is {config.text[key]!r}, but the start run "
-                f"{config.start} has {text[key]!r}: leave it out"
-            )
-    config.text = text
+        config[section][key] = inherited
     # A run that is poisoned itself is measured with that attack.
     poisoned = ("attack", "target") if config.attack is not None else ()
     for key in INHERITED:

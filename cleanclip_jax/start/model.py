@@ -43,7 +43,7 @@ def attention_here(attention: str) -> str:
 
 
 @cache
-def shapes_of(model: CLIP) -> dict[str, Any]:
-    """The shapes and types of a model's params and batch_stats."""
+def shapes_of(model: Any) -> dict[str, Any]:
+    """The shapes and types of the params and batch_stats of a CLIP."""
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
