@@ -24,7 +24,6 @@ from cleanclip_jax.run.owner import Owner
 from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
 from cleanclip_jax.run.settings import claim, facts_of, has_begun
 from cleanclip_jax.run.state import Fixed, State, fresh_state
-from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
 from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
@@ -41,7 +40,6 @@ class Run(Checked):
     Attributes:
       first: the step it stands at.
       state: at `first`; donated to the first step.
-      step: (state, fixed, batch) to (state, metrics), jitted.
       batches: gives (tokens a caption, batch).
       place: puts what the step needs of a batch on the devices.
       flops: of a pair with captions of so many tokens.
@@ -52,7 +50,6 @@ class Run(Checked):
     first: int
     state: State
     fixed: Fixed
-    step: Callable[..., Any]
     stream: Any
     batches: Cut
     place: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
@@ -85,14 +82,6 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             if is_first():
                 owner.look()
             run = check_run(config, workdir)
-            step = make_step(
-                *(run.model, run.optimizer, run.schedule, run.objective),
-                mesh=run.mesh,
-                views=run.device_views,
-            )
-            labels = None
-            if "label" in run.objective.needs:
-                labels = run.source.labels().astype(np.int32)
         agree_on(facts_of(run.config, run.source, run.plan, run.start))
         # Only now, when nothing of the config is left to be refused, is anything written.
         with agreed(), writing(path):
@@ -104,24 +93,18 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
                 claim(run.config, workdir, *inputs, begun=run.begun)
                 if run.head is not None:
                     run.head.save(workdir)
-        with _opened(run, step, labels, workdir, owner, began, profile) as opened:
+        with _opened(run, workdir, owner, began, profile) as opened:
             yield opened
 
 
 @contextmanager
 def _opened(
-    run: Checked,
-    step: Callable[..., Any],
-    labels: np.ndarray | None,
-    workdir: Workdir,
-    owner: Owner,
-    began: float,
-    profile: int,
+    run: Checked, workdir: Workdir, owner: Owner, began: float, profile: int
 ) -> Iterator[Run]:
     """The run of a workdir that is this process's."""
-    config, path, needs, views = run.config, workdir.path, run.objective.needs, run.device_views
+    config, needs = run.config, run.objective.needs
     with (
-        writing(path),
+        writing(workdir.path),
         runtime_errors(),
         Store(workdir / CHECKPOINTS, config.train.keep) as store,
     ):
@@ -178,10 +161,10 @@ def _opened(
 
         def place(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in IN_STEP if name in batch}
-            if views is not None:
+            if run.device_views is not None:
                 arrays["index"] = batch["index"].astype(np.int32)
-            if labels is not None:
-                arrays["labels"] = labels[batch["index"]]
+            if run.labels is not None:
+                arrays["labels"] = run.labels[batch["index"]]
             return place_batch(run.mesh, arrays)
 
         def save(done: int, state: State) -> None:
@@ -195,7 +178,6 @@ def _opened(
                 first=first,
                 state=state,
                 fixed=Fixed(frozen, table),
-                step=step,
                 stream=stream,
                 batches=Cut(
                     stream, config.train.text_lengths, config.text.context_length, run.mesh

@@ -1,13 +1,15 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import STEPS
@@ -22,6 +24,7 @@ from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.recorder import import_wandb
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
+from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh
 from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
@@ -43,6 +46,8 @@ class Checked:
       config: with everything filled in, as it is to lie in the workdir.
       begun: whether it has saved a step there.
       total: its last step.
+      labels: the class of each pair, where a term needs it.
+      step: (state, fixed, batch) to (state, metrics), jitted.
     """
 
     config: ConfigDict
@@ -60,6 +65,8 @@ class Checked:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     head: Head | None
+    labels: Int32[np.ndarray, " n"] | None
+    step: Callable[..., Any]
 
     def weights(self) -> Mapping[str, Any]:
         """The variables that it begins with: fresh by its seed, or its start's."""
@@ -118,6 +125,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
             "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
         )
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
+    step = make_step(model, optimizer, schedule, objective, mesh=mesh, views=device_views)
+    labels = source.labels().astype(np.int32) if "label" in objective.needs else None
     return Checked(
         config=config,
         begun=begun,
@@ -134,6 +143,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         optimizer=optimizer,
         schedule=schedule,
         head=head,
+        labels=labels,
+        step=step,
     )
 
 

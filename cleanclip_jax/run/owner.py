@@ -45,7 +45,7 @@ class Owner:
         if self._thread.is_alive():
             self._thread.join()
             with suppress(OSError):
-                if self._owns():
+                if not self._other():
                     self._workdir.remove(OWNER)
         if self._lock is not None:
             os.close(self._lock)
@@ -77,14 +77,14 @@ class Owner:
 
     def check(self) -> None:
         """Refuses to go on where another has taken the workdir, which took this one for dead."""
-        if self._thread.is_alive() and not self._owns():
-            raise self._refusal(self._read())
+        if self._thread.is_alive() and (other := self._other()):
+            raise self._refusal(other)
 
     def _live(self) -> None:
         beats = 0
         while not self._leaving.wait(BEAT):
             with suppress(OSError, UserError):  # the next beat, or the next save, tells
-                if self._owns():
+                if not self._other():
                     self._workdir.write_json(OWNER, self._facts | {"beats": (beats := beats + 1)})
 
     def _locked(self) -> int | None:
@@ -104,8 +104,10 @@ class Owner:
             return facts if isinstance(facts, dict) else {}
         return {}
 
-    def _owns(self) -> bool:
-        return self._read().get("id") == self._facts["id"]
+    def _other(self) -> dict[str, Any]:
+        """Another owner, if there is one."""
+        there = self._read()
+        return {} if there.get("id") == self._facts["id"] else there
 
     def _refusal(self, there: dict[str, Any]) -> UserError:
         return UserError(
