@@ -3,6 +3,7 @@
 import importlib
 import io
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -34,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
-    for stream in (sys.stdout, sys.stderr):  # a file's name need not be text
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    # What is half written goes also when the machine is wanted back; a run saves its step first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
     logging.basicConfig(format="cleanclip: %(message)s")
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])

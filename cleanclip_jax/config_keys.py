@@ -94,9 +94,7 @@ KEYS: Registry[Key] = Registry(
         ),
         "text.merges": text(None, "CLIP's merges file; else the cache; else downloaded"),
         "text.vocab_size": whole(512, "of a trained vocabulary", 1, below=2**20),
-        "text.context_length": whole(
-            None, "tokens a caption, in place of the variant's", 3, below=SIDE
-        ),
+        "text.context_length": whole(None, "tokens a caption; else the variant's", 3, below=SIDE),
         "text.keep_end": flag(True, "False: a cut caption loses its end, as in the original"),
         "data.train": table({}, "the source of pairs, by its kind: docs/data.md"),
         "data.workers": whole(0, "processes that decode; 0: a thread of this one", below=1025),
@@ -198,9 +196,7 @@ KEYS: Registry[Key] = Registry(
         "train.wandb": text(None, "a project of Weights & Biases that the metrics go to, too"),
         "mesh.data": whole(-1, "devices that share the batch; -1: all", 1, also=-1),
         "mesh.fsdp": whole(1, "that share it and the parameters; data x fsdp devices", 1),
-        "mesh.heartbeat": whole(
-            60, "seconds without a sign of life that give up a process", 1, below=10**6
-        ),
+        "mesh.heartbeat": whole(60, "seconds of silence that give up a process", 1, below=10**6),
         "evaluation.data": table(None, "a labelled source: docs/data.md"),
         "evaluation.sets": Key(
             None,
@@ -232,8 +228,6 @@ KEYS: Registry[Key] = Registry(
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
         "evaluation.cache": number(20.0, "GB of image features kept in the cache folder; 0: none"),
         "evaluation.batch_size": whole(256, "pictures at once", 1, below=2**20),
-        "evaluation.workers": whole(
-            0, "processes that decode; 0: a thread of this one", below=1025
-        ),
+        "evaluation.workers": whole(0, "processes that decode; 0: one thread", below=1025),
     },
 )

@@ -1,9 +1,11 @@
 """What ends a program in one line: a mistake of the user's, or a stop that is no mistake."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LISTED = 40  # options that an error names at most
+LONGEST = 4000  # letters of an error
 START_AGAIN, INTERRUPTED = 75, 130  # exit codes: EX_TEMPFAIL of sysexits.h; Ctrl-C
 
 
@@ -15,7 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(printable(message)[:LONGEST])
 
 
 def printable(text: str) -> str:
@@ -58,10 +60,10 @@ def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
       where: what has the value: "config.model.variant", "cleanclip".
     """
     known = [str(option) for option in options]
-    return UserError(f"{where}: unknown {word!r:.200}.{_close(str(word), known) or _listed(known)}")
+    return UserError(f"{where}: unknown {word!r:.200}.{_near(str(word), known) or _listed(known)}")
 
 
-def _close(word: str, known: list[str]) -> str:
+def _near(word: str, known: list[str]) -> str:
     close = _named_like(word, known) or difflib.get_close_matches(word[:200], known, 3, 0.5)
     return f" Did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
@@ -85,6 +87,23 @@ def _listed(known: list[str]) -> str:
         return " There is none."
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return f" Known: {', '.join(known[:LISTED])}{more}."
+
+
+@contextmanager
+def refusing(where: str, todo: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """A part whose errors of these kinds are the user's: each becomes a line.
+
+    Args:
+      where: what was read or written; an error that names another file names that instead.
+      todo: what to do, the end of the line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        file = str(getattr(error, "filename", None) or where)
+        raise UserError(f"{where if file in where else file}: {reason(error)}; {todo}.") from error
 
 
 def reason(error: BaseException) -> str:

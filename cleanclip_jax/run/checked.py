@@ -155,9 +155,11 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
 
         open_sets(evaluation)
     if evaluation.metrics:
-        from cleanclip_jax.measure.metrics import find_metrics
+        from cleanclip_jax.measure.metrics import METRICS
 
-        find_metrics(evaluation.metrics)
+        names = evaluation.metrics
+        for name in [names] if isinstance(names, str) else names:
+            METRICS.find(name)
 
 
 def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: Mesh) -> None:
@@ -236,9 +238,10 @@ def _tokenizer(
     """The workdir's tokenizer, the start's, or a new one."""
     if workdir.has(TOKENIZER):
         return Tokenizer.load(workdir / TOKENIZER)
-    if start is not None:
-        return start.tokenizer
     text = config.text
+    if start is not None:
+        start.tokenizer.keep_end = text.keep_end
+        return start.tokenizer
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)

@@ -123,6 +123,8 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
         if name == "text.merges":
             # Where CLIP's merges file is says nothing of what is in it.
             inherited = given or inherited
+        elif name == "text.keep_end":
+            inherited = given and inherited  # how captions are cut is no part of a model
         elif given not in (plain[section].get(key), inherited):
             raise UserError(
                 f"config.{name} is {given!r}, but the start run {config.start} has "
