@@ -34,6 +34,7 @@ class Owner:
         self._workdir, self._facts = workdir, {"id": uuid.uuid4().hex, "host": platform.node()}
         self._facts |= {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._lock: int | None = None
+        self._gone: dict[str, Any] = {}  # an owner that is none any more
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._live, name="owner", daemon=True)
 
@@ -56,16 +57,15 @@ class Owner:
         if self._lock is None and in_bucket(path) is None and path.is_dir():
             self._lock = self._locked()
         there = self._read()
-        if self._lock is not None and there.get("host") == self._facts["host"]:
-            return  # the lock was free: it died
+        if there == self._gone or (self._lock is not None and there["host"] == self._facts["host"]):
+            return  # a lock that is free is a dead one's
+        log.info("%s: %s; waiting %.0f s for a sign of life", path, _named(there), SILENCE)
         until = time.monotonic() + SILENCE
-        if there:
-            log.info("%s: %s; waiting %.0f s for a sign of life", path, _named(there), SILENCE)
-        while there and time.monotonic() < until:
-            if (now := self._read()) and now != there:
-                raise self._refusal(now)
-            there = now
+        while (now := self._read()) == there and time.monotonic() < until:
             time.sleep(SILENCE / 60)
+        if now not in ({}, there):
+            raise self._refusal(now)
+        self._gone = now
 
     def take(self) -> None:
         """Makes the workdir this process's, and gives signs of life from now on."""
@@ -99,9 +99,9 @@ class Owner:
         return handle
 
     def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, RecursionError):
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             facts = json.loads((self._workdir / OWNER).read_text())
-            return facts if isinstance(facts, dict) else {}
+            return {"host": None, **facts} if isinstance(facts, dict) else {}
         return {}
 
     def _other(self) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def test_one_that_lives_elsewhere_is_known_by_its_beats(workdir: Workdir, withou
 def test_one_that_died_elsewhere_is_taken_over(content: str, workdir: Workdir):
     workdir.write(OWNER, content)
     with Owner(workdir) as owner:
+        owner.look()
+        owners.SILENCE = 3600.0  # it is waited for once
         owner.take()
         assert json.loads((workdir / OWNER).read_text())["process"] == os.getpid()
 
