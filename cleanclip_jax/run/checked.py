@@ -21,7 +21,6 @@ from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.recorder import import_wandb
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
@@ -96,6 +95,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     check_batch(batch_size, mesh, config.train.chunks)
     _check_evaluation(config.evaluation)
     if config.train.wandb is not None and is_first():
+        from cleanclip_jax.run.weights_and_biases import import_wandb
+
         import_wandb()
     source = open_pairs(config, objective)
     head = None

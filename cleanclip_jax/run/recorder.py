@@ -1,6 +1,5 @@
 """What a run writes down: metrics.jsonl, boards, bad_rows.jsonl, not_finite.json, and progress."""
 
-import hashlib
 import json
 import math
 import sys
@@ -197,7 +196,11 @@ class Boards:
     def __init__(
         self, workdir: Workdir, first_step: int, project: str | None, config: Mapping[str, Any]
     ):
-        self._run = None if project is None else _wandb_run(workdir, project, config)
+        self._run = None
+        if project is not None:
+            from cleanclip_jax.run.weights_and_biases import open_board
+
+            self._run = open_board(workdir, project, config)
         folder = str(workdir.folder(TENSORBOARD))
         self._board = _tensorboardx().SummaryWriter(folder, purge_step=first_step + 1)
 
@@ -228,33 +231,3 @@ def _tensorboardx() -> Any:
         return import_module("tensorboardX")
     finally:
         del modules["torch"]
-
-
-def import_wandb() -> Any:
-    """Weights & Biases; a UserError where it is not installed."""
-    try:
-        return import_module("wandb")
-    except ImportError:
-        raise UserError(
-            "config.train.wandb is set, but Weights & Biases is not installed: "
-            "pip install 'cleanclip-jax[wandb]'"
-        ) from None
-
-
-def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
-    wandb = import_wandb()
-    path = workdir.path.absolute()
-    try:
-        return wandb.init(
-            project=project,
-            name=path.name,
-            # The same workdir is the same run, however often it was stopped.
-            id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(workdir.folder("")),
-            config=dict(config),
-            settings=wandb.Settings(silent=True),
-        )
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config.train.wandb: Weights & Biases refuses: {reason}") from None
