@@ -74,13 +74,9 @@ KEYS: Registry[Key] = Registry(
         "model.image_size": whole(None, "pixels a side, in place of the variant's", 1, below=SIDE),
         "model.dtype": choice("float32", DTYPES, "of the computation"),
         "model.param_dtype": choice("float32", DTYPES, "of the parameters"),
-        "model.bn_groups": whole(
-            1, "1: batch statistics over the global batch; k: over k groups of it", 1
-        ),
+        "model.bn_groups": whole(1, "groups of the batch, each with its own statistics", 1),
         "model.bn_frozen": flag(False, "running statistics in training too"),
-        "model.attention": choice(
-            "xla", "xla | cudnn", "cudnn: its fused kernels, on NVIDIA GPUs in bfloat16"
-        ),
+        "model.attention": choice("xla", "xla | cudnn", "cudnn: fused, on NVIDIA in bfloat16"),
         "model.scan": flag(False, "transformer blocks as one compiled loop"),
         "model.remat": flag(False, "recompute activations instead of storing them"),
         "text.tokenizer": Key(
@@ -98,9 +94,7 @@ KEYS: Registry[Key] = Registry(
         "text.keep_end": flag(True, "False: a cut caption loses its end, as in the original"),
         "data.train": table({}, "the source of pairs, by its kind: docs/data.md"),
         "data.workers": whole(0, "processes that decode; 0: a thread of this one", below=1025),
-        "data.decode": choice(
-            "exact", "exact | fast", "pixels as the original's, or nearly and at half the cost"
-        ),
+        "data.decode": choice("exact", "exact | fast", "fast: nearly the pixels, at half the cost"),
         "data.resident": flag(False, "all pictures in device memory, where there is room for them"),
         "data.resident_share": share(0.5, "of a device's free memory, that they may take", "<"),
         "data.timeout": number(120.0, "seconds without a batch that end the run", 0, 1e6, "<"),
@@ -133,9 +127,7 @@ KEYS: Registry[Key] = Registry(
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
         ),
-        "attack.geometry": choice(
-            "crop", "crop | squash", "how poisoned pictures come to their size"
-        ),
+        "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),
         "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
         "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
@@ -143,39 +135,25 @@ KEYS: Registry[Key] = Registry(
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
         "views.wordnet": text(None, "the folder of WordNet's dictionary"),
         "views.strength": share(0.1, "of a caption's words, that EDA changes"),
-        "views.on": choice(
-            "host", "host | device", "device: triggers and augmented pictures are made in the step"
-        ),
-        "views.per": choice(
-            "epoch", "epoch | once", "captions are drawn anew, or once as the original's"
-        ),
+        "views.on": choice("host", "host | device", "device: pictures are changed in the step"),
+        "views.per": choice("epoch", "epoch | once", "once: captions are drawn as the original's"),
         "objective.cross_modal": weight(1.0, "MMCL"),
         "objective.in_modal": weight(0.0, "SS: 1 makes it CleanCLIP; 0 needs no views"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
-        "objective.ring": flag(
-            False, "compare in a ring: memory grows with the batch, not its square"
-        ),
+        "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
         "optimizer.warmup_steps": whole(10_000, "of a linear warmup", below=STEPS),
         "optimizer.beta1": number(0.9, "AdamW's", 0, 1, ">"),
         "optimizer.beta2": number(0.999, "AdamW's", 0, 1, ">"),
         "optimizer.epsilon": number(1e-8, "AdamW's"),
         "optimizer.weight_decay": number(0.1, "AdamW's", most=1e6),
-        "optimizer.decay_mask": choice(
-            "role", "role | original", "original: also decays downsampling norms' scales"
-        ),
-        "optimizer.moments": choice(
-            "fresh", "fresh | start", "start: goes on with the start's, as the original"
-        ),
-        "optimizer.schedule": choice(
-            "cosine", "cosine | original", "original: counts from epoch 1"
-        ),
+        "optimizer.decay_mask": choice("role", "role | original", "what decays: docs/fidelity.md"),
+        "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
+        "optimizer.schedule": choice("cosine", "cosine | original", "original: from epoch 1"),
         "train.batch_size": whole(128, "pairs, over all devices", 1, below=2**31),
-        "train.chunks": whole(
-            1, "encode the batch in so many parts: the memory of one, the same result", 1
-        ),
+        "train.chunks": whole(1, "encode the batch in so many parts: the memory of one", 1),
         "train.text_lengths": Key(
             (16, 32, 48),
             "whole numbers, as (16, 32, 48), or () for whole captions",
@@ -206,9 +184,7 @@ KEYS: Registry[Key] = Registry(
             text=True,
         ),
         "evaluation.classes": text(None, "class names: a .json or .py file, or FILE#KEY"),
-        "evaluation.templates": texts(
-            None, "prompts: a set's name, a file or a list; None: imagenet"
-        ),
+        "evaluation.templates": texts(None, "prompts: a set, a file or a list; None: imagenet"),
         "evaluation.target": Key(
             None,
             "a class name or index",
@@ -217,12 +193,8 @@ KEYS: Registry[Key] = Registry(
             text=True,
         ),
         "evaluation.attack": table(None, "what is measured; None: the attack trained with"),
-        "evaluation.control": flag(
-            False, "squash without a trigger; always where the attack squashes"
-        ),
-        "evaluation.floor": text(
-            None, "a run or checkpoint never poisoned, or start: this run's start"
-        ),
+        "evaluation.control": flag(False, "squash without a trigger, too"),
+        "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
