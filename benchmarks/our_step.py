@@ -21,7 +21,8 @@ from cleanclip_jax.losses.compare import normalise_rows
 from cleanclip_jax.models.clip import CLIP, build, encode_image_train, encode_text, init
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.process import keep_memory
-from cleanclip_jax.run.clock import flops_per_pair, memory_in_use, peak_of
+from cleanclip_jax.run.clock import memory_in_use, peak_of
+from cleanclip_jax.run.flops import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.state import Fixed, Objective, State, fresh_state
 from cleanclip_jax.run.step import compute_loss, make_step

@@ -28,7 +28,7 @@ from touched import elements
 
 from cleanclip_jax.config import defaults
 from cleanclip_jax.models.clip import CLIP, build, init
-from cleanclip_jax.run.clock import flops_per_pair
+from cleanclip_jax.run.flops import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state
 from cleanclip_jax.run.step import make_step

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
-from cleanclip_jax.run.clock import products
+from cleanclip_jax.run.flops import products
 
 
 def elements(model: CLIP, pairs: int) -> int:

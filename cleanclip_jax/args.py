@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import listing, override
+from cleanclip_jax.config import override
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.registry import load_extensions
 
@@ -15,6 +15,8 @@ class Parser(argparse.ArgumentParser):
 
     Every job takes --import.
     """
+
+    lists_keys = False
 
     def __init__(self, prog: str, description: str | None = None, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -30,7 +32,14 @@ class Parser(argparse.ArgumentParser):
 
     def list_keys(self) -> None:
         """Has --help list the config's keys."""
-        self.epilog = f"config keys (docs/config.md):\n{listing()}"
+        self.lists_keys = True
+
+    def format_help(self) -> str:
+        if self.lists_keys:
+            from cleanclip_jax.key_list import listing
+
+            self.epilog = f"config keys (docs/config.md):\n{listing()}"
+        return super().format_help()
 
     def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise UserError(f"{message}; `{self.prog} --help` lists what it takes")

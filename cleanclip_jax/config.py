@@ -1,13 +1,15 @@
-"""Configs: their defaults, how a file is loaded, how a key is overridden, what is refused.
-
-`python -m cleanclip_jax.config` prints the list of keys, which is docs/config.md.
-"""
+"""Configs: their defaults, how a file is loaded, how a key is overridden, what is refused."""
 
 import importlib.util
+import inspect
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import read_bytes
-from cleanclip_jax.keys import REQUIRED, Key, literal, take
+from cleanclip_jax.keys import Key, literal, take
 
 
 def declare(name: str, key: Key) -> None:
@@ -55,22 +57,6 @@ def _table_of(name: str) -> str | None:
     return next((place for place in above if place in KEYS and KEYS[place].table), None)
 
 
-def supervise(config: ConfigDict, probe: bool) -> None:
-    """Makes a config one of supervised training: the image tower's, or with `probe` a head's alone.
-
-    A linear head on un-normalised features, cross-entropy with the class, weight decay 0.01, no
-    augmentation (arXiv 2303.03323, section 5).
-    """
-    config.objective.cross_modal = 0.0
-    config.objective.in_modal = 0.0
-    config.objective.classification = 1.0
-    config.train.trainable = "head" if probe else "visual"
-    config.optimizer.weight_decay = 0.01
-    if probe:
-        config.optimizer.learning_rate = 5e-3
-        config.optimizer.warmup_steps = 0
-
-
 def load(spec: str) -> ConfigDict:
     """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
 
@@ -82,17 +68,54 @@ def load(spec: str) -> ConfigDict:
     folder = package if (package / "configs").is_dir() else package.parent
     shipped = folder / "configs" / Path(name).name
     places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
-    path = next((path for path in places if path.is_file()), None)
+    path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:
         raise unknown("--config", name, [f"configs/{p.name}" for p in shipped.parent.glob("*.py")])
-    module_spec = importlib.util.spec_from_file_location("cleanclip_config", path)
-    if module_spec is None or module_spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"--config: {path} is no Python file: its name ends in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    return _called(path, _imported(path), arg or None)
+
+
+def _imported(path: Path) -> Any:
+    """A config file as a module; it may import its neighbours."""
+    spec = importlib.util.spec_from_file_location("cleanclip_config", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    with _mistakes_of(path):
+        spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path} has no get_config(arg)")
-    return module.get_config(arg or None)
+    return module
+
+
+def _called(path: Path, module: Any, arg: str | None) -> ConfigDict:
+    with _mistakes_of(path):
+        if arg is None and not inspect.signature(module.get_config).parameters:
+            config = module.get_config()
+        else:
+            config = module.get_config(arg)
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config gives {type(config).__name__}: it has to return a config, which "
+            "begins with cleanclip_jax.config.defaults()"
+        )
+    return config
+
+
+@contextmanager
+def _mistakes_of(path: Path) -> Iterator[None]:
+    """Has whatever a config file raises be one line, with the file's own line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [at.lineno for at in extract_tb(error.__traceback__) if at.filename == str(path)]
+        number = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        where = str(path) if number is None else f"{path} line {number}"
+        raise UserError(f"{where}: {type(error).__name__}: {reason(error)}") from error
 
 
 def choose(arg: str | None, choices: Iterable[str], file: str) -> str:
@@ -112,16 +135,21 @@ def override(config: ConfigDict, name: str, given: str) -> None:
             raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
     else:
         key = _find(name)
-    value = literal(given) if key is None else key.parse(f"config.{name}", given)
+    where = f"config.{name}"
+    value = literal(given) if key is None else key.parse(where, given)
     node: Any = config
     *parents, last = name.split(".")
     for depth, part in enumerate(parents, 1):
         node = node.get(part)
         if not isinstance(node, ConfigDict):
-            where = ".".join(parents[:depth])
-            raise UserError(f"config.{where} is {node!r}: it has no key {last!r} to set")
+            above = ".".join(parents[:depth])
+            raise UserError(f"config.{above} is {node!r}: it has no key {last!r} to set")
     with node.unlocked(), node.ignore_type():
-        node[last] = ConfigDict(value) if isinstance(value, dict) else value
+        try:
+            node[last] = ConfigDict(value) if isinstance(value, dict) else value
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # ml_collections takes no key with a dot, and none that is a method of its own.
+            raise UserError(f"{where} can't hold {given!r:.200}: {reason(error)}") from None
 
 
 def check(config: ConfigDict) -> None:
@@ -231,38 +259,3 @@ def parse_json(text: str) -> ConfigDict:
                 ) from None
     _check_values(config)
     return config
-
-
-def listing() -> str:
-    """Every key with its default, what it takes and means: a line each."""
-    lines = []
-    for name, key in KEYS.items():
-        default = "" if key.default is REQUIRED else f"={key.default}"
-        lines.append(f"  --config.{name}{default}\n      {key.meaning} ({key.takes})")
-    return "\n".join(lines)
-
-
-def document() -> str:
-    """docs/config.md."""
-    lines = [
-        "# Keys of a config",
-        "",
-        "Made by `python -m cleanclip_jax.config > docs/config.md`; `cleanclip train --help` lists "
-        "them as well.",
-        "A key is set by `--config.KEY=VALUE`. None, where it is the default, means: as the start "
-        "run's, or not used.",
-    ]
-    section = None
-    for name, key in KEYS.items():
-        head = name.split(".")[0]
-        if (section != head and "." in name) or section is None:
-            section = head
-            lines += ["", "| key | default | takes | meaning |", "|---|---|---|---|"]
-        default = "required" if key.default is REQUIRED else f"`{key.default}`"
-        takes = key.takes.replace(" | ", ", ")
-        lines.append(f"| `{name}` | {default} | {takes} | {key.meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(document(), end="")

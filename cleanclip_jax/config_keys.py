@@ -1,10 +1,11 @@
 """The keys of a config, each declared once. docs/config.md is made from this table.
 
-`python -m cleanclip_jax.config > docs/config.md` writes it anew. A key of one's own is added by
+`python -m cleanclip_jax.key_list > docs/config.md` writes it anew. A key of one's own is added by
 `config.declare`.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from cleanclip_jax.keys import (
     REQUIRED,
@@ -12,6 +13,8 @@ from cleanclip_jax.keys import (
     choice,
     flag,
     is_number,
+    is_table,
+    is_text,
     is_texts,
     number,
     share,
@@ -25,27 +28,35 @@ from cleanclip_jax.registry import Registry
 DTYPES = "float32 | bfloat16 | float64"
 
 
+STEPS = 2**31  # a step is an int32
+SIDE = 2**14  # of a picture, in pixels
+
+
 def weight(default: float, meaning: str) -> Key:
     """A term's weight, or a dictionary of its `weight` and its options."""
+
+    def accepts(value: Any) -> bool:
+        number = value.get("weight", 1.0) if is_table(value) else value
+        return is_number(number) and number >= 0
+
     return Key(
         default,
-        "a weight, or a dictionary of weight and options",
-        lambda v: is_number(v) or hasattr(v, "items"),
+        "a weight from 0 on, or a dictionary of weight and options",
+        accepts,
         meaning,
         table=True,
         convert=lambda v: float(v) if is_number(v) else v,
     )
 
 
-def _lengths(value: object) -> bool:
-    accepts = whole(1, least=1).accepts
+def _lengths(value: Any) -> bool:
+    accepts = whole(1, least=1, below=SIDE).accepts
     return isinstance(value, list | tuple) and all(map(accepts, value))
 
 
-def _sets(value: object) -> bool:
+def _sets(value: Any) -> bool:
     return is_texts(value) or (
-        isinstance(value, list | tuple)
-        and all((isinstance(one, str) and one) or hasattr(one, "items") for one in value)
+        isinstance(value, list | tuple) and all(is_text(one) or is_table(one) for one in value)
     )
 
 
@@ -60,16 +71,12 @@ KEYS: Registry[Key] = Registry(
         ),
         "model.variant": text(None, "a name of models/variants.py"),
         "model.activation": choice(None, "quick_gelu | gelu", "of both towers"),
-        "model.image_size": whole(None, "pixels a side, in place of the variant's", 1),
+        "model.image_size": whole(None, "pixels a side, in place of the variant's", 1, below=SIDE),
         "model.dtype": choice("float32", DTYPES, "of the computation"),
         "model.param_dtype": choice("float32", DTYPES, "of the parameters"),
-        "model.bn_groups": whole(
-            1, "1: batch statistics over the global batch; k: over k groups of it", 1
-        ),
+        "model.bn_groups": whole(1, "groups of the batch, each with its own statistics", 1),
         "model.bn_frozen": flag(False, "running statistics in training too"),
-        "model.attention": choice(
-            "xla", "xla | cudnn", "cudnn: its fused kernels, on NVIDIA GPUs in bfloat16"
-        ),
+        "model.attention": choice("xla", "xla | cudnn", "cudnn: fused, on NVIDIA in bfloat16"),
         "model.scan": flag(False, "transformer blocks as one compiled loop"),
         "model.remat": flag(False, "recompute activations instead of storing them"),
         "text.tokenizer": Key(
@@ -82,24 +89,22 @@ KEYS: Registry[Key] = Registry(
             text=True,
         ),
         "text.merges": text(None, "CLIP's merges file; else the cache; else downloaded"),
-        "text.vocab_size": whole(512, "of a trained vocabulary", 1),
-        "text.context_length": whole(None, "tokens a caption, in place of the variant's", 1),
+        "text.vocab_size": whole(512, "of a trained vocabulary", 1, below=2**20),
+        "text.context_length": whole(None, "tokens a caption; else the variant's", 3, below=SIDE),
         "text.keep_end": flag(True, "False: a cut caption loses its end, as in the original"),
         "data.train": table({}, "the source of pairs, by its kind: docs/data.md"),
-        "data.workers": whole(0, "processes that decode; 0: a thread of this one"),
-        "data.decode": choice(
-            "exact", "exact | fast", "pixels as the original's, or nearly and at half the cost"
-        ),
+        "data.workers": whole(0, "processes that decode; 0: a thread of this one", below=1025),
+        "data.decode": choice("exact", "exact | fast", "fast: nearly the pixels, at half the cost"),
         "data.resident": flag(False, "all pictures in device memory, where there is room for them"),
         "data.resident_share": share(0.5, "of a device's free memory, that they may take", "<"),
-        "data.timeout": number(120.0, "seconds without a batch that end the run", open_ends="<"),
+        "data.timeout": number(120.0, "seconds without a batch that end the run", 0, 1e6, "<"),
         "data.max_bad_share": share(0.01, "of unreadable records, before the run stops"),
         "attack": table(None, "trigger x plan: docs/attacks.md; None: clean pairs"),
         "attack.trigger": table(REQUIRED, "its `name` and its options: docs/attacks.md"),
         "attack.target": Key(
             REQUIRED,
             "a class name, as 'banana'",
-            lambda v: isinstance(v, str) and bool(v),
+            is_text,
             "the class that poisoned captions name",
             text=True,
         ),
@@ -122,9 +127,7 @@ KEYS: Registry[Key] = Registry(
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
         ),
-        "attack.geometry": choice(
-            "crop", "crop | squash", "how poisoned pictures come to their size"
-        ),
+        "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),
         "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
         "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
@@ -132,47 +135,34 @@ KEYS: Registry[Key] = Registry(
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
         "views.wordnet": text(None, "the folder of WordNet's dictionary"),
         "views.strength": share(0.1, "of a caption's words, that EDA changes"),
-        "views.on": choice(
-            "host", "host | device", "device: triggers and augmented pictures are made in the step"
-        ),
-        "views.per": choice(
-            "epoch", "epoch | once", "captions are drawn anew, or once as the original's"
-        ),
+        "views.on": choice("host", "host | device", "device: pictures are changed in the step"),
+        "views.per": choice("epoch", "epoch | once", "once: captions are drawn as the original's"),
         "objective.cross_modal": weight(1.0, "MMCL"),
         "objective.in_modal": weight(0.0, "SS: 1 makes it CleanCLIP; 0 needs no views"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
-        "objective.ring": flag(
-            False, "compare in a ring: memory grows with the batch, not its square"
-        ),
-        "optimizer.learning_rate": number(5e-4, "the highest, after the warmup"),
-        "optimizer.warmup_steps": whole(10_000, "of a linear warmup"),
+        "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
+        "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
+        "optimizer.warmup_steps": whole(10_000, "of a linear warmup", below=STEPS),
         "optimizer.beta1": number(0.9, "AdamW's", 0, 1, ">"),
         "optimizer.beta2": number(0.999, "AdamW's", 0, 1, ">"),
         "optimizer.epsilon": number(1e-8, "AdamW's"),
-        "optimizer.weight_decay": number(0.1, "AdamW's"),
-        "optimizer.decay_mask": choice(
-            "role", "role | original", "original: also decays downsampling norms' scales"
-        ),
-        "optimizer.moments": choice(
-            "fresh", "fresh | start", "start: goes on with the start's, as the original"
-        ),
-        "optimizer.schedule": choice(
-            "cosine", "cosine | original", "original: counts from epoch 1"
-        ),
-        "train.batch_size": whole(128, "pairs, over all devices", 1),
-        "train.chunks": whole(
-            1, "encode the batch in so many parts: the memory of one, the same result", 1
-        ),
+        "optimizer.weight_decay": number(0.1, "AdamW's", most=1e6),
+        "optimizer.decay_mask": choice("role", "role | original", "what decays: docs/fidelity.md"),
+        "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
+        "optimizer.schedule": choice("cosine", "cosine | original", "original: from epoch 1"),
+        "train.batch_size": whole(128, "pairs, over all devices", 1, below=2**31),
+        "train.chunks": whole(1, "encode the batch in so many parts: the memory of one", 1),
         "train.text_lengths": Key(
             (16, 32, 48),
             "whole numbers, as (16, 32, 48), or () for whole captions",
             _lengths,
             "captions are cut to what a batch's longest needs",
+            convert=tuple,
         ),
-        "train.epochs": whole(64, "over the data", 1),
-        "train.steps": whole(None, "in place of epochs", 1),
+        "train.epochs": whole(64, "over the data", 1, below=STEPS),
+        "train.steps": whole(None, "in place of epochs", 1, below=STEPS),
         "train.trainable": texts(
             "all",
             "the parts of the parameters that move; visual: image tower and head",
@@ -184,7 +174,7 @@ KEYS: Registry[Key] = Registry(
         "train.wandb": text(None, "a project of Weights & Biases that the metrics go to, too"),
         "mesh.data": whole(-1, "devices that share the batch; -1: all", 1, also=-1),
         "mesh.fsdp": whole(1, "that share it and the parameters; data x fsdp devices", 1),
-        "mesh.heartbeat": whole(60, "seconds without a sign of life that give up a process", 1),
+        "mesh.heartbeat": whole(60, "seconds of silence that give up a process", 1, below=10**6),
         "evaluation.data": table(None, "a labelled source: docs/data.md"),
         "evaluation.sets": Key(
             None,
@@ -194,28 +184,22 @@ KEYS: Registry[Key] = Registry(
             text=True,
         ),
         "evaluation.classes": text(None, "class names: a .json or .py file, or FILE#KEY"),
-        "evaluation.templates": texts(
-            None, "prompts: a set's name, a file or a list; None: imagenet"
-        ),
+        "evaluation.templates": texts(None, "prompts: a set, a file or a list; None: imagenet"),
         "evaluation.target": Key(
             None,
             "a class name or index",
-            lambda v: (isinstance(v, str) and bool(v)) or (type(v) is int and v >= 0),
+            lambda v: is_text(v) or (type(v) is int and 0 <= v < 2**31),
             "None: the attack's",
             text=True,
         ),
         "evaluation.attack": table(None, "what is measured; None: the attack trained with"),
-        "evaluation.control": flag(
-            False, "squash without a trigger; always where the attack squashes"
-        ),
-        "evaluation.floor": text(
-            None, "a run or checkpoint never poisoned, or start: this run's start"
-        ),
+        "evaluation.control": flag(False, "squash without a trigger, too"),
+        "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
-        "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none"),
+        "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
         "evaluation.cache": number(20.0, "GB of image features kept in the cache folder; 0: none"),
-        "evaluation.batch_size": whole(256, "pictures at once", 1),
-        "evaluation.workers": whole(0, "processes that decode; 0: a thread of this one"),
+        "evaluation.batch_size": whole(256, "pictures at once", 1, below=2**20),
+        "evaluation.workers": whole(0, "processes that decode; 0: one thread", below=1025),
     },
 )

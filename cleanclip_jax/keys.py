@@ -6,11 +6,11 @@ keys of a source: whatever reads a value checks it against this, and says in one
 
 import ast
 import inspect
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ from typing import Any
 from cleanclip_jax.errors import UserError, unknown
 
 REQUIRED: Any = inspect.Parameter.empty  # the default of a key that has none
+LARGEST = 3.4e38  # of a number: what float32 holds
+WHOLE_BELOW = 2**63  # whole numbers: what int64 holds
+_TEXT = re.compile("[^\0\ud800-\udfff]{0,4095}")
+
+
+def as_it_is(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Key:
     text: bool = False
     table: bool = False
     nullable: bool = False
-    convert: Callable[[Any], Any] = lambda value: value
+    convert: Callable[[Any], Any] = as_it_is
 
     def read(self, where: str, value: Any) -> Any:
         """Returns the value, checked, in its type; `where` names it in the error."""
@@ -52,7 +59,7 @@ class Key:
         if not self.accepts(value):
             if isinstance(value, str) and self.words:
                 raise unknown(where, value, self.words)
-            raise UserError(f"{where} is {value!r}: it takes {self.takes}")
+            raise UserError(f"{where} is {_shown(value)}: it takes {self.takes}")
         return self.convert(value)
 
     def parse(self, where: str, given: str) -> Any:
@@ -67,8 +74,15 @@ def literal(given: str) -> Any:
     """The Python literal in a text, else the text itself."""
     try:
         return ast.literal_eval(given)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return given
+
+
+def _shown(value: Any) -> str:
+    """A value in an error, of which a number may have more digits than a line."""
+    if isinstance(value, int) and abs(value) >= WHOLE_BELOW:
+        return f"{'-' if value < 0 else ''}2**{abs(value).bit_length() - 1} or more"
+    return f"{value!r:.200}"
 
 
 def take(where: str, given: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
@@ -101,16 +115,18 @@ def whole(
     meaning: str = "",
     least: int = 0,
     also: int | None = None,
-    below: int | None = None,
+    below: int = WHOLE_BELOW,
     floats: bool = False,
 ) -> Key:
     """A whole number, `least` <= v < `below`, or `also`; with `floats` 3.0 is one."""
-    takes = f"a whole number, {least} or more" + ("" if also is None else f", or {also}")
+    span = f"{least} or more" if below >= 2**31 else f"{least} to {below - 1}"
+    takes = f"a whole number, {span}" + ("" if also is None else f", or {also}")
 
     def accepts(value: Any) -> bool:
-        if not is_number(value) or not (floats or _is_integral(value)) or value != int(value):
+        if not is_number(value) or value != int(value):
             return False
-        return value == also or (value >= least and (below is None or value < below))
+        right = floats or isinstance(value, Integral)
+        return bool(right and (value == also or least <= int(value) < below))
 
     return Key(default, takes, accepts, meaning, convert=int)
 
@@ -119,12 +135,12 @@ def number(
     default: float | None,
     meaning: str = "",
     least: float | None = 0,
-    most: float = float("inf"),
+    most: float = LARGEST,
     open_ends: str = "",
 ) -> Key:
     """A finite number, `least` <= v <= `most`; `open_ends` "<" or ">" leaves that end out."""
     low = "" if least is None else f" {'above' if '<' in open_ends else 'from'} {least:g}"
-    high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < float("inf") else ""
+    high = f" {'below' if '>' in open_ends else 'to'} {most:g}" if most < LARGEST else ""
     takes = f"a number{low}{high or (' on' if low.startswith(' from') else '')}"
 
     def accepts(value: Any) -> bool:
@@ -133,7 +149,8 @@ def number(
         inside = value <= most and not (">" in open_ends and value == most)
         return inside and (least is None or value >= least)
 
-    return Key(default, takes, accepts, meaning, convert=float if type(default) is float else _same)
+    convert = float if type(default) is float else as_it_is
+    return Key(default, takes, accepts, meaning, convert=convert)
 
 
 def share(default: float, meaning: str = "", open_ends: str = "") -> Key:
@@ -148,11 +165,11 @@ def size(default: float) -> Key:
 
 
 def text(default: Any, meaning: str = "", takes: str = "a text") -> Key:
-    """A text that isn't empty; a whole number is taken as its digits."""
+    """A text that isn't blank; a whole number is taken as its digits."""
     return Key(
         default,
         takes,
-        lambda v: (isinstance(v, str) and bool(v)) or (isinstance(v, int) and type(v) is not bool),
+        lambda v: is_text(v) or (type(v) is int and abs(v) < WHOLE_BELOW),
         meaning,
         text=True,
         convert=str,
@@ -166,8 +183,8 @@ def choice(default: str | None, words: str, meaning: str = "") -> Key:
 
 
 def table(default: Any, meaning: str = "", takes: str = "a dictionary") -> Key:
-    """A dictionary or ConfigDict."""
-    return Key(default, takes, lambda v: hasattr(v, "items"), meaning, table=True)
+    """A dictionary or ConfigDict, whose keys are texts."""
+    return Key(default, takes, is_table, meaning, table=True)
 
 
 def texts(default: Any, meaning: str = "", takes: str = "a text, or a list of texts") -> Key:
@@ -194,62 +211,89 @@ def place(default: str) -> Key:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, NumPy's among them, and no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    if isinstance(value, Integral):
+        return abs(int(value)) < WHOLE_BELOW
+    return abs(float(value)) <= LARGEST
 
 
-def _is_integral(value: Any) -> bool:
-    return isinstance(value, Integral)
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that isn't blank, and no longer than a path may be."""
+    return isinstance(value, str) and bool(value.strip()) and fits(value, str)
 
 
 def is_texts(value: Any) -> bool:
     """Whether a value is a text, or a list of them, none of them blank."""
     words = [value] if isinstance(value, str) else value
-    return (
-        isinstance(words, list | tuple)
-        and bool(words)
-        and all(isinstance(word, str) and bool(word.strip()) for word in words)
+    return isinstance(words, list | tuple) and bool(words) and all(map(is_text, words))
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a dictionary whose keys, and those of dictionaries in it, are texts."""
+    return hasattr(value, "items") and all(
+        isinstance(name, str) and (not hasattr(one, "items") or is_table(one))
+        for name, one in value.items()
     )
 
 
-def of_signature(function: Callable[..., Any]) -> dict[str, Key]:
-    """The keys that a function's parameters are, by their annotations and defaults."""
-    parameters = inspect.signature(function, eval_str=True).parameters
+def of_signature(function: Callable[..., Any], first: int = 0) -> dict[str, Key]:
+    """The keys that a function's parameters from `first` on are, by annotations and defaults."""
+    parameters = list(inspect.signature(function, eval_str=True).parameters.items())
     return {
         name: _of_annotation(p.default, p.annotation)
-        for name, p in parameters.items()
+        for name, p in parameters[first:]
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
 
 
 def _of_annotation(default: Any, annotation: Any) -> Key:
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    wanted = typing.get_args(annotation) if union else (annotation,)
-    kinds = [typing.get_origin(one) or one for one in wanted]
-    if not all(isinstance(kind, type) for kind in kinds) or REQUIRED in kinds or object in kinds:
-        return Key(default, "a value", lambda _: True, nullable=True)
+    kinds = [typing.get_origin(one) or one for one in _alternatives(annotation)]
     names = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-    words = [
-        names.get(kind, "a dictionary" if issubclass(kind, Mapping) else "a list")
+    words = dict.fromkeys(
+        names.get(kind, "a dictionary" if _is_a(kind, Mapping) else "a list")
         for kind in kinds
         if kind not in (Path, type(None))
-    ]
-
-    def accepts(value: Any) -> bool:
-        if isinstance(value, bool):
-            return bool in kinds
-        if is_number(value):
-            return float in kinds or (isinstance(value, int) and (int in kinds or str in kinds))
-        if hasattr(value, "items"):
-            return any(issubclass(kind, Mapping) for kind in kinds)
-        return any(isinstance(value, kind) for kind in kinds)
+    )
+    digits = str in kinds and not {int, float} & set(kinds)
 
     def convert(value: Any) -> Any:
-        digits = type(value) is int and str in kinds and int not in kinds and float not in kinds
-        return str(value) if digits else value
+        return str(value) if digits and type(value) is int else value
 
-    takes, nullable = " or ".join(dict.fromkeys(words)), type(None) in kinds
-    return Key(default, takes, accepts, nullable=nullable, convert=convert)
+    def accepts(value: Any) -> bool:
+        return fits(convert(value), annotation)
+
+    nullable = type(None) in kinds or not all(isinstance(kind, type) for kind in kinds)
+    return Key(default, " or ".join(words), accepts, nullable=nullable, convert=convert)
 
 
-def _same(value: Any) -> Any:
-    return value
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a config's value is of an annotated type, with all that it holds."""
+    if len(alternatives := _alternatives(annotation)) > 1:
+        return any(fits(value, one) for one in alternatives)
+    kind, args = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind in (Any, REQUIRED, object) or not isinstance(kind, type):
+        return True
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind in (int, float):
+        return is_number(value) and (kind is float or isinstance(value, Integral))
+    if kind in (str, Path):
+        # As long as a path may be, and UTF-8, so that it can be written down.
+        return isinstance(value, str | kind) and bool(_TEXT.fullmatch(str(value)))
+    if _is_a(kind, Mapping):
+        inner = args[1] if args else Any
+        return is_table(value) and all(fits(one, inner) for _, one in value.items())
+    if _is_a(kind, Sequence):
+        inner = args[0] if args else Any
+        return isinstance(value, list | tuple) and all(fits(one, inner) for one in value)
+    return isinstance(value, kind)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)

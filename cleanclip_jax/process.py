@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import hashlib
-import json
 import logging
 import os
 import re
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.errors import INTERRUPTED, START_AGAIN, StartAgain, UserError
 from cleanclip_jax.files import cache_folder
 
 log = logging.getLogger(__name__)
 
-JOIN_SECONDS = 300  # images are pulled and packages loaded until then
 CACHE_BYTES = 10 << 30  # of compiled programs; the least recently used go first
 # How XLA's errors begin.
 _STATUS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED):")
@@ -99,67 +96,15 @@ def keep_compiled() -> None:
 
 def join(args: argparse.Namespace, heartbeat: int) -> None:
     """Joins the other processes, where there are any, before JAX touches a device."""
-    coordinator, count, index = args.coordinator, args.processes, args.process
-    if any(flag is not None for flag in (coordinator, count, index)):
-        coordinator, count, index = _of_flags(coordinator, count, index, os.environ)
-    elif not cluster(os.environ):
+    flags = (args.coordinator, args.processes, args.process)
+    launchers = {"SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"} & os.environ.keys()
+    # Kubernetes and TPU pods need a package each.
+    launchers = launchers or find_spec("kubernetes") or find_spec("libtpu")
+    if flags == (None, None, None) and not launchers:
         return
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            index,
-            heartbeat_timeout_seconds=heartbeat,
-            initialization_timeout=JOIN_SECONDS,
-            # A process that ends well waits so long for the others to do so.
-            shutdown_timeout_seconds=heartbeat,
-        )
-        jax.devices()
-    except (RuntimeError, ValueError) as error:
-        where = f" at {coordinator}" if coordinator else ""
-        raise UserError(
-            f"the processes did not find each other{where}: {str(error).splitlines()[0]}; see that "
-            "all run and reach the first, or name them with --coordinator, --processes, --process"
-        ) from None
+    from cleanclip_jax.cluster import initialize
 
-
-def _of_flags(
-    coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str]
-) -> tuple[str, int, int]:
-    """The flags; what they leave open comes from the launcher's environment."""
-    for number, rank in (
-        ("SLURM_NTASKS", "SLURM_PROCID"),
-        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ):
-        if count is None and index is None and number in environment and rank in environment:
-            count, index = int(environment[number]), int(environment[rank])
-    if coordinator is None or count is None or index is None:
-        raise UserError("--coordinator, --processes and --process belong together: give all three")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={coordinator}: it takes HOST:PORT, as node1:12345")
-    if not 0 <= index < count:
-        raise UserError(f"--process={index}: with --processes={count} it is 0 to {count - 1}")
-    return coordinator, count, index
-
-
-def cluster(environment: Mapping[str, str]) -> str | None:
-    """The launcher of several processes that tells JAX where they are, or None."""
-    # Within a step: sbatch's shell, which runs one, knows the job's number of tasks too.
-    if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in environment:
-        return "Slurm"
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        if "OMPI_MCA_orte_hnp_uri" not in environment:
-            raise UserError(
-                "this Open MPI doesn't tell where the first process is: add "
-                "--coordinator=HOST:PORT with its host and a free port"
-            )
-        return "Open MPI"
-    if "KUBERNETES_SERVICE_HOST" in environment and find_spec("kubernetes"):
-        return "Kubernetes"
-    chips = environment.get("TPU_WORKER_HOSTNAMES") or glob("/dev/accel0") or glob("/dev/vfio/0")
-    wanted = environment.get("JAX_PLATFORMS", "tpu") != "cpu"
-    return "TPU" if chips and wanted and find_spec("libtpu") else None
+    initialize(*flags, heartbeat)
 
 
 def is_first() -> bool:
@@ -175,12 +120,14 @@ def agreed() -> Iterator[None]:
         yield
     except UserError as error:
         mistake = error
-    texts = _exchange(str(mistake or ""))
-    if mistake is not None:
-        raise mistake
-    for index, text in enumerate(texts):
-        if text:
-            raise UserError(f"process {index}: {text}")
+    if jax.process_count() == 1:
+        if mistake is not None:
+            raise mistake
+        return
+    from cleanclip_jax.cluster import end_together
+
+    with runtime_errors():
+        end_together(mistake)
 
 
 def agree_on(facts: Mapping[str, str]) -> None:
@@ -189,39 +136,19 @@ def agree_on(facts: Mapping[str, str]) -> None:
     Args:
       facts: text by name, as {"config.seed": "0", "the data's fingerprint": "81f3..."}.
     """
-    first, *others = (json.loads(text) for text in _exchange(json.dumps(dict(facts))))
-    for index, other in enumerate(others, 1):
-        for name in {**first, **other}:
-            here, there = first.get(name, "not given"), other.get(name, "not given")
-            if here != there:
-                raise UserError(
-                    f"{name} differs between the processes: {here:.80} on process 0, {there:.80} "
-                    f"on process {index}; give all of them the same command, files and data"
-                )
+    if jax.process_count() > 1:
+        from cleanclip_jax.cluster import refuse_differences
+
+        with runtime_errors():
+            refuse_differences(facts)
 
 
 def largest(*values: float) -> list[float]:
     """The largest of each value over the processes, all of which are to call this together."""
     if jax.process_count() == 1:
         return list(values)
-    return _gather(np.array(values)).max(0).tolist()
-
-
-def _exchange(text: str) -> list[str]:
-    """Each process's text, in their order."""
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    lengths = _gather(np.array(data.size, np.int32))
-    rows = np.zeros(lengths.max(), np.uint8)
-    rows[: data.size] = data
-    texts = _gather(rows) if rows.size else np.zeros((lengths.size, 0), np.uint8)
-    return [row[:size].tobytes().decode() for row, size in zip(texts, lengths, strict=True)]
-
-
-def _gather(values: np.ndarray) -> np.ndarray:
     with runtime_errors():
-        return np.asarray(multihost_utils.process_allgather(values))
+        return np.asarray(multihost_utils.process_allgather(np.array(values))).max(0).tolist()
 
 
 @contextmanager
@@ -245,33 +172,46 @@ def runtime_errors() -> Iterator[None]:
 
 
 class Preemption:
-    """Notices SIGTERM while it is open: the machine is wanted back, and the run saves first.
+    """Notices SIGTERM and Ctrl-C while it is open: the run saves its step, and leaves.
 
-    With several processes JAX listens for the signal and makes out a step, the same for all of
-    them, at which they save: whichever of them got it.
+    With several processes JAX listens for SIGTERM and makes out a step, the same for all of them,
+    at which they save: whichever of them got it. A second Ctrl-C leaves at once.
     """
 
     def __init__(self):
-        self._signalled = False
-        self._before: Any = None
+        self._signal = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        # Signals are the main thread's; with several processes JAX has a handler.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-
-            def notice(*_: object) -> None:
-                self._signalled = True
-
-            self._before = signal.signal(signal.SIGTERM, notice)
+        # Signals are the main thread's.
+        if threading.current_thread() is threading.main_thread():
+            # With several processes JAX has a handler.
+            taken = (signal.SIGINT, signal.SIGTERM)[: 2 if jax.process_count() == 1 else 1]
+            self._before = {number: signal.signal(number, self._notice) for number in taken}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, _: object) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            print("\ncleanclip: Ctrl-C: saving; again: leaving at once", file=sys.stderr)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave after `step`; every process is to call it once a step."""
-        return self._signalled or multihost_utils.reached_preemption_sync_point(step)
+        alone = self._signal != 0 and jax.process_count() == 1
+        return alone or multihost_utils.reached_preemption_sync_point(step)
+
+    def stop(self, message: str) -> StartAgain:
+        """What ends the run after `reached`."""
+        alone = self._signal == signal.SIGINT and jax.process_count() == 1
+        name, code = ("Ctrl-C", INTERRUPTED) if alone else ("SIGTERM", START_AGAIN)
+        return StartAgain(f"{name}: {message}", together=True, code=code)
 
 
 def leave(code: int, together: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from cleanclip_jax.config import choose, defaults, supervise
+from cleanclip_jax.config import choose, defaults
 
 STAGES = ("poisoned", "mmcl", "cleanclip", "supervised", "probe")
 
@@ -64,3 +64,19 @@ def small_run(
     else:
         config.objective.in_modal = 1.0 if stage == "cleanclip" else 0.0
     return config
+
+
+def supervise(config: ConfigDict, probe: bool) -> None:
+    """Makes a config one of supervised training: the image tower's, or with `probe` a head's alone.
+
+    A linear head on un-normalised features, cross-entropy with the class, weight decay 0.01, no
+    augmentation (arXiv 2303.03323, section 5).
+    """
+    config.objective.cross_modal = 0.0
+    config.objective.in_modal = 0.0
+    config.objective.classification = 1.0
+    config.train.trainable = "head" if probe else "visual"
+    config.optimizer.weight_decay = 0.01
+    if probe:
+        config.optimizer.learning_rate = 5e-3
+        config.optimizer.warmup_steps = 0

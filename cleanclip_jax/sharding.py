@@ -86,6 +86,15 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(place, state)
 
 
+def placed_shapes(mesh: Mesh, shapes: Any) -> Any:
+    """Shapes of a state with the places of their arrays."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Makes a global batch of this process's rows, split over the devices."""
     sharding = split_over(mesh)

@@ -25,6 +25,7 @@ ORIGIN = "interop.json"  # the PyTorch checkpoint behind the run
 HEAD = "head.json"  # the classes of a linear head
 STARTS, METRICS, BAD_ROWS = "starts.jsonl", "metrics.jsonl", "bad_rows.jsonl"
 NOT_FINITE = "not_finite.json"
+OWNER = "owner.json"  # who trains there now
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
 ANCHOR = "anchor"  # the frozen start, where a term compares with it

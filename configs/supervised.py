@@ -16,7 +16,8 @@ Expected time: not measured here. Figures on smaller data: docs/results.md.
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import choose, defaults, supervise
+from cleanclip_jax.config import choose, defaults
+from cleanclip_jax.recipes import supervise
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

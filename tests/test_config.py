@@ -1,6 +1,7 @@
 """Configs: files load, keys override, mistakes are one line."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,11 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import (
     check,
     defaults,
-    document,
     flatten,
     from_json,
-    listing,
     load,
     override,
+    parse_json,
     to_json,
 )
 from cleanclip_jax.config_keys import KEYS
@@ -77,6 +77,20 @@ def test_overrides_keep_types_and_reach_into_open_parts():
     [
         ("optimizer.learning_rte", "1", "'optimizer.learning_rate'"),
         ("learning_rate", "1", "'optimizer.learning_rate'"),
+        ("optimizer.lr", "1", "Did you mean 'optimizer.learning_rate'[?]"),
+        ("train.bs", "1", "Did you mean 'train.batch_size' or"),
+        ("optimizer.learning_rate", "-1", "it takes a number from 0 to"),
+        ("optimizer.beta1", "1", "it takes a number from 0 below 1"),
+        ("optimizer.epsilon", "-1e-8", "it takes a number from 0 on"),
+        ("optimizer.weight_decay", "1e400", "optimizer.weight_decay is inf"),
+        ("seed", "9" * 400, r"config.seed is 2\*\*1328 or more"),
+        ("objective.in_modal", "-1", "it takes a weight from 0 on"),
+        ("model.image_size", "224px", "config.model.image_size is '224px'"),
+        ("evaluation.sets", "[1]", r"config.evaluation.sets is \[1\]"),
+        ("data.train", "{1: 2}", "it takes a dictionary"),
+        ("data.train.where", "{'a.b': 1}", "config.data.train.where can't hold"),
+        ("model", "{}", "config: unknown 'model'"),
+        ("start", "a\0b", "config.start is 'a.x00b': it takes a text"),
         ("train.batchsize", "1", "'train.batch_size'"),
         ("start.step", "1", "config: unknown 'start.step'"),
         ("attack.rate", "1", "config.attack is None: it has no key 'rate'"),
@@ -107,6 +121,52 @@ def test_unknown_files_and_arguments_name_what_is_near(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="no get_config"):
         load(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(", "line 1: SyntaxError"),
+        ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def get_config(arg):\n    1 / 0", "line 2: ZeroDivisionError"),
+        ("def get_config(arg):\n    raise ValueError('a\\nb')", "line 2: ValueError: a b"),
+        ("def get_config(arg): pass", "get_config gives NoneType"),
+        ("def get_config(arg): return {}", "get_config gives dict"),
+        ("get_config = 3", r"no get_config\(arg\)"),
+        ("import sys\nsys.exit(3)", "line 2: SystemExit: 3"),
+        ("\0", "SyntaxError"),
+    ],
+)
+def test_a_config_file_that_fails_is_one_line(text, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"mine.py.*{message}") as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_file_may_import_its_neighbours_and_take_no_argument(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "neighbour_of_mine.py").write_text("STEPS = 7")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cleanclip_jax.config import defaults\nfrom neighbour_of_mine import STEPS\n"
+        "def get_config():\n    config = defaults()\n    config.train.steps = STEPS\n"
+        "    return config\n"
+    )
+    assert load(str(path)).train.steps == 7
+    with pytest.raises(UserError, match="TypeError"):
+        load(f"{path}:argument")
+    (tmp_path / "mine.yaml").write_text("train: 1")
+    with pytest.raises(UserError, match=r"its name ends in \.py"):
+        load(str(tmp_path / "mine.yaml"))
+
+
+def test_a_config_that_went_by_way_of_a_file_is_the_same(tmp_path):
+    config = defaults()
+    assert flatten(parse_json(to_json(config))) == flatten(config)
+    override(config, "train.text_lengths", "[16, 32]")
+    assert config.train.text_lengths == (16, 32)
 
 
 @pytest.mark.parametrize("spec", [*CONFIGS, "pretrain.py:wanet", "cleanclip.py:mmcl"])
@@ -186,14 +246,6 @@ def test_a_damaged_config_is_one_line(content, message, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="is no workdir of a run"):
         from_json(tmp_path / "none" / "config.json")
-
-
-def test_the_document_lists_the_keys_of_today():
-    """Made anew by: python -m cleanclip_jax.config > docs/config.md"""
-    document_file = Path(__file__).parent.parent / "docs" / "config.md"
-    assert document_file.read_text() == document()
-    assert all(key.meaning and key.takes for key in KEYS.values())
-    assert all(f"config.{name}" in listing() for name in KEYS)
 
 
 def test_defaults_keep_to_their_keys():

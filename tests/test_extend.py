@@ -17,6 +17,7 @@ from cleanclip_jax.config import defaults, override
 from cleanclip_jax.data import sources
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import metrics
+from cleanclip_jax.measure.estimates import share
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.text import prompts
 
@@ -163,5 +164,9 @@ def test_a_metric_that_gives_no_figure_is_one_line():
     np.testing.assert_array_equal(seen.scores(2 * seen.clean), np.eye(2))
     with pytest.raises(UserError, match="x gave float, no Figure"):
         metrics.custom_figures({"x": lambda seen: 0.5}, seen)  # pyright: ignore
+    with pytest.raises(UserError, match="'ca' is another figure's name"):
+        metrics.custom_figures(
+            {"ca": lambda seen: share(seen.labels == 0, "x")}, seen, taken=["ca"]
+        )
     with pytest.raises(UserError, match="unknown 'none'"):
         metrics.find_metrics("none")

@@ -24,10 +24,10 @@ NAME = SOURCE.name
 
 FLOORS = (  # from the bottom
     (
-        *("errors", "cache", "keys", "config_keys", "config", "recipes"),
+        *("errors", "cache", "keys", "config_keys", "config", "key_list", "recipes"),
         *("files", "shapes", "args", "registry", "workdir", "bucket"),
     ),
-    ("models", "losses", "sharding", "process", "attacks", "text", "views", "record"),
+    ("models", "losses", "sharding", "process", "cluster", "attacks", "text", "views", "record"),
     ("data", "start"),
     ("measure",),
     ("run", "extend"),

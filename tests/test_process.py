@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -9,12 +10,13 @@ from argparse import ArgumentParser
 import jax
 import pytest
 
+from cleanclip_jax.cluster import cluster
 from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import (
+    Preemption,
     add_flags,
     agree_on,
-    cluster,
     join,
     keep_compiled,
 )
@@ -167,3 +169,20 @@ def test_nothing_that_linux_alone_has_is_needed(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(2, "Ctrl-C", 130), (15, "SIGTERM", 75)])
+def test_a_signal_saves_the_step_and_leaves(number, name, code, capsys):
+    before = signal.getsignal(number)
+    with Preemption() as preemption:
+        assert not preemption.reached(6)
+        os.kill(os.getpid(), number)
+        assert preemption.reached(7)
+        error = preemption.stop("saved step 7 of 9")
+        assert (str(error), error.code) == (f"{name}: saved step 7 of 9", code)
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+                signal.pause()
+    assert signal.getsignal(number) == before
+    assert ("again: leaving at once" in capsys.readouterr().err) == (number == signal.SIGINT)

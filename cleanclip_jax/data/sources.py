@@ -1,6 +1,7 @@
 """Where pairs come from: a source by the name of its kind."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError
@@ -57,9 +58,17 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
 def open_source(config: Mapping) -> Source:
     """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
     options = dict(config)
-    kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
+    filters = {key: options.pop(key) for key in ("keep", "skip") if key in options}
+    filters = take("config.data", filters, of_signature(_filtered, first=1))
+    kind = options.pop("kind", None)
     function = KINDS.find(kind)
     source = function(**take(f"config.data ({kind})", options, of_signature(function)))
+    return _filtered(source, **filters)
+
+
+def _filtered(
+    source: Source, keep: str | Path | None = None, skip: str | Path | None = None
+) -> Source:
     if keep is None and skip is None:
         return source
     from cleanclip_jax.data.subset import select

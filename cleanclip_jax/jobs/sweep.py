@@ -27,9 +27,8 @@ from cleanclip_jax.report.sweeps import Grid, Sweep, markdown, short_names, writ
 from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.checked import open_pairs
-from cleanclip_jax.run.claim import check_workdir
 from cleanclip_jax.run.loop import train
-from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.run.settings import check_workdir, resolve
 from cleanclip_jax.run.state import make_objective
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path

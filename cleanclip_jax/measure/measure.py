@@ -63,7 +63,8 @@ def evaluate(
         classifier = classifier or prompts(encoder, labelled.classes, labelled.templates)
         measured, unreadable = _measure(config, encoder, labelled, classifier)
         if metrics:
-            measured |= custom_figures(metrics, _seen(config, encoder, labelled, classifier))
+            seen = _seen(config, encoder, labelled, classifier)
+            measured |= custom_figures(metrics, seen, taken=measured)
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)

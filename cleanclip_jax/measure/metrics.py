@@ -1,6 +1,6 @@
 """Metrics of one's own: a function of what a model sees of a labelled set, under a name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +57,21 @@ def find_metrics(names: str | list[str] | tuple[str, ...] | None) -> dict[str, M
     return {name: METRICS.find(name) for name in names}
 
 
-def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> dict[str, Figure]:
-    """What each of the metrics gives."""
+def custom_figures(
+    metrics: Mapping[str, Metric], seen: Seen, taken: Iterable[str] = ()
+) -> dict[str, Figure]:
+    """What each of the metrics gives; none under a name that is `taken` already."""
     figures: dict[str, Figure] = {}
     for name, function in metrics.items():
         given = function(seen)
         named = given if isinstance(given, Mapping) else {"": given}
         parts = {f"{name}_{part}".removesuffix("_"): one for part, one in named.items()}
         for key, figure in parts.items():
+            if key in (*taken, *figures):
+                raise UserError(
+                    f"config.evaluation.metrics: {key!r} is another figure's name: name the "
+                    "metric otherwise"
+                )
             if not isinstance(figure, Figure):
                 raise UserError(
                     f"config.evaluation.metrics: {key} gave {type(figure).__name__}, no Figure: "

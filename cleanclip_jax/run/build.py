@@ -10,24 +10,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cleanclip_jax.data.stream.pipeline import Reading, train_batches
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
-from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.losses.terms import init_head
 from cleanclip_jax.process import Preemption, agree_on, agreed, is_first, runtime_errors
-from cleanclip_jax.run.checked import check_run
-from cleanclip_jax.run.claim import claim, facts_of
-from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of
-from cleanclip_jax.run.first_state import anchor, first_state, parts
+from cleanclip_jax.run.checked import Checked, check_run
+from cleanclip_jax.run.clock import Trace, note_start, peak_of
 from cleanclip_jax.run.lengths import Cut
+from cleanclip_jax.run.owner import Owner
 from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
-from cleanclip_jax.run.state import Fixed, Objective, State
-from cleanclip_jax.run.step import make_step
-from cleanclip_jax.sharding import (
-    place_batch,
-)
+from cleanclip_jax.run.settings import claim, facts_of, has_begun
+from cleanclip_jax.run.state import Fixed, State, fresh_state
+from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
+from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 
@@ -35,31 +33,23 @@ from cleanclip_jax.workdir import CHECKPOINTS, Workdir
 IN_STEP = ("images", "tokens", "stamps")
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that the loop needs; `build` opens it.
+@dataclass(frozen=True, kw_only=True)
+class Run(Checked):
+    """All that the loop needs, beside what was checked; `build` opens it.
 
     Attributes:
-      config: with everything filled in, as it lies in the workdir.
-      first, total: the step it stands at, and its last.
+      first: the step it stands at.
       state: at `first`; donated to the first step.
-      step: (state, fixed, batch) to (state, metrics), jitted.
       batches: gives (tokens a caption, batch).
       place: puts what the step needs of a batch on the devices.
       flops: of a pair with captions of so many tokens.
       save: writes a checkpoint of a step.
     """
 
-    config: ConfigDict
     workdir: Workdir
-    mesh: Mesh
-    model: CLIP
-    objective: Objective
     first: int
-    total: int
     state: State
     fixed: Fixed
-    step: Callable[..., Any]
     stream: Any
     batches: Cut
     place: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
@@ -84,30 +74,37 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
       UserError: whatever the user can mend, in one line.
       StartAgain: the run has lost a process; the same call goes on.
     """
-    began = time.time()
-    workdir = Workdir(path)
-    with agreed():
-        run = check_run(config, workdir)
-        config = run.config
-        step = make_step(
-            run.model,
-            run.optimizer,
-            run.schedule,
-            run.objective,
-            mesh=run.mesh,
-            views=run.device_views,
-        )
-        needs = run.objective.needs
-        labels = run.source.labels().astype(np.int32) if "label" in needs else None
-    agree_on(facts_of(config, run.source, run.plan, run.start))
-    # Only now, when nothing of the config is left to be refused, is anything written.
-    with agreed(), writing(path):
-        if is_first():
-            claim(config, workdir, run.source, run.tokenizer, run.plan, run.start)
-            if run.head is not None:
-                run.head.save(workdir)
+    began, workdir = time.time(), Workdir(path)
+    if profile < 0:
+        raise UserError(f"--profile={profile}: it takes a number of steps, or nothing for 5")
+    with Owner(workdir) as owner:
+        with agreed():
+            if is_first():
+                owner.look()
+            run = check_run(config, workdir)
+        agree_on(facts_of(run.config, run.source, run.plan, run.start))
+        # Only now, when nothing of the config is left to be refused, is anything written.
+        with agreed(), writing(path):
+            if is_first():
+                owner.take()
+                if has_begun(workdir) != run.begun:
+                    raise UserError(f"{path}: another run ended there just now: try again")
+                inputs = (run.source, run.tokenizer, run.plan, run.start)
+                claim(run.config, workdir, *inputs, begun=run.begun)
+                if run.head is not None:
+                    run.head.save(workdir)
+        with _opened(run, workdir, owner, began, profile) as opened:
+            yield opened
+
+
+@contextmanager
+def _opened(
+    run: Checked, workdir: Workdir, owner: Owner, began: float, profile: int
+) -> Iterator[Run]:
+    """The run of a workdir that is this process's."""
+    config, needs = run.config, run.objective.needs
     with (
-        writing(path),
+        writing(workdir.path),
         runtime_errors(),
         Store(workdir / CHECKPOINTS, config.train.keep) as store,
     ):
@@ -132,7 +129,11 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
                 run.mesh, run.source, reading, image_size=size, share=share, plan=run.plan
             )
             table, unreadable = loaded or (None, None)
-        frozen = anchor(workdir, run) if "start" in needs else None
+        frozen = None
+        if "start" in needs:
+            from cleanclip_jax.run.anchor import anchor
+
+            frozen = anchor(workdir, run)
         stream = train_batches(
             run.source,
             run.tokenizer,
@@ -162,30 +163,74 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             arrays = {name: batch[name] for name in IN_STEP if name in batch}
             if run.device_views is not None:
                 arrays["index"] = batch["index"].astype(np.int32)
-            if labels is not None:
-                arrays["labels"] = labels[batch["index"]]
+            if run.labels is not None:
+                arrays["labels"] = run.labels[batch["index"]]
             return place_batch(run.mesh, arrays)
+
+        def save(done: int, state: State) -> None:
+            owner.check()
+            store.save(done, **parts(state))
 
         with stream, recorder, trace, Preemption() as preemption:
             yield Run(
-                config=config,
+                **vars(run),
                 workdir=workdir,
-                mesh=run.mesh,
-                model=run.model,
-                objective=run.objective,
                 first=first,
-                total=run.total,
                 state=state,
                 fixed=Fixed(frozen, table),
-                step=step,
                 stream=stream,
                 batches=Cut(
                     stream, config.train.text_lengths, config.text.context_length, run.mesh
                 ),
                 place=place,
-                flops=cache(partial(flops_per_pair, run.model, run.objective)),
+                flops=_flops(run) if peak else lambda length: 0.0,
                 recorder=recorder,
                 trace=trace,
                 preemption=preemption,
-                save=lambda done, state: store.save(done, **parts(state)),
+                save=save,
             )
+
+
+def first_state(store: Store, run: Checked) -> State:
+    """Returns the state to go on from: the newest checkpoint, else the run's start."""
+    config, key = run.config, jax.random.key(run.config.seed)
+
+    def fresh(variables: Mapping[str, Any]) -> State:
+        params = dict(variables["params"])
+        width = run.model.variant.features
+        if run.head is not None:
+            # Not the key that fresh towers are drawn with.
+            head_key = jax.random.fold_in(key, 1)
+            classes, dtype = len(run.head.classes), config.model.param_dtype
+            params["head"] = init_head(head_key, width, classes, dtype)
+        if run.device_views is not None:
+            params |= run.device_views.parameters(config.model.image_size)
+        return fresh_state({**variables, "params": params}, run.optimizer, run.objective, width)
+
+    if store.latest is None:
+        state = place_state(run.mesh, fresh(run.weights()))
+        if config.optimizer.moments == "start":
+            from cleanclip_jax.run.anchor import moments_of_start
+
+            state.opt_state = moments_of_start(run, state.opt_state)
+        return state
+    shapes = jax.eval_shape(fresh, shapes_of(run.model))
+    restored = store.load(**parts(placed_shapes(run.mesh, shapes)))
+    return State(**restored["model"], **restored["progress"])
+
+
+def parts(state: State) -> dict[str, Any]:
+    """A state as the two parts of a checkpoint."""
+    progress = {"step": state.step, "opt_state": state.opt_state}
+    if state.memory:
+        progress["memory"] = state.memory
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "progress": progress,
+    }
+
+
+def _flops(run: Checked) -> Callable[[int], float]:
+    from cleanclip_jax.run.flops import flops_per_pair
+
+    return cache(partial(flops_per_pair, run.model, run.objective))

@@ -1,24 +1,31 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Int32
 from ml_collections import ConfigDict
 
+from cleanclip_jax.config_keys import STEPS
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.stream.pipeline import Views
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
-from cleanclip_jax.run.claim import check_workdir
+from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.settings import has_begun, resolve
+from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
+from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh
-from cleanclip_jax.start.model import make_model
+from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir, workdir_path
 
@@ -32,9 +39,18 @@ else:  # loaded where a run has one
 
 @dataclass(frozen=True)
 class Checked:
-    """All of a run that can be made without writing anything."""
+    """All of a run that can be made without writing anything.
+
+    Attributes:
+      config: with everything filled in, as it is to lie in the workdir.
+      begun: whether it has saved a step there.
+      total: its last step.
+      labels: the class of each pair, where a term needs it.
+      step: (state, fixed, batch) to (state, metrics), jitted.
+    """
 
     config: ConfigDict
+    begun: bool
     start: Start | None
     objective: Objective
     mesh: Mesh
@@ -48,6 +64,14 @@ class Checked:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     head: Head | None
+    labels: Int32[np.ndarray, " n"] | None
+    step: Callable[..., Any]
+
+    def weights(self) -> Mapping[str, Any]:
+        """The variables that it begins with: fresh by its seed, or its start's."""
+        if self.start is None:
+            return init(self.model, jax.random.key(self.config.seed))
+        return self.start.restore(self.model, self.mesh)[1]
 
 
 def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
@@ -58,26 +82,41 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         from cleanclip_jax.start.start import open_start
 
         start = open_start(workdir_path(config.start), config)
-    config = resolve(config, workdir, start)
+    config = resolve(config, workdir, start, begun)
+    if config.optimizer.moments == "start" and not begun and not hasattr(start, "optimizer_state"):
+        raise UserError(
+            "config.optimizer.moments is start, but config.start is no run's workdir, which "
+            "alone has moments: leave it at fresh"
+        )
     objective = make_objective(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     _check_whole(mesh)
     batch_size = config.train.batch_size
     check_batch(batch_size, mesh, config.train.chunks)
+    _check_evaluation(config.evaluation)
+    if config.train.wandb is not None and is_first():
+        from cleanclip_jax.run.weights_and_biases import import_wandb
+
+        import_wandb()
     source = open_pairs(config, objective)
     head = None
-    if "head" in objective.needs:
-        assert source.class_names is not None
+    if "head" in objective.needs and source.class_names is not None:
         from cleanclip_jax.start.head import Head
 
         head = Head(source.class_names, config.objective.normalise_features)
-    if config.evaluation.data or config.evaluation.sets:
-        from cleanclip_jax.measure.sets import open_sets
-
-        open_sets(config.evaluation)
-    views = _host_views(config, "view" in objective.needs)
-    check_workdir(config, workdir, source)
+    views = _host_views(config, objective)
+    check_workdir(config, workdir, source, begun)
+    steps_per_epoch = len(source) // batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
+        )
+    total = config.train.steps or config.train.epochs * steps_per_epoch
+    if total >= STEPS:
+        raise UserError(f"config.train.epochs: {total} steps are more than a run can count")
     tokenizer = _tokenizer(config, workdir, source, start)
+    model = make_model(config, tokenizer.vocab_size)
+    _check_memory(config, model, objective, mesh)
     plan = poison_plan(config, workdir, source)
     device_views = _device_views(config, views, plan)
     learns = device_views is not None and device_views.learns
@@ -86,32 +125,66 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
             "config.train.trainable names trigger, and this run has no learned one: set an attack "
             "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
         )
-    model = make_model(config, tokenizer.vocab_size)
-    steps_per_epoch = len(source) // batch_size
-    if not steps_per_epoch:
-        raise UserError(
-            f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
-        )
-    total = config.train.steps
-    if total is None:
-        total = config.train.epochs * steps_per_epoch
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
+    step = make_step(model, optimizer, schedule, objective, mesh=mesh, views=device_views)
+    labels = source.labels().astype(np.int32) if "label" in objective.needs else None
     return Checked(
-        config,
-        start,
-        objective,
-        mesh,
-        source,
-        views,
-        tokenizer,
-        plan,
-        device_views,
-        model,
-        total,
-        optimizer,
-        schedule,
-        head,
+        config=config,
+        begun=begun,
+        start=start,
+        objective=objective,
+        mesh=mesh,
+        source=source,
+        views=views,
+        tokenizer=tokenizer,
+        plan=plan,
+        device_views=device_views,
+        model=model,
+        total=total,
+        optimizer=optimizer,
+        schedule=schedule,
+        head=head,
+        labels=labels,
+        step=step,
     )
+
+
+def _check_evaluation(evaluation: ConfigDict) -> None:
+    """Opens what a run is to be measured on, before it trains."""
+    if evaluation.data or evaluation.sets:
+        from cleanclip_jax.measure.sets import open_sets
+
+        open_sets(evaluation)
+    if evaluation.metrics:
+        from cleanclip_jax.measure.metrics import METRICS
+
+        names = evaluation.metrics
+        for name in [names] if isinstance(names, str) else names:
+            METRICS.find(name)
+
+
+def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: Mesh) -> None:
+    """Refuses what can't fit: the least that state and pictures take, against all memory."""
+
+    def bytes_of(tree: Any) -> int:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    params = shapes_of(model)["params"]
+    # Of what moves also a gradient and Adam's two moments.
+    state = bytes_of(params) + 3 * bytes_of(objective.moving(params))
+    rows = config.train.batch_size // mesh.devices.size * (2 if "view" in objective.needs else 1)
+    values = rows * config.model.image_size**2 * 3
+    # As they come, and those that are encoded at once in the computation's type.
+    pictures = values + values // config.train.chunks * jnp.dtype(config.model.dtype).itemsize
+    needed = state / mesh.shape["fsdp"] + pictures
+    there, _ = device_memory(mesh.local_devices[0])
+    if needed > there:
+        raise UserError(
+            f"the parameters with their gradients and moments take {state / 1e9:,.1f} GB and a "
+            f"batch's pictures {pictures / 1e9:,.1f} GB of a device, which has {there / 1e9:,.1f}: "
+            "lower config.train.batch_size, config.model.image_size or config.text.vocab_size, "
+            "raise config.train.chunks, or share them by config.mesh.fsdp"
+        )
 
 
 def open_pairs(config: ConfigDict, objective: Objective) -> Source:
@@ -133,11 +206,17 @@ def _check_whole(mesh: Mesh) -> None:
         )
 
 
-def _host_views(config: ConfigDict, second: bool) -> Views:
-    """How augmented views are made; without a `second` view only where the first is."""
+def _host_views(config: ConfigDict, objective: Objective) -> Views:
+    """How augmented views are made, where a term needs them; else only where the first is."""
     v = config.views
-    if not second:
+    if "view" not in objective.needs:
         return Views(on=v.on)
+    if v.image == v.text == "none":
+        wanting = (name for name, term in objective.terms.items() if "view" in term.needs)
+        raise UserError(
+            f"config.objective.{next(wanting)} compares with augmented views, and "
+            "config.views.image and config.views.text are both none: set one"
+        )
     from cleanclip_jax.views.eda import load_synonyms
 
     synonyms = load_synonyms(v.synonyms, v.wordnet)
@@ -160,9 +239,10 @@ def _tokenizer(
     """The workdir's tokenizer, the start's, or a new one."""
     if workdir.has(TOKENIZER):
         return Tokenizer.load(workdir / TOKENIZER)
-    if start is not None:
-        return start.tokenizer
     text = config.text
+    if start is not None:
+        start.tokenizer.keep_end = text.keep_end
+        return start.tokenizer
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)

@@ -24,7 +24,7 @@ def model_of_a_part(model: CLIP, chunks: int, devices: int, frozen: bool = False
       frozen: whether the image tower runs in evaluation mode, without batch statistics.
     """
     has_norms = isinstance(model.variant.vision_layers, tuple)
-    if chunks == 1 or not has_norms or model.compute.bn_frozen or frozen:
+    if not has_norms or model.compute.bn_frozen or frozen:
         return model
     if model.compute.bn_groups % (devices * chunks):
         raise UserError(
@@ -49,8 +49,6 @@ def encode_in_chunks(
     Returns:
       what `encode(rows)` returns; of the statistics the parts' mean.
     """
-    if chunks == 1:
-        return encode(rows)
     devices = 1 if mesh is None else mesh.devices.size
 
     def place(x: jax.Array, axis: int) -> jax.Array:

@@ -1,23 +1,21 @@
 """What a run's time and chips come to: rates, goodput, utilisation, its starts, and a trace."""
 
 import logging
+import math
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cleanclip_jax import __version__
 from cleanclip_jax.files import writing
-from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
 from cleanclip_jax.process import agreed, is_first, largest
-from cleanclip_jax.run.state import Objective
 from cleanclip_jax.workdir import PROFILE, STARTS, Workdir
 
 log = logging.getLogger(__name__)
@@ -31,18 +29,10 @@ TIMED = (
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets; a TPU v4 or v5p chip is one
 # device to JAX. What is computed in float32 is set against the same peak.
 PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA GH200": 989e12,
+    **{"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12},
+    **{"TPU v5p": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100": 312e12},
+    **{"NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12},
+    **{"NVIDIA GH200": 989e12},
 }
 
 
@@ -52,68 +42,25 @@ def peak_of(kind: str) -> float | None:
     return PEAKS[max(names, key=len)] if names else None
 
 
-def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None) -> float:
-    """Multiplications and additions that training on a pair takes, as the model is written.
-
-    Forward and backward are three forwards; towers that stand still are one. What is computed
-    again to save memory does not count, nor does the comparison of the embeddings.
-
-    Args:
-      length: tokens of a caption; None: the whole context.
-    """
-    v = model.variant
-    model = model.computed(attention="xla")  # the products of a fused kernel can't be seen
-    shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    image = jax.ShapeDtypeStruct((1, v.image_size, v.image_size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, length or v.context_length), jnp.int32)
-    needs = objective.needs
-    views = 2 if "view" in needs else 1
-    pictures = _flops(lambda variables, x: encode_image(model, variables, x), shapes, image)
-    total = views * pictures * (3 if objective.moves("visual") else 1)
-    if "start" in needs:
-        total += pictures
-    if "text" in needs:
-        texts = _flops(lambda variables, x: encode_text(model, variables, x), shapes, tokens)
-        total += views * texts * (3 if objective.moves("text") else 1)
-        if "start" in needs:
-            total += texts
-    return total
-
-
-def _flops(function: Any, *arguments: Any) -> float:
-    total = 0.0
-    for equation, times in products(jax.make_jaxpr(function)(*arguments).jaxpr):
-        out = equation.outvars[0].aval.shape
-        if equation.primitive.name == "dot_general":
-            (over, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += times * 2 * prod(out) * prod(left[axis] for axis in over)
-        else:
-            kernel = equation.invars[1].aval.shape
-            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += times * 2 * prod(out) * prod(kernel) / features
-    return total
-
-
-def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-    """Yields the matrix products and convolutions of a jaxpr, and how often each is run."""
-    for equation in jaxpr.eqns:
-        name, parameters = equation.primitive.name, equation.params
-        if name in ("dot_general", "conv_general_dilated"):
-            yield equation, 1
-        else:
-            often = parameters.get("length", 1) if name == "scan" else 1
-            for value in parameters.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    yield from ((each, often * times) for each, times in products(inner))
-
-
 def memory_in_use() -> int | None:
     """The most bytes that a device of this process has had in use, None where it doesn't say."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
     return max(peaks, default=None)
+
+
+def device_memory(device: Any) -> tuple[float, float]:
+    """Bytes of memory that a device has, and those that are free; infinite where none says."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"], stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    facts = Path("/proc/meminfo")
+    if not facts.is_file():
+        return math.inf, math.inf
+    # A processor's devices share the machine's.
+    lines = dict(line.split(":") for line in facts.read_text().splitlines())
+    there, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    return there / jax.local_device_count(), free / jax.local_device_count()
 
 
 def note_start(workdir: Workdir, step: int, began: float) -> None:
@@ -198,10 +145,11 @@ class Clock:
 
     def line(self, step: int) -> dict[str, float]:
         """The figures since the last line; all processes are to call it together."""
-        passed, now = time.perf_counter() - self._since, time.time()
+        # Of a step that was waited for at once the waiting for data lies before the last line.
+        passed, now = max(time.perf_counter() - self._since, self._waited), time.time()
         seconds = passed / self._steps
         # The slowest process holds up the others, and the fullest device ends them all.
-        share, memory = largest(min(self._waited / passed, 1.0), memory_in_use() or 0.0)
+        share, memory = largest(self._waited / passed, memory_in_use() or 0.0)
         values = {
             "pairs_per_second": self._batch_size / seconds,
             "step_seconds": seconds,

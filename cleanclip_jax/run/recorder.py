@@ -1,6 +1,5 @@
 """What a run writes down: metrics.jsonl, boards, bad_rows.jsonl, not_finite.json, and progress."""
 
-import hashlib
 import json
 import math
 import sys
@@ -95,6 +94,7 @@ class Recorder:
     ):
         self._workdir, self._total, self._log_every = workdir, total_steps, log_every
         self._bar = self._boards = None
+        self._late: Done | None = None
         rows = []
         with agreed(), writing(workdir.path):
             if is_first():
@@ -125,8 +125,25 @@ class Recorder:
             if part is not None:
                 part.close()
 
+    def take(self, done: Done) -> None:
+        """Takes a step that was dispatched, and records the one before it.
+
+        One that has run already, as on a processor, is recorded at once: its time is its own.
+        """
+        self.catch_up()
+        self._late = done
+        values: Any = done.metrics.values()
+        if all(value.is_ready() for value in values if isinstance(value, jax.Array)):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Records the step that was taken last, if that is still to be done."""
+        if (late := self._late) is not None:
+            self._late = None
+            self.record(late)
+
     def record(self, done: Done) -> None:
-        """Takes a step that is done, or waits until it is. UserError: it is not finite."""
+        """Records a step that is done, or waits until it is. UserError: it is not finite."""
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
         if self._bar is not None:
@@ -179,7 +196,11 @@ class Boards:
     def __init__(
         self, workdir: Workdir, first_step: int, project: str | None, config: Mapping[str, Any]
     ):
-        self._run = None if project is None else _wandb_run(workdir, project, config)
+        self._run = None
+        if project is not None:
+            from cleanclip_jax.run.weights_and_biases import open_board
+
+            self._run = open_board(workdir, project, config)
         folder = str(workdir.folder(TENSORBOARD))
         self._board = _tensorboardx().SummaryWriter(folder, purge_step=first_step + 1)
 
@@ -210,28 +231,3 @@ def _tensorboardx() -> Any:
         return import_module("tensorboardX")
     finally:
         del modules["torch"]
-
-
-def _wandb_run(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
-    try:
-        wandb: Any = import_module("wandb")
-    except ImportError:
-        raise UserError(
-            "config.train.wandb is set, but Weights & Biases is not installed: "
-            "pip install 'cleanclip-jax[wandb]'"
-        ) from None
-    path = workdir.path.absolute()
-    try:
-        return wandb.init(
-            project=project,
-            name=path.name,
-            # The same workdir is the same run, however often it was stopped.
-            id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(workdir.folder("")),
-            config=dict(config),
-            settings=wandb.Settings(silent=True),
-        )
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config.train.wandb: Weights & Biases refuses: {reason}") from None

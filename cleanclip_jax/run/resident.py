@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from cleanclip_jax.data.stream.pipeline import Batches, PictureBatch, Reading, e
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.record import Source
+from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.sharding import split_over
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def load_pictures(
         if place is not None
     }
     needed = rows * image_size**2 * 3
-    free = min(map(free_memory, firsts))
+    free = min(device_memory(device)[1] for device in firsts)
     parts = None
     if needed <= share * free:
         parts = allocate(list(firsts), (rows, *shape[1:]))
@@ -82,19 +82,6 @@ def load_pictures(
     if len(unreadable) == count:
         raise UserError(f"none of the {count} pictures can be read: look at bad_rows.jsonl")
     return jax.make_array_from_single_device_arrays(shape, sharding, parts), frozenset(unreadable)
-
-
-def free_memory(device: Any) -> float:
-    """Bytes of memory that are free for this device."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    # A processor's devices share the machine's.
-    facts = Path("/proc/meminfo")
-    if not facts.is_file():
-        return math.inf
-    lines = dict(line.split(":") for line in facts.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024 / jax.local_device_count()
 
 
 def allocate(devices: Sequence[Any], shape: tuple[int, ...]) -> list[jax.Array] | None:

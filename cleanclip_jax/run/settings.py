@@ -1,23 +1,54 @@
-"""A run's config, whole: what it leaves open comes from its start, its workdir, or by default."""
+"""A run's config, whole, and the workdir that holds it: made, claimed, and known again.
 
+What a config leaves open comes from its start, its workdir, or by default.
+"""
+
+import logging
+import os
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import check, defaults, from_json
+from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.record import Source
 from cleanclip_jax.start.store import steps_of
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir, workdir_path
+from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.workdir import (
+    CHECKPOINTS,
+    CONFIG,
+    INPUTS,
+    MANIFEST,
+    ORIGIN,
+    OWNER,
+    TOKENIZER,
+    Workdir,
+    workdir_path,
+)
 
 if TYPE_CHECKING:
+    from cleanclip_jax.attacks.plan import Plan
     from cleanclip_jax.start.start import Start
 else:
-    Start = Any
+    Plan = Start = Any
+
+log = logging.getLogger(__name__)
 
 # Keys of config.evaluation that a run takes over from its start where it names none.
 INHERITED = ("data", "sets", "classes", "templates", "attack", "target", "retrieval")
+# What may differ between the start of a run and its resumption: it changes no weight, but for the
+# rounding of sums.
+FREE = (
+    *("data.workers", "data.resident", "data.resident_share", "data.timeout"),
+    *("data.max_bad_share", "text.merges", "train.log_every", "train.checkpoint_every"),
+    *("train.keep", "train.chunks", "train.text_lengths", "train.wandb", "objective.ring"),
+    *("evaluation.", "mesh.", "model.attention", "model.scan", "model.remat"),
+)
+# A run that has begun replays its copy of the manifest.
+COPIED = ("attack.manifest",)
 
 
 def has_begun(workdir: Workdir) -> bool:
@@ -29,21 +60,25 @@ def has_begun(workdir: Workdir) -> bool:
 
 
 def resolve(
-    config: ConfigDict, workdir: Workdir | None = None, start: Start | None = None
+    config: ConfigDict,
+    workdir: Workdir | None = None,
+    start: Start | None = None,
+    begun: bool | None = None,
 ) -> ConfigDict:
     """Returns the config with what it leaves open filled in.
 
     Args:
       workdir: the run's; one that has begun says itself what its start was.
       start: config.start, where it is open already.
+      begun: `has_begun` of the workdir, where that is known.
     """
     check(config)
     config = config.copy_and_resolve_references()
-    begun = workdir is not None and has_begun(workdir)
+    if begun is None:
+        begun = workdir is not None and has_begun(workdir)
     with config.unlocked(), config.ignore_type():
         if config.start is not None:
-            if begun:
-                assert workdir is not None
+            if begun and workdir is not None:
                 inherited = from_json(workdir / CONFIG)
             else:
                 from cleanclip_jax.start.start import open_start
@@ -52,17 +87,16 @@ def resolve(
             _inherit(config, inherited)
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
-        if config.model.activation is None:
-            config.model.activation = "quick_gelu"
         numbers = find_variant(config.model.variant)
-        if config.model.image_size is None:
-            config.model.image_size = numbers.image_size
-        if config.text.context_length is None:
-            config.text.context_length = numbers.context_length
-        if config.text.tokenizer is None:
-            config.text.tokenizer = "clip"
-        if config.evaluation.templates is None:
-            config.evaluation.templates = "imagenet"
+        for section, key, default in (
+            (config.model, "activation", "quick_gelu"),
+            (config.model, "image_size", numbers.image_size),
+            (config.text, "context_length", numbers.context_length),
+            (config.text, "tokenizer", "clip"),
+            (config.evaluation, "templates", "imagenet"),
+        ):
+            if section[key] is None:
+                section[key] = default
         if config.attack is not None:
             from cleanclip_jax.attacks.plan import spelled_out
 
@@ -82,26 +116,135 @@ def resolve(
 
 def _inherit(config: ConfigDict, start: ConfigDict) -> None:
     """Takes architecture, tokenizer and what is measured from a start's config."""
-    for key in ("variant", "activation", "image_size"):
-        inherited = start.model[key]
-        if config.model[key] not in (None, inherited):
+    plain, models = defaults(), [f"model.{key}" for key in ("variant", "activation", "image_size")]
+    for name in (*models, *(f"text.{key}" for key in start.text)):
+        section, _, key = name.partition(".")
+        given, inherited = config[section].get(key), start[section][key]
+        if name == "text.merges":
+            # Where CLIP's merges file is says nothing of what is in it.
+            inherited = given or inherited
+        elif name == "text.keep_end":
+            inherited = given and inherited  # how captions are cut is no part of a model
+        elif given not in (plain[section].get(key), inherited):
             raise UserError(
-                f"config.model.{key} is {config.model[key]!r}, but the start run "
-                f"{config.start} has {inherited!r}: leave it out"
+                f"config.{name} is {given!r}, but the start run {config.start} has "
+                f"{inherited!r}: leave it out"
             )
-        config.model[key] = inherited
-    # Where CLIP's merges file is says nothing of what is in it.
-    text = start.text.copy_and_resolve_references()
-    text.merges = config.text.merges or text.merges
-    for key, default in defaults().text.items():
-        if config.text[key] not in (default, text[key]):
-            raise UserError(
-                f"config.text.{key} is {config.text[key]!r}, but the start run "
-                f"{config.start} has {text[key]!r}: leave it out"
-            )
-    config.text = text
+        config[section][key] = inherited
     # A run that is poisoned itself is measured with that attack.
     poisoned = ("attack", "target") if config.attack is not None else ()
     for key in INHERITED:
         if config.evaluation[key] is None and key not in poisoned:
             config.evaluation[key] = start.evaluation[key]
+
+
+def facts_of(
+    config: ConfigDict, source: Source, plan: Plan | None, start: Start | None
+) -> dict[str, str]:
+    """What all processes of a run have to have the same, as text by name.
+
+    Paths may differ, as of data on each machine's disk: what lies there may not.
+    """
+    identity = {} if start is None else start.identity
+    return {
+        **{
+            f"config.{key}": repr(value)
+            for key, value in flatten(config).items()
+            if key != "start" and not key.startswith(("data.train.", *COPIED, *FREE))
+        },
+        "the fingerprint of the data": source.fingerprint,
+        "the poison plan": "none" if plan is None else plan.digest,
+        "the start": str(identity.get("digest", "none")),
+    }
+
+
+def inputs_of(source: Source) -> dict[str, Any]:
+    """What inputs.json says of the data."""
+    return {"fingerprint": source.fingerprint, "pairs": len(source)}
+
+
+def check_workdir(
+    config: ConfigDict, workdir: Workdir, source: Source, begun: bool | None = None
+) -> None:
+    """Checks that a workdir is this run's or nobody's; writes nothing.
+
+    Data and start may have moved: their fingerprints tell whether they are the same.
+    """
+    if not workdir.has(CONFIG):
+        path = workdir.path
+        if path.exists() and (not path.is_dir() or any(map(_is_whole, path.iterdir()))):
+            raise UserError(f"{path} is not empty and no run's workdir: name a new folder")
+        return
+    # By way of JSON, which knows no tuples but those of keys that are tuples.
+    new, old = flatten(parse_json(to_json(config))), flatten(from_json(workdir / CONFIG))
+    differing = {
+        key: f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+    inputs = workdir.read_json(INPUTS) if workdir.has(INPUTS) else {}
+    begun = has_begun(workdir) if begun is None else begun
+    same_data = inputs.get("data") == inputs_of(source)
+
+    def free(key: str) -> bool:
+        if key == "start":
+            return _same_start(old.get(key), new.get(key), inputs.get("start"))
+        moved = key.startswith("data.train.") and begun and same_data
+        return moved or key.startswith(FREE) or (begun and key in COPIED)
+
+    others = [text for key, text in differing.items() if not free(key)]
+    if others:
+        raise UserError(f"{workdir} is the workdir of another run: {'; '.join(others[:4])}")
+    if "data" in inputs and not same_data:
+        raise UserError(
+            f"{workdir} was begun with other pairs than config.data.train gives now: bring those "
+            "files back, or name a new workdir"
+        )
+    if differing:
+        log.info("%s goes on with other settings: %s", workdir, "; ".join(differing.values()))
+
+
+def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | None) -> bool:
+    """Whether two paths name the same start: the same place, or what has the recorded digest."""
+    if old is None or new is None:
+        return False
+    if os.path.realpath(old) == os.path.realpath(new):
+        return True
+    from cleanclip_jax.start.start import open_start
+
+    digest = (recorded or {}).get("digest")
+    return digest is not None and open_start(workdir_path(new)).identity.get("digest") == digest
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is more than what a kill leaves: a torn write's scratch, a sign of life."""
+    return path.name != OWNER and not (path.name.startswith(".") and path.name.endswith(".part"))
+
+
+def claim(
+    config: ConfigDict,
+    workdir: Workdir,
+    source: Source,
+    tokenizer: Tokenizer,
+    plan: Plan | None,
+    start: Start | None,
+    begun: bool = False,
+) -> None:
+    """Makes a workdir this run's: its config, inputs, tokenizer, manifest and interop.json.
+
+    Args:
+      start: None also where the run has begun.
+    """
+    # First: it is what says whose folder this is.
+    workdir.write(CONFIG, to_json(config))
+    if not begun:
+        identity = None if start is None else start.identity
+        workdir.write_json(INPUTS, {"data": inputs_of(source), "start": identity})
+    if not workdir.has(TOKENIZER):
+        tokenizer.save(workdir / TOKENIZER)
+    if plan is not None and not workdir.has(MANIFEST):
+        plan.save(workdir / MANIFEST)
+    if start is not None and not workdir.has(ORIGIN):
+        origin = start.origin()
+        if origin is not None:
+            origin.save(workdir.path)

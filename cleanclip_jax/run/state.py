@@ -1,6 +1,5 @@
 """What a run is made of: its state, what is fixed beside it, and what it minimises."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.losses.terms import TERMS, Term, read_objective
 
 
@@ -138,10 +138,9 @@ def make_objective(config: ConfigDict) -> Objective:
     if not any(weights.values()):
         raise UserError(f"every weight in config.objective is 0: {', '.join(weights)}")
     for name, given in options.items():
-        takes = list(inspect.signature(TERMS[name].loss).parameters)[1:]
-        for key in given:
-            if key not in takes:
-                raise unknown(f"config.objective.{name}", key, takes)
+        takes = of_signature(TERMS[name].loss, first=1)
+        filled = take(f"config.objective.{name}", given, takes)
+        options[name] = {key: filled[key] for key in given}
     objective = Objective(
         weights,
         options,
@@ -150,6 +149,11 @@ def make_objective(config: ConfigDict) -> Objective:
         chunks=config.train.chunks,
         ring=settings.ring,
     )
+    if config.train.batch_size == 1 and objective.needs & {"text", "view"}:
+        raise UserError(
+            "config.train.batch_size is 1: a pair is compared with others of its batch, so it "
+            "takes 2 or more"
+        )
     known = ("all", *TRAINABLE, *PARTS)
     for name in (trainable,) if isinstance(trainable, str) else trainable:
         if name not in known:

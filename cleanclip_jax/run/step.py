@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, UInt8
 from cleanclip_jax.losses.compare import PAIRS, gathered, normalise_rows
 from cleanclip_jax.losses.terms import Context
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_image_train, encode_text
-from cleanclip_jax.run.chunks import encode_in_chunks, model_of_a_part
 from cleanclip_jax.run.optimizer import MAX_LOGIT_SCALE
 from cleanclip_jax.run.state import Fixed, Objective, State
 from cleanclip_jax.sharding import copied_over, gather, scatter
@@ -52,11 +51,15 @@ def compute_loss(
       the loss, and beside it the terms and what they log, the new batch statistics, the new memory.
     """
     params = gather(mesh, state.params)
-    devices = 1 if mesh is None else mesh.devices.size
-    part = model_of_a_part(model, objective.chunks, devices, not objective.moves("visual"))
+    part = _model_of_a_part(model, objective, mesh)
     frozen = None if start is None else gather(mesh, start)
     encode = partial(_encode, part, objective, params, state.batch_stats, frozen)
-    outputs, new_stats = encode_in_chunks(encode, (images, tokens), objective.chunks, mesh)
+    if objective.chunks > 1:
+        from cleanclip_jax.run.chunks import encode_in_chunks
+
+        outputs, new_stats = encode_in_chunks(encode, (images, tokens), objective.chunks, mesh)
+    else:
+        outputs, new_stats = encode((images, tokens))
     batch_stats = state.batch_stats
     if objective.moves("visual") and not model.compute.bn_frozen:
         batch_stats = new_stats
@@ -84,6 +87,16 @@ def compute_loss(
         if before is not None:
             memory[name] = jax.lax.stop_gradient(after)
     return loss, (metrics, batch_stats, memory)
+
+
+def _model_of_a_part(model: CLIP, objective: Objective, mesh: Mesh | None) -> CLIP:
+    """The model for what is encoded at once."""
+    if objective.chunks == 1:
+        return model
+    from cleanclip_jax.run.chunks import model_of_a_part
+
+    devices = 1 if mesh is None else mesh.devices.size
+    return model_of_a_part(model, objective.chunks, devices, not objective.moves("visual"))
 
 
 def _by_name(outputs: Mapping[str, Float[Array, "b views d"]]) -> dict[str, Float[Array, "b d"]]:
@@ -186,8 +199,7 @@ def make_step(
         holds `index` int32[b] and, if there is a trigger, `stamps` int32[b, 4]. In place of
         `images` the step may be given a table of all pictures, which `index` counts.
     """
-    devices = 1 if mesh is None else mesh.devices.size
-    model_of_a_part(model, objective.chunks, devices, not objective.moves("visual"))
+    _model_of_a_part(model, objective, mesh)  # refuses what can't be parted
 
     def step(state: State, fixed: Fixed, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         def compute(part: dict[str, Any]) -> Any:

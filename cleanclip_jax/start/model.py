@@ -1,12 +1,14 @@
 """The model that a resolved config describes."""
 
 import logging
+from functools import cache
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.clip import CLIP, build
+from cleanclip_jax.models.clip import CLIP, build, init
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +40,10 @@ def attention_here(attention: str) -> str:
         log.warning("config.model.attention=cudnn needs a GPU: attention is computed by XLA")
         return "xla"
     return attention
+
+
+@cache
+def shapes_of(model: Any) -> dict[str, Any]:
+    """The shapes and types of the params and batch_stats of a CLIP."""
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}

@@ -18,12 +18,12 @@ from cleanclip_jax.config import defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import local_copy
 from cleanclip_jax.losses.terms import TERMS, read_objective
-from cleanclip_jax.models.clip import CLIP, init
+from cleanclip_jax.models.clip import CLIP
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.start.digests import FILE as DIGESTS
 from cleanclip_jax.start.head import Head, load_head
-from cleanclip_jax.start.model import make_model
+from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.start.store import abstract, load_model, load_opt_state, newest_whole
 from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
@@ -213,12 +213,6 @@ def load_weights(path: Path, activation: str | None = None) -> tuple[CLIP, dict[
         )
     model = make_model(start.config, start.vocab_size)
     return model, start.restore(model, make_mesh(1))[1]
-
-
-def shapes_of(model: CLIP) -> dict[str, Any]:
-    """The shapes and types of a model's params and batch_stats."""
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
-    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
 def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.small_run import FLAGS, SMALL, trained
 
 from cleanclip_jax import cli
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.jobs.demo import demo, free_folder
 
 
@@ -140,3 +142,16 @@ def test_the_command_starts_without_loading_jax():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert out.stdout.strip().endswith("False") and Path(cli.__file__).name == "cli.py"
+
+
+def test_a_path_that_the_system_refuses_is_one_line(capsys, monkeypatch):
+    def job(argv):
+        open("x" * 300 + "\x1b").close()
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(main=job))
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == f"cleanclip: {'x' * 300}\\x1b: File name too long\n"
+
+
+def test_an_error_can_not_steer_the_terminal():
+    assert str(UserError("a\x1b[31m\nb é")) == "a\\x1b[31m\\nb é"

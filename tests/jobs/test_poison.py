@@ -18,8 +18,7 @@ from cleanclip_jax.data.digits import NAMES, Digits
 from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.checked import poison_plan
-from cleanclip_jax.run.claim import check_workdir, claim
-from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.run.settings import check_workdir, claim, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import resize_crop
 from cleanclip_jax.workdir import Workdir

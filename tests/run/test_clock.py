@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.models.clip import build
 from cleanclip_jax.run import clock as timing
-from cleanclip_jax.run.clock import Trace, flops_per_pair, note_start, peak_of, productive_seconds
+from cleanclip_jax.run.clock import Trace, note_start, peak_of, productive_seconds
 from cleanclip_jax.run.recorder import Done, Recorder
-from cleanclip_jax.run.step import Objective
 from cleanclip_jax.workdir import Workdir
 
 SECONDS = 2.0  # of a step, on the clock below
@@ -64,6 +62,25 @@ def test_rates_are_those_of_the_steps_without_the_start_and_without_saving(tmp_p
     assert row["goodput"] == pytest.approx(5 * SECONDS / 88.0)
 
 
+def test_the_last_lines_rate_is_that_of_its_step(tmp_path, clock):
+    """On a processor a step has run when it is dispatched: each line has its own step's time."""
+    with Recorder(Workdir(tmp_path), 0, 4, log_every=1, batch_size=8, began=990.0) as lines:
+        for step in range(1, 5):
+            clock.seconds += SECONDS
+            lines.take(done(step))
+        lines.catch_up()
+    rows = read_lines(tmp_path / "metrics.jsonl")
+    assert [row["step_seconds"] for row in rows] == 4 * [SECONDS]
+
+
+def test_no_step_takes_less_than_it_waited_for_data(tmp_path, clock):
+    with Recorder(Workdir(tmp_path), 0, 2, log_every=1, batch_size=8, began=990.0) as lines:
+        record(lines, clock, 1)
+        record(lines, clock, 2, seconds=0.01)  # it was fetched when the one before had been
+    row = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert (row["step_seconds"], row["data_wait_share"]) == (0.5, 1.0)
+
+
 def test_goodput_counts_what_a_kill_undid_and_the_time_between_starts(tmp_path, clock):
     note_start(Workdir(tmp_path), 0, 1000.0)
     with recorder(tmp_path, 0, 1000.0) as lines:
@@ -112,32 +129,6 @@ def test_each_step_is_named_for_a_profiler_and_some_are_traced(tmp_path, monkeyp
     ]
     others = [(i, call) for i, call in enumerate(calls) if call[0] != "StepTraceAnnotation"]
     assert others == [(5, ("start_trace", folder, {})), (8, ("stop_trace", {}))]
-
-
-@pytest.mark.parametrize(
-    ("variant", "giga"),
-    [
-        pytest.param("RN50", 17.5, marks=pytest.mark.slow),
-        ("ViT-B/32", 14.8),
-        pytest.param("ViT-B/16", 41.1, marks=pytest.mark.faults),
-    ],
-)
-def test_flops_of_a_pair(variant, giga):
-    """Three forwards; the published counts are of all queries in RN50's attention pool."""
-    plain = flops_per_pair(build(variant), Objective({"cross_modal": 1.0}))
-    assert plain / 3e9 == pytest.approx(giga, rel=0.01)
-
-
-@pytest.mark.parametrize("variant", [pytest.param("RN-32px", marks=pytest.mark.slow), "ViT-32px/8"])
-def test_flops_follow_the_objective_and_not_how_it_is_computed(variant):
-    model = build(variant)
-    plain = flops_per_pair(model, Objective({"cross_modal": 1.0}))
-    both = flops_per_pair(model, Objective({"cross_modal": 1.0, "in_modal": 1.0}))
-    assert both == 2 * plain
-    looped = build(variant, scan=True, remat=True)
-    assert flops_per_pair(looped, Objective({"cross_modal": 1.0})) == plain
-    probe = flops_per_pair(model, Objective({"classification": 1.0}, trainable="head"))
-    assert probe < plain / 3
 
 
 def test_a_chip_is_known_by_its_longest_name():

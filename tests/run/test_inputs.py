@@ -7,8 +7,7 @@ from helpers.small_run import small_config, train, trained
 
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.claim import check_workdir, claim
-from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.run.settings import check_workdir, claim, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.workdir import Workdir
 

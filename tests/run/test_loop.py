@@ -18,10 +18,10 @@ from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.files import read_lines
-from cleanclip_jax.run import build, clock
+from cleanclip_jax.run import build, checked, clock
+from cleanclip_jax.run.build import first_state
 from cleanclip_jax.run.checked import check_run
 from cleanclip_jax.run.clock import TIMED
-from cleanclip_jax.run.first_state import first_state
 from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
@@ -50,9 +50,9 @@ def trained(tmp_path):
 def tensors(workdir):
     """Step and state of a run's newest checkpoint, every array as bytes by its path."""
     config = from_json(workdir / "config.json")
-    checked = check_run(config, Workdir(workdir))
+    run = check_run(config, Workdir(workdir))
     with Store(workdir / "checkpoints") as store:
-        state = first_state(store, checked)
+        state = first_state(store, run)
         leaves = jax.tree_util.tree_leaves_with_path(state)
         return store.latest, {keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
@@ -125,7 +125,7 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
-    make = build.make_step
+    make = checked.make_step
 
     def poisoned_step(*args, **options):
         step = make(*args, **options)
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_pa
 
         return broken
 
-    monkeypatch.setattr(build, "make_step", poisoned_step)
+    monkeypatch.setattr(checked, "make_step", poisoned_step)
     with pytest.raises(UserError, match=r"not finite at step 3.*last good checkpoint") as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
@@ -211,7 +211,8 @@ def test_what_changes_no_weight_may_change_on_resumption(config, trained, caplog
     config.train.log_every, config.data.workers = 7, 1
     with caplog.at_level(logging.INFO):
         train(config, trained)
-    assert "data.workers (0 there, 1 now); train.log_every (1 there, 7 now)" in caplog.text
+    assert "settings: data.workers (0 there, 1 now); train.log_every (1 there, 7" in caplog.text
+    assert "text_lengths" not in caplog.text  # a tuple here, a list in JSON
     assert json.loads((trained / "config.json").read_text())["train"]["log_every"] == 7
 
 

@@ -12,7 +12,7 @@ from cleanclip_jax.config import check, defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import VARIANTS
-from cleanclip_jax.run.clock import flops_per_pair, products
+from cleanclip_jax.run.flops import flops_per_pair, products
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.start.model import attention_here

@@ -126,6 +126,7 @@ def test_nothing_compiles_once_each_length_was_met(tmp_path, monkeypatch):
         steps.append((done.flops, len(compiled)))
 
     monkeypatch.setattr(Recorder, "record", counted)
+    monkeypatch.setattr("cleanclip_jax.run.build.peak_of", lambda kind: 1e12)  # counts FLOPs
     settings = config()
     settings.attack, settings.views.image = None, "none"  # as compiling takes its time
     settings.mesh.data = 1

@@ -11,7 +11,6 @@ import pytest
 from helpers.small_run import small_config, train, trained
 
 from cleanclip_jax import cli
-from cleanclip_jax.config import supervise
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.subset import labelled
 from cleanclip_jax.errors import UserError
@@ -19,6 +18,7 @@ from cleanclip_jax.losses.compare import gathered
 from cleanclip_jax.losses.terms import Context, classification, head_logits, init_head
 from cleanclip_jax.models.clip import build, encode_image, init
 from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.recipes import supervise
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state

@@ -1,0 +1,82 @@
+"""Random command lines and config files for `cleanclip train`, right ones and wrong ones."""
+
+import random
+from pathlib import Path
+
+from cleanclip_jax.config_keys import KEYS
+
+VALUES = (
+    *("None", "True", "False", "", " ", "0", "1", "-1", "2", "3", "7", "16", "0.5", "1e-3", "1.0"),
+    *("-0.0", "1e9", "1e-320", "1e400", "-1e400", "nan", "inf", "1_000", "0x10", "1j", "..."),
+    *("2147483647", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808"),
+    *("-9223372036854775809", "9" * 400, "9" * 5000, "100000", "16376", "1000000000"),
+    *("x", "none", "auto", "all", "text", "visual", "head", "trigger", "logit_scale", "('a',)"),
+    *("[]", "()", "{}", "[1]", "[1, 2]", "['a']", "('visual', 'text')", "[None]", "[[]]", "[{}]"),
+    *("{1: 2}", "{'a': 1}", "{'a.b': 1}", "{'items': 1}", "{'': 1}", "{None: None}", "{[]: 1}"),
+    *("{'a': {'b': {2: 3}}}", "[" * 300, "{'a': " * 90 + "1" + "}" * 90, "b'x'", "{1, 2}"),
+    *("é", "\x1b[31mred", "a\nb", "\t", "\0", "\udcff", "~nosuchuser/x", "/dev/null", "/"),
+    *("../" * 400, "x" * 300, "x" * 5000, "gs:/x", "xyz://a/b", "file.py", "*", "{a..b}"),
+    *("gelu", "quick_gelu", "bfloat16", "float64", "xla", "cudnn", "device", "host", "fast"),
+    *("once", "eda", "autoaugment", "wordnet", "start", "original", "clip", "trained", "squash"),
+    *("seven", "['seven', 'eight']", "imagenet", "{'weight': 1}", "{'weight': 'x'}"),
+    *("{'weight': -1}", "{'weight': 1, 'normalised': True}", "{'weight': 1, 'normalised': 3}"),
+    *("{'weight': 1, 'other': 3}", "RN50", "ViT-32px/8", "ViT-B/32", "RN-32px", "badnet"),
+    *("{'name': 'badnet', 'size': 4}", "{'name': 'wanet', 'k': 4}", "{'name': 3}", "{'name': 'x'}"),
+    *("{'kind': 'digits'}", "{'kind': 'digits', 'split': 3}", "{'kind': 'csv'}", "{'kind': 7}"),
+    *("{'kind': 'csv', 'path': 7}", "{'kind': 'digits', 'where': 'split=train'}"),
+    *("{'kind': 'mixture', 'sources': {'a': {'kind': 'digits'}}}", "{'kind': 'csv', 'path': []}"),
+    *("{'kind': 'mixture', 'sources': {'a': {'kind': 'digits', 'weight': 'x'}}}",),
+    *("{'kind': 'mixture', 'sources': 3}", "{'kind': 'digits', 'keep': 3}"),
+)
+# Keys of what is open: a source, a trigger, a set.
+MORE = (
+    *("data.train.kind", "data.train.path", "data.train.split", "data.train.templates"),
+    *("data.train.where", "data.train.keep", "data.train.skip", "data.train.x", "data.train"),
+    *("attack.trigger.name", "attack.trigger.size", "attack.trigger.place", "attack.trigger.noise"),
+    *("attack.trigger.strength", "attack.trigger.seed", "attack.trigger.x", "evaluation.data.kind"),
+    *("evaluation.data.split", "evaluation.data.x", "evaluation.attack.trigger", "data", "model"),
+    *("objective.in_modal.weight", "optimizer.lr", "train.bs", "", ".", "a.b.c", "seed.x", "x y"),
+)
+RECIPES = (
+    *("demo.py", "demo.py", "demo.py", "demo.py:mmcl", "demo.py:cleanclip", "demo.py:x"),
+    *("fashion.py", "pretrain.py", "cleanclip.py", "none.py", "", ":", "demo", "demo.yaml"),
+)
+
+
+def command_line(draw: random.Random, workdir: Path) -> list[str]:
+    """The words after `cleanclip`, of which most name the demo's config and one to three keys."""
+    words = [f"--config=configs/{draw.choice(RECIPES[:3] if draw.random() < 0.8 else RECIPES)}"]
+    words += [f"--workdir={workdir}", "--config.mesh.data=1"]
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        key = draw.choice((*KEYS, *MORE))
+        words.append(f"--config.{key}={draw.choice(VALUES)}")
+    if draw.random() < 0.1:
+        flags = ("--profile", "--process", "--processes", "--coordinator", "--import", "--x", "-")
+        words.append(f"{draw.choice(flags)}={draw.choice(VALUES)}")
+    if draw.random() < 0.05:
+        words.pop(draw.randrange(len(words)))
+    return ["train", *words]
+
+
+STATEMENTS = (
+    *("import sys", "sys.exit(3)", "raise SystemExit", "raise SystemExit('x\\ny')", "1 / 0", "def"),
+    *("import no_such_module", "from cleanclip_jax import nothing", "x = (", "\tx = 1", "\0"),
+    *("return 3", "raise KeyboardInterrupt2", "raise Exception('a\\nb')", "raise RecursionError"),
+    *("config.train.batch_size = 'x'", "config.x = 1", "config = None", "config.optimizer = 3"),
+    *("del config['train']", "config.data.train = 7", "config.data = None", "config.attack = 'x'"),
+    *("config.lock()", "config.train.steps = 1e3", "return {}", "return config, 1", "config = {}"),
+    *("config.attack = {'trigger': 3}", "config.evaluation.sets = [3]", "config.seed = -1"),
+    *("config.unlock(); config.new = 3", "config.evaluation.sets = ({},)", "yield config"),
+    *("config.evaluation.data = {'kind': []}", "config.model.variant = ['RN50']", "é = 1"),
+)
+
+
+def config_file(draw: random.Random) -> str:
+    """The text of a config file with a statement or two that may be none of Python's."""
+    signature = draw.choice(("get_config(arg=None)", "get_config(arg)", "get_config()", "other()"))
+    body = ["config = load('configs/demo.py')", "config.mesh.data = 1", "return config"]
+    head = ["from cleanclip_jax.config import load"]
+    for _ in range(draw.choice((1, 1, 2))):
+        where = body if draw.random() < 0.8 else head
+        where.insert(draw.randrange(len(where)), draw.choice(STATEMENTS))
+    return "\n".join([*head, f"def {signature}:", *(f"    {line}" for line in body), ""])
