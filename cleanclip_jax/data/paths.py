@@ -1,21 +1,28 @@
 """Data files by local path or remote address: gs://, s3://, http:// and whatever fsspec knows.
 
-Everything here raises OSError with the file's name for what cannot be read, also where a store has
-other errors.
+What reads raises OSError with the file's name for what cannot be read, also where a store has other
+errors. Only regular files are read: a pipe or a device may never end.
 """
 
+import errno
 import glob
+import json
+import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.cache import file_digests
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.errors import UserError, refusing
 
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MOST_BYTES = 1 << 29  # of a record, and of what else is read whole
+MOST_FILES = 1_000_000  # that a path may stand for
+MOST_FOLDERS = 100  # within each other
 
 
 def is_remote(path: str) -> bool:
@@ -25,6 +32,8 @@ def is_remote(path: str) -> bool:
 
 def local(path: str | Path) -> str:
     """A path as it is opened: ~ is the user's folder; remote addresses are left alone."""
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise UserError(f"{path!r} is no path: give a text without null characters")
     return str(path) if is_remote(str(path)) else os.path.expanduser(path)
 
 
@@ -51,24 +60,31 @@ def short_names(files: Sequence[str]) -> list[str]:
     return ["/".join(names[common:]) for names in parts]
 
 
+def check_bytes(count: int) -> None:
+    """Raises OSError for more bytes than one record may have."""
+    if count > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"more than the {MOST_BYTES >> 20} MiB that a record may have")
+
+
 def read_bytes(path: str) -> bytes:
     """A whole file."""
     if is_remote(path):
-        return _remote().read(path)
-    with open(path, "rb") as stream:
+        data = _remote().read(path, 0, MOST_BYTES + 1)
+        check_bytes(len(data))
+        return data
+    with open_binary(path) as stream:
+        check_bytes(os.fstat(stream.fileno()).st_size)
         return stream.read()
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
     """Part of a file; raises OSError where the file ends before it."""
+    check_bytes(length)
     if is_remote(path):
         data = _remote().read(path, start, start + length)
     else:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(handle, length, start)
-        finally:
-            os.close(handle)
+        with open_binary(path) as stream:
+            data = os.pread(stream.fileno(), length, start)
     if len(data) != length:
         raise OSError(f"ends before byte {start + length}")
     return data
@@ -76,27 +92,49 @@ def read_range(path: str, start: int, length: int) -> bytes:
 
 def open_binary(path: str) -> Any:
     """A file for reading, to be closed; remote ones can seek too."""
-    return _remote().open_binary(path) if is_remote(path) else open(path, "rb")
+    if is_remote(path):
+        return _remote().open_binary(path)
+    # Without blocking: opening a pipe would wait for its writer.
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return stream
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON's value; raises ValueError for what is none, or nests too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
 
 
 def digests(files: Sequence[str]) -> list[str]:
     """A digest of each file's content: sha256, or for a remote file its store's checksum."""
     here = [file for file in files if not is_remote(file)]
+    for file in here:
+        open_binary(file).close()
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
     return [known[file] if file in known else _remote().digest(file) for file in files]
 
 
 def files_below(folder: str) -> Iterator[tuple[str, int]]:
     """Yields (path from the folder, size) of all files below it, folder by folder, by name."""
-    return _remote().files_below(folder) if is_remote(folder) else _walk(folder, "")
+    return _remote().files_below(folder) if is_remote(folder) else _walk(folder, "", ())
 
 
-def _walk(folder: str, below: str) -> Iterator[tuple[str, int]]:
+def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
+    about = os.stat(folder)
+    here = about.st_dev, about.st_ino
+    if here in above or len(above) == MOST_FOLDERS:
+        why = "a link to a folder above it" if here in above else "too deep in folders"
+        raise OSError(errno.ELOOP, why, folder)
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            yield from _walk(entry.path, f"{below}{entry.name}/")
+            yield from _walk(entry.path, f"{below}{entry.name}/", (*above, here))
         else:
             # A link that leads nowhere is a picture that cannot be read.
             yield below + entry.name, entry.stat(follow_symlinks=entry.is_file()).st_size
@@ -111,9 +149,14 @@ def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
         Files that are named may not be there; a pattern or folder must have one.
       ending: of the files that are meant in a folder, with its dot.
     """
-    entries = [given] if isinstance(given, str | Path) else list(given)
-    files = [_expand(name, ending) for entry in entries for name in _braces(local(entry))]
-    return list(chain.from_iterable(files))
+    files = []
+    for entry in [given] if isinstance(given, str | Path) else given:
+        for name in _braces(local(entry)):
+            with refusing(name, "check the data's path", OSError):
+                files += _expand(name, ending)
+    if not files:
+        raise UserError(f"{given}: this names no {ending} file; check the data's path.")
+    return files
 
 
 def _expand(path: str, ending: str) -> list[str]:
@@ -121,16 +164,20 @@ def _expand(path: str, ending: str) -> list[str]:
     # In a web address a ? begins the query.
     pattern = re.search(r"\*" if path.startswith("http") else r"[*?[]", path)
     if pattern and (remote or not os.path.exists(path)):
-        matched = _glob(path)
+        if not remote and "**" in path:  # which follows links, in a circle too
+            folder = parent(path[: pattern.start()])
+            _ = all(True for _ in files_below(folder or "."))
+        matched = _remote().matching(path) if remote else glob.glob(path, recursive=True)
     elif not path.partition("?")[0].endswith(ending) and (
         _remote().is_folder(path) if remote else os.path.isdir(path)
     ):
+        if remote:
+            matched = _remote().matching(join(path, f"**/*{ending}"))
+        else:
+            names = (name for name, _ in files_below(path) if name.endswith(ending))
+            matched = [join(path, name) for name in names if not re.search(r"(^|/)\.", name)]
         # Tools keep notes under names that begin so.
-        matched = [
-            file
-            for file in _glob(join(path, f"**/*{ending}"))
-            if not short_names([file])[0].startswith("_")
-        ]
+        matched = [file for file in matched if not short_names([file])[0].startswith("_")]
     else:
         return [path]
     if not matched:
@@ -138,29 +185,22 @@ def _expand(path: str, ending: str) -> list[str]:
     return sorted(matched)
 
 
-def _glob(pattern: str) -> list[str]:
-    try:
-        return (
-            _remote().matching(pattern)
-            if is_remote(pattern)
-            else glob.glob(pattern, recursive=True)
-        )
-    except OSError as error:
-        raise UserError(f"{pattern}: {reason(error)}; check the data's path.") from error
-
-
 def _braces(path: str) -> list[str]:
     """{a,b} and {00..12} spelled out."""
-    match = re.search(r"\{([^{}]*)\}", path)
-    if match is None:
-        return [path]
-    if ends := RANGE.fullmatch(match[1]):
-        first, last = ends.groups()
-        options = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        options = match[1].split(",")
-    rest = _braces(path[match.end() :])
-    return [path[: match.start()] + option + end for option in options for end in rest]
+    # In turn what stands outside braces and what stands within.
+    parts = [[part] for part in re.split(r"\{([^{}]*)\}", path)]
+    for i in range(1, len(parts), 2):
+        if ends := RANGE.fullmatch(parts[i][0]):
+            first, last = ends.groups()
+            numbers = range(int(first), int(last) + 1)[: MOST_FILES + 1]
+            parts[i] = [f"{n:0{len(first)}d}" for n in numbers]
+        else:
+            parts[i] = parts[i][0].split(",")
+    if math.prod(map(len, parts)) > MOST_FILES:
+        raise UserError(
+            f"{path}: this names more than {MOST_FILES:,} files; check the data's path."
+        )
+    return ["".join(words) for words in product(*parts)]
 
 
 def _remote() -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.record import Record, Source
 from cleanclip_jax.registry import Registry
@@ -42,13 +42,14 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
       sources: name → the source's own config and its `weight`, how many times each of its pairs
         comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
     """
-    from cleanclip_jax.data.mixture import mix
+    from cleanclip_jax.data.mixture import WEIGHT, mix
 
     opened = {}
     for name, config in sources.items():
-        options = {key: value for key, value in config.items() if key != "weight"}
         try:
-            opened[name] = open_source(options), config.get("weight", 1)
+            options = _checked(config)
+            weight = WEIGHT.read("weight", options.pop("weight", 1))
+            opened[name] = open_source(options), weight
         except UserError as error:
             raise UserError(f"data: mixture: {name}: {error}") from error
     return mix(opened)
@@ -56,12 +57,20 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
 
 def open_source(config: Mapping) -> Source:
     """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
-    options = dict(config)
+    options = _checked(config)
     kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
     function = KINDS.find(kind)
-    source = function(**take(f"config.data ({kind})", options, of_signature(function)))
+    keys = take(f"config.data ({kind})", options, of_signature(function))
+    with refusing(f"config.data ({kind})", "check the data's path", OSError):
+        source = function(**keys)
     if keep is None and skip is None:
         return source
     from cleanclip_jax.data.subset import select
 
     return select(source, keep, skip)
+
+
+def _checked(config: Mapping) -> dict[str, Any]:
+    if not hasattr(config, "items") or not all(isinstance(key, str) for key in config):
+        raise UserError(f"config.data is {config!r}: give {{'kind': 'csv', 'path': 'pairs.csv'}}")
+    return dict(config)

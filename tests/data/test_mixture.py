@@ -102,7 +102,7 @@ def test_sources_without_classes_mix_with_those_that_have_them(mix: Callable):
     ("options", "message"),
     [
         ({"class_name": "split"}, "classes of few and many differ: class 0 is 'cat' and 'test'"),
-        ({"few_weight": -1}, "few: weight -1: give 0 or more"),
+        ({"few_weight": -1}, "few: weight is -1: it takes a number from 0 to 1000"),
         ({"few_weight": 0, "many_weight": 0.01}, "no pair is left"),
         ({"captoin": "x"}, "mixture: many: .*unknown 'captoin'.*Did you mean 'caption'"),
         ({"path": "nowhere.csv"}, "mixture: many: nowhere.csv: No such file"),

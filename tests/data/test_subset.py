@@ -177,7 +177,7 @@ def test_ids_with_scores_beside_them_and_a_column_of_fingerprints(tmp_path: Path
             {"fingerprint": "b" * 64, "ids": [1]},
             "of the dataset bbbbbbbbbbbb, and this is aaaaaaaaaaaa",
         ),
-        ({"ids": [1]}, "no file of ids .*'fingerprint'"),
+        ({"ids": [1]}, "no file of ids: 'fingerprint'; it has"),
         ([1, 2], "no file of ids"),
         (
             {"fingerprint": "a" * 64, "ids": [1, 40]},

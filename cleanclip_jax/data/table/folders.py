@@ -1,7 +1,6 @@
 """Labelled pictures from a folder of classes: one folder of pictures for each."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import files_below, local, read_bytes
-from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.data.paths import files_below, local, parse_json, read_bytes
+from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.errors import UserError, printable, refusing, unknown
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def open_folder(
     folder = local(path)
     named = None if names is None else _read_names(names)
     digest, classes, others = hashlib.sha256(), [], 0
-    try:
+    with refusing(folder, "check the data's path", OSError):
         for file, size in files_below(folder):
             if not _is_picture(file):
                 others += 1
@@ -51,13 +50,11 @@ def open_folder(
             digest.update(f"{file}\0{size}\n".encode(errors="surrogateescape"))
             if (name := file.partition("/")[0]) not in classes[-1:]:
                 classes.append(name)
-    except OSError as error:
-        raise UserError(f"{folder}: {reason(error)}; check the data's path.") from error
     if not classes:
         raise UserError(f"{folder}: no folder with pictures in it; each should be a class.")
     if others:
         log.warning("%s: left out %d files that are no picture of a class", folder, others)
-    named = dict(zip(classes, classes, strict=True)) if named is None else named
+    named = {name: printable(name) for name in classes} if named is None else named
     for name in classes:
         if name not in named:
             raise unknown(f"{folder}: a folder without a class in names", name, named)
@@ -91,13 +88,14 @@ class FolderReader:
         pictures = (name for name, _ in files_below(file) if _is_picture(name))
         while paths := list(islice(pictures, BATCH_ROWS)):
             folders = [path.partition("/")[0] for path in paths]
-            values = {
-                "image": pa.array(paths, pa.large_string()),
-                "class": pa.array([names[folder] for folder in folders]),
-                "label": pa.array([labels[folder] for folder in folders]),
+            values: dict[str, list[str | None]] = {
+                "image": [*paths],
+                "class": [names[folder] for folder in folders],
+                "label": [labels[folder] for folder in folders],
             }
             chosen = {name: values[name] for name in columns}
-            yield batch_of(chosen, [None] * len(paths), values["image"])
+            bad: list[str | None] = [None] * len(paths)
+            yield batch_of(chosen, bad, [*map(printable, paths)], "a name that is not utf-8")
 
 
 def _is_picture(path: str) -> bool:
@@ -107,10 +105,8 @@ def _is_picture(path: str) -> bool:
 def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
     names: Any = given
     if isinstance(given, str | Path):
-        try:
-            names = json.loads(read_bytes(local(given)))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{given}: no names of classes ({reason(error)}).") from error
+        with refusing(f"{given}: no names of classes", "check the file", OSError, ValueError):
+            names = parse_json(read_bytes(local(given)))
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')
     return dict(names)

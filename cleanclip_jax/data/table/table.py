@@ -1,6 +1,6 @@
 """Pairs from tables: CSV, TSV and parquet files, and whatever else becomes an Arrow copy."""
 
-import codecs
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from cleanclip_jax.cache import Held
 from cleanclip_jax.data.paths import (
+    check_bytes,
     expand,
     join,
     local,
@@ -22,8 +23,8 @@ from cleanclip_jax.data.paths import (
     short_names,
 )
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
-from cleanclip_jax.data.table.rows import Reader
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.data.table.columns import Reader
+from cleanclip_jax.errors import UserError, reason, refusing
 from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.views.decode import BadRecord
 
@@ -62,8 +63,8 @@ def open_table(
       encoding: of a text file.
     """
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except (LookupError, ValueError):
         raise UserError(
             f"encoding: unknown {encoding!r}; 'utf-8' and 'latin-1' are usual."
         ) from None
@@ -147,14 +148,11 @@ class Table(Source):
         self._files, self._root, self._templates = files, root, templates
         self._names = short_names(files)
         self.fingerprint = fingerprint
-        try:
+        broken = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+        with refusing(str(copy), "remove this file and start again", *broken):
             self._held = Held(copy)
             table = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"{copy}: broken ({reason(error)}); remove it and start again."
-            ) from error
-        names = json.loads(table.schema.metadata[b"class_names"])
+            names = json.loads(table.schema.metadata[b"class_names"])
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
         self._rows = len(table)
         self._columns = {name: table.column(name) for name in table.column_names}
@@ -208,10 +206,11 @@ class Table(Source):
         return self._columns[column][index].as_py()
 
     def _image(self, index: int) -> bytes:
-        if (data := self._at("image", index)) is not None:
-            return data
         place = file = self._files[self._at("file", index)]
         try:
+            if (data := self._at("image", index)) is not None:
+                check_bytes(len(data))
+                return data
             start, length = self._at("start", index), self._at("length", index)
             if start is not None and length is not None:
                 return read_range(file, start, length)
@@ -251,7 +250,7 @@ def _names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str | Path):
         from cleanclip_jax.text.classes import read_classes
 
-        return read_classes(str(given)).names
+        return read_classes(local(given)).names
     if not all(isinstance(name, str) for name in given):
         raise UserError(f"classes: {given}: give a list of names, or the file they are in.")
     return tuple(given)

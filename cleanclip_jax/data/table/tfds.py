@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import digests, local
-from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.record import fingerprint_of
@@ -110,11 +110,9 @@ class TfdsReader:
                 except Exception as error:  # of the shard's reader, of TFDS's parser, of text
                     values.append([None] * len(columns))
                     bad.append(reason(error))
-            arrays = {
-                name: pa.array([row[k] for row in values], pa.large_string())
-                for k, name in enumerate(columns)
-            }
-            yield batch_of(arrays, bad)
+            yield batch_of(
+                {name: [row[k] for row in values] for k, name in enumerate(columns)}, bad
+            )
 
 
 def _library() -> Any:
