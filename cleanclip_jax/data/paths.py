@@ -95,11 +95,11 @@ def open_binary(path: str) -> Any:
     if is_remote(path):
         return _remote().open_binary(path)
     # Without blocking: opening a pipe would wait for its writer.
-    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file", path)
-    return stream
+    return os.fdopen(handle, "rb")
 
 
 def parse_json(data: bytes) -> Any:

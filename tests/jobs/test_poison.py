@@ -15,7 +15,8 @@ from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.digits import NAMES, Digits
-from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
+from cleanclip_jax.data.stream.pictures import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.checked import poison_plan
 from cleanclip_jax.run.claim import check_workdir, claim
