@@ -35,7 +35,7 @@ def source(kind: str) -> Callable[[Callable[..., Source]], Callable[..., Source]
     return KINDS.register(kind)
 
 
-def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
+def open_mixture(sources: Mapping[str, Any]) -> Source:
     """Several sources as one (data.mixture.Mixture).
 
     Args:
@@ -55,7 +55,7 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
     return mix(opened)
 
 
-def open_source(config: Mapping) -> Source:
+def open_source(config: Any) -> Source:
     """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
     options = _checked(config)
     kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
@@ -70,7 +70,7 @@ def open_source(config: Mapping) -> Source:
     return select(source, keep, skip)
 
 
-def _checked(config: Mapping) -> dict[str, Any]:
+def _checked(config: Any) -> dict[str, Any]:
     if not hasattr(config, "items") or not all(isinstance(key, str) for key in config):
         raise UserError(f"config.data is {config!r}: give {{'kind': 'csv', 'path': 'pairs.csv'}}")
     return dict(config)

@@ -6,6 +6,7 @@ templates may be functions like `lambda c: f"a photo of a {c}."`.
 
 import ast
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def _has_several(content: Any) -> bool:
 
 def _parsed(spec: str) -> Any:
     name = spec.partition("#")[0]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not name.endswith(ENDINGS):
         raise UserError(f"classes: {spec!r} is no file that ends with {' or '.join(ENDINGS)}")
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.data.paths import check_bytes, parse_json, read_bytes
+from cleanclip_jax.errors import UserError, reason, refusing
 from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
@@ -18,6 +19,7 @@ ENDING = ".array_record"
 DATASET = "dataset.json"
 INDEX = "index.arrow"
 WORK = ".prepare"  # in a folder that prepare has not finished
+STRANGE = "is not as cleanclip prepare writes it"
 
 # A record a group: one is read without its neighbours. Pictures are compressed already.
 WRITING = "group_size:1,uncompressed"
@@ -38,6 +40,11 @@ class Shard:
     bytes: int
     sha256: str
 
+    def __post_init__(self):
+        kinds = [type(value) for value in (self.name, self.sha256, self.records, self.bytes)]
+        if kinds != [str, str, int, int] or self.records < 0 or "/" in self.name:
+            raise ValueError(f"it has {self}")
+
 
 def pack(image: bytes, caption: str, label: int, where: str, row: int) -> bytes:
     """A record's payload.
@@ -54,11 +61,17 @@ def pack(image: bytes, caption: str, label: int, where: str, row: int) -> bytes:
 
 def unpack(data: bytes) -> dict[str, Any]:
     """Reads what `pack` made; raises ValueError on anything else."""
+    check_bytes(len(data))
     try:
         record = msgpack.unpackb(data)
-        return {key: record[key] for key in ("image", *INDEX_SCHEMA.names)}
+        pair = {key: record[key] for key in ("image", *INDEX_SCHEMA.names)}
     except Exception as error:  # msgpack has errors of many kinds
         raise ValueError("no pair as `cleanclip prepare` writes them") from error
+    kinds = [type(value) for value in pair.values()]
+    fits = kinds == [bytes, str, int, str, int] and -1 <= pair["label"] < 2**31
+    if not fits or not -1 <= pair["row"] < 2**63:
+        raise ValueError("no pair as `cleanclip prepare` writes them")
+    return pair
 
 
 @contextmanager
@@ -101,11 +114,11 @@ def fingerprint(
 def read_dataset(folder: Path) -> dict[str, Any]:
     """The content of a folder's dataset.json, which is of the version that is known here."""
     path = folder / DATASET
-    try:
-        content = json.loads(path.read_text())
+    with refusing(
+        f"{path} {STRANGE}", "prepare the data anew", OSError, ValueError, KeyError, TypeError
+    ):
+        content = parse_json(read_bytes(str(path)))
         version = content["version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not as cleanclip prepare writes it.") from None
     if version != VERSION:
         raise UserError(
             f"{path} is of version {version}, this is for {VERSION}; prepare the data anew."

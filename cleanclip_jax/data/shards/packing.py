@@ -87,7 +87,10 @@ def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
     report = [output.read(part) for part in parts if output.size(part) is not None]
     unfinished = (folder / "bad.jsonl" for folder in output.scratches())
     report += [path.read_bytes() for path in unfinished if path.is_file()]
-    lines = [json.loads(line) for line in b"".join(report).splitlines()]
+    lines = []
+    for line in b"".join(report).splitlines():
+        with suppress(ValueError):  # of a line that a process was writing
+            lines.append(parse_json(line))
     lines.sort(key=lambda line: line["index"])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     output.write(BAD_ROWS, text.encode())

@@ -66,9 +66,9 @@ class TarReader:
 
     def columns(self, file: str) -> list[str] | None:
         with open_binary(file) as stream:
-            for _, files, bad in _samples(stream):
+            for _, files in (sample[:2] for sample in _samples(stream) if sample[2] is None):
                 with suppress(ValueError, OSError):  # of a .json: the next sample tells as well
-                    notes = _json(stream, files) if "json" in files and not bad else {}
+                    notes = _json(stream, files) if "json" in files else {}
                     return ["image", *(name for name in files if name not in PICTURES), *notes]
         return None
 
