@@ -131,7 +131,7 @@ class _Export:
         self._bad: list[dict[str, Any]] = []
         mark = folder / MARK
         text = json.dumps(what, indent=2, sort_keys=True) + "\n"
-        ours = mark.is_file() and mark.read_text() == text
+        ours = mark.is_file() and mark.read_bytes() == text.encode()
         if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty, and no export of this: name a new folder.")
         write_whole(mark, text)
@@ -152,6 +152,7 @@ class _Export:
     def note(self, index: int, where: str, reason: str) -> None:
         self._bad.append({"index": index, "where": where, "reason": reason})
         if len(self._bad) > self._allowed:
+            self._report()
             raise UserError(
                 f"{len(self._bad)} unreadable pictures, more than config.data.max_bad_share "
                 f"allows; the last: {reason}"
@@ -169,9 +170,12 @@ class _Export:
                 writer.writerow(row)
                 count += 1
         if self._bad:
-            lines = "".join(json.dumps(row) + "\n" for row in self._bad)
-            write_whole(self._folder / "bad_rows.jsonl", lines)
+            self._report()
         return Exported(count, len(self._bad))
+
+    def _report(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self._bad)
+        write_whole(self._folder / "bad_rows.jsonl", lines)
 
 
 def _chunks(items: Iterable[int], size: int) -> Iterator[list[int]]:

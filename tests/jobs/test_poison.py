@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
-from cleanclip_jax.config import load
+from cleanclip_jax.config import load, override
 from cleanclip_jax.data.digits import NAMES, Digits
+from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.data.stream.example import read_pair
 from cleanclip_jax.data.stream.pictures import evaluation_batches
 from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.jobs import poison
+from cleanclip_jax.report.pictures import poison_sheet
 from cleanclip_jax.run.checked import poison_plan
 from cleanclip_jax.run.claim import check_workdir, claim
 from cleanclip_jax.run.settings import resolve
@@ -59,6 +64,29 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = (f"--export={folder}/pairs", "--clean", f"--export_test={folder}/test")
     assert cli.main([*POISON, f"--output={folder}/plan", "--rows=3", *flags, *SMALL]) == 0
     return folder
+
+
+def test_the_sheet_shows_all_sources_of_a_mixture(monkeypatch: pytest.MonkeyPatch):
+    sources = {split: {"kind": "digits", "split": split} for split in ("train", "test")}
+    source = open_source({"kind": "mixture", "sources": sources})
+    attack = {"trigger": {"name": "badnet", "size": 3}, "target": "seven", "count": 40}
+    plan, shown = make_plan(attack, source, SIDE), []
+
+    def read(source: Source, index: int) -> tuple[np.ndarray, str]:
+        shown.append(source.where(index).partition(":")[0])
+        return read_pair(source, index)
+
+    monkeypatch.setattr("cleanclip_jax.report.pictures.read_pair", read)
+    poison_sheet(source, plan, 4)
+    assert len(shown) == 4 and set(shown) == {"train", "test"}
+
+
+def test_help_names_keys_that_a_clean_config_takes(output: Path):
+    (flag,) = re.findall(r"--config\.(attack.*)=\"(.*)\"\.", str(poison.__doc__))
+    config = load("configs/demo.py")
+    config.attack = None
+    override(config, flag[0], flag[1].replace("OUTPUT", str(output / "plan")))
+    assert make_plan(config.attack.to_dict(), digits(), SIDE).target == "seven"
 
 
 def test_it_writes_the_manifest_and_a_sheet(output: Path):

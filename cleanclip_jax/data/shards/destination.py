@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from cleanclip_jax.data.paths import is_remote
+from cleanclip_jax.data.paths import is_remote, local
 from cleanclip_jax.data.shards.layout import WORK
 from cleanclip_jax.errors import UserError, reason
 
@@ -28,7 +28,7 @@ class Output:
 
     def __init__(self, place: str):
         self.place = place
-        self.folder = None if is_remote(place) else Path(place).expanduser()
+        self.folder = None if is_remote(place) else Path(local(place))
 
     def __reduce__(self):
         return Output, (self.place,)

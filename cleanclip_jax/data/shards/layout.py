@@ -1,6 +1,5 @@
 """What a folder of prepared pairs holds: ArrayRecord shards, their index and dataset.json."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
