@@ -4,10 +4,12 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, zip_longest
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from cleanclip_jax.data.sources import open_source, options_of
 from cleanclip_jax.data.subset import Subset
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import number
@@ -16,6 +18,24 @@ from cleanclip_jax.views.decode import BadRecord
 
 WEIGHT = number(1, "how many times each of a source's pairs comes in an epoch", 0, 1000)
 MOST_PAIRS = 2**31  # of a mixture; Grain's shuffle counts to 2**32
+
+
+def open_mixture(sources: Mapping[str, Any]) -> Source:
+    """Several sources as one (Mixture).
+
+    Args:
+      sources: name → the source's own config and its `weight`, how many times each of its pairs
+        comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
+    """
+    opened = {}
+    for name, config in sources.items():
+        try:
+            options = options_of(config)
+            weight = WEIGHT.read("weight", options.pop("weight", 1))
+            opened[name] = open_source(options), weight
+        except UserError as error:
+            raise UserError(f"data: mixture: {name}: {error}") from error
+    return mix(opened)
 
 
 def mix(sources: Mapping[str, tuple[Source, float]]) -> Source:

@@ -5,24 +5,18 @@ errors. Only regular files are read: a pipe or a device may never end.
 """
 
 import errno
-import glob
 import json
-import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.cache import file_digests
-from cleanclip_jax.errors import UserError, refusing
+from cleanclip_jax.errors import UserError
 
-RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MOST_BYTES = 1 << 29  # of a record, and of what else is read whole
-MOST_FILES = 1_000_000  # that a path may stand for
-MOST_FOLDERS = 100  # within each other
 
 
 def is_remote(path: str) -> bool:
@@ -69,7 +63,7 @@ def check_bytes(count: int) -> None:
 def read_bytes(path: str) -> bytes:
     """A whole file."""
     if is_remote(path):
-        data = _remote().read(path, 0, MOST_BYTES + 1)
+        data = far_files().read(path, 0, MOST_BYTES + 1)
         check_bytes(len(data))
         return data
     with open_binary(path) as stream:
@@ -81,7 +75,7 @@ def read_range(path: str, start: int, length: int) -> bytes:
     """Part of a file; raises OSError where the file ends before it."""
     check_bytes(length)
     if is_remote(path):
-        data = _remote().read(path, start, start + length)
+        data = far_files().read(path, start, start + length)
     else:
         with open_binary(path) as stream:
             data = os.pread(stream.fileno(), length, start)
@@ -93,7 +87,7 @@ def read_range(path: str, start: int, length: int) -> bytes:
 def open_binary(path: str) -> Any:
     """A file for reading, to be closed; remote ones can seek too."""
     if is_remote(path):
-        return _remote().open_binary(path)
+        return far_files().open_binary(path)
     # Without blocking: opening a pipe would wait for its writer.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -116,28 +110,7 @@ def digests(files: Sequence[str]) -> list[str]:
     for file in here:
         open_binary(file).close()
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
-    return [known[file] if file in known else _remote().digest(file) for file in files]
-
-
-def files_below(folder: str) -> Iterator[tuple[str, int]]:
-    """Yields (path from the folder, size) of all files below it, folder by folder, by name."""
-    return _remote().files_below(folder) if is_remote(folder) else _walk(folder, "", ())
-
-
-def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
-    about = os.stat(folder)
-    here = about.st_dev, about.st_ino
-    if here in above or len(above) == MOST_FOLDERS:
-        why = "a link to a folder above it" if here in above else "too deep in folders"
-        raise OSError(errno.ELOOP, why, folder)
-    with os.scandir(folder) as scanned:
-        entries = sorted(scanned, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{below}{entry.name}/", (*above, here))
-        else:
-            # A link that leads nowhere is a picture that cannot be read.
-            yield below + entry.name, entry.stat(follow_symlinks=entry.is_file()).st_size
+    return [known[file] if file in known else far_files().digest(file) for file in files]
 
 
 def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
@@ -149,62 +122,17 @@ def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
         Files that are named may not be there; a pattern or folder must have one.
       ending: of the files that are meant in a folder, with its dot.
     """
-    files = []
-    for entry in [given] if isinstance(given, str | Path) else given:
-        for name in _braces(local(entry)):
-            with refusing(name, "check the data's path", OSError):
-                files += _expand(name, ending)
-    if not files:
-        raise UserError(f"{given}: this names no {ending} file; check the data's path.")
-    return files
-
-
-def _expand(path: str, ending: str) -> list[str]:
-    remote = is_remote(path)
-    # In a web address a ? begins the query.
-    pattern = re.search(r"\*" if path.startswith("http") else r"[*?[]", path)
-    if pattern and (remote or not os.path.exists(path)):
-        if not remote and "**" in path:  # which follows links, in a circle too
-            folder = parent(path[: pattern.start()])
-            _ = all(True for _ in files_below(folder or "."))
-        matched = _remote().matching(path) if remote else glob.glob(path, recursive=True)
-    elif not path.partition("?")[0].endswith(ending) and (
-        _remote().is_folder(path) if remote else os.path.isdir(path)
+    if isinstance(given, str | Path) and re.fullmatch(
+        rf"[^*?\[{{:]+{re.escape(ending)}", str(given)
     ):
-        if remote:
-            matched = _remote().matching(join(path, f"**/*{ending}"))
-        else:
-            names = (name for name, _ in files_below(path) if name.endswith(ending))
-            matched = [join(path, name) for name in names if not re.search(r"(^|/)\.", name)]
-        # Tools keep notes under names that begin so.
-        matched = [file for file in matched if not short_names([file])[0].startswith("_")]
-    else:
-        return [path]
-    if not matched:
-        raise UserError(f"{path}: no {ending} file there; check the data's path.")
-    return sorted(matched)
+        return [local(given)]
+    from cleanclip_jax.data.listing import expanded  # most data is one file
+
+    return expanded(given, ending)
 
 
-def _braces(path: str) -> list[str]:
-    """{a,b} and {00..12} spelled out."""
-    # In turn what stands outside braces and what stands within.
-    parts = [[part] for part in re.split(r"\{([^{}]*)\}", path)]
-    for i in range(1, len(parts), 2):
-        if ends := RANGE.fullmatch(parts[i][0]):
-            first, last = ends.groups()
-            numbers = range(int(first), int(last) + 1)[: MOST_FILES + 1]
-            parts[i] = [f"{n:0{len(first)}d}" for n in numbers]
-        else:
-            parts[i] = parts[i][0].split(",")
-    if math.prod(map(len, parts)) > MOST_FILES:
-        raise UserError(
-            f"{path}: this names more than {MOST_FILES:,} files; check the data's path."
-        )
-    return ["".join(words) for words in product(*parts)]
-
-
-def _remote() -> Any:
-    # Deferred: local data needs none of it.
+def far_files() -> Any:
+    """data.remote, which local data does without."""
     from cleanclip_jax.data import remote
 
     return remote

@@ -1,6 +1,6 @@
 """Where pairs come from: a source by the name of its kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from cleanclip_jax.errors import UserError, refusing
@@ -22,7 +22,7 @@ KINDS: Registry[Callable[..., Source]] = Registry(
         "folder": f"{_TABLE}.folders:open_folder",
         "labels": f"{_TABLE}.labels:open_labels",
         "digits": "cleanclip_jax.data.digits:Digits",
-        "mixture": f"{__name__}:open_mixture",
+        "mixture": "cleanclip_jax.data.mixture:open_mixture",
     },
 )
 
@@ -35,29 +35,9 @@ def source(kind: str) -> Callable[[Callable[..., Source]], Callable[..., Source]
     return KINDS.register(kind)
 
 
-def open_mixture(sources: Mapping[str, Any]) -> Source:
-    """Several sources as one (data.mixture.Mixture).
-
-    Args:
-      sources: name → the source's own config and its `weight`, how many times each of its pairs
-        comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
-    """
-    from cleanclip_jax.data.mixture import WEIGHT, mix
-
-    opened = {}
-    for name, config in sources.items():
-        try:
-            options = _checked(config)
-            weight = WEIGHT.read("weight", options.pop("weight", 1))
-            opened[name] = open_source(options), weight
-        except UserError as error:
-            raise UserError(f"data: mixture: {name}: {error}") from error
-    return mix(opened)
-
-
 def open_source(config: Any) -> Source:
     """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
-    options = _checked(config)
+    options = options_of(config)
     kind, keep, skip = (options.pop(key, None) for key in ("kind", "keep", "skip"))
     function = KINDS.find(kind)
     keys = take(f"config.data ({kind})", options, of_signature(function))
@@ -70,7 +50,8 @@ def open_source(config: Any) -> Source:
     return select(source, keep, skip)
 
 
-def _checked(config: Any) -> dict[str, Any]:
+def options_of(config: Any) -> dict[str, Any]:
+    """A source's config as a dictionary, which is checked to be one."""
     if not hasattr(config, "items") or not all(isinstance(key, str) for key in config):
         raise UserError(f"config.data is {config!r}: give {{'kind': 'csv', 'path': 'pairs.csv'}}")
     return dict(config)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import files_below, local, parse_json, read_bytes
+from cleanclip_jax.data.listing import files_below
+from cleanclip_jax.data.paths import local, parse_json, read_bytes
 from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import UserError, printable, refusing, unknown
