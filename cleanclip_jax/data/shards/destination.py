@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from cleanclip_jax.data.paths import is_remote, local
 from cleanclip_jax.data.shards.layout import WORK
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import in_bucket
 
 
 class Output:
@@ -23,37 +21,32 @@ class Output:
     What is put into a local folder is on the disk when its name appears, so that a name means a
     whole file after a power cut too. Stores (gs://, s3:// …) do the same of themselves.
 
-    Every method raises UserError where the folder cannot be read or written.
+    Attributes:
+      folder: the folder where it is a local one.
     """
 
     def __init__(self, place: str):
         self.place = place
         self.folder = None if is_remote(place) else Path(local(place))
+        self._path = self.folder or in_bucket(place) or Path()
 
     def __reduce__(self):
         return Output, (self.place,)
 
     def names(self) -> list[str]:
         """The files in the folder, and the folders in it but that of the work's notes."""
-        with self._store() as (store, root):
-            try:
-                entries = [entry["name"].rstrip("/") for entry in store.ls(root, detail=True)]
-            except FileNotFoundError:
-                return []
-            names = (entry.rpartition("/")[2] for entry in entries)
-            return [name for name in names if name != WORK]
+        try:
+            return sorted(path.name for path in self._path.iterdir() if path.name != WORK)
+        except FileNotFoundError:
+            return []
 
     def size(self, name: str) -> int | None:
         """A file's bytes; None where there is no such file."""
-        with self._store() as (store, root):
-            try:
-                return store.size(f"{root}/{name}")
-            except FileNotFoundError:
-                return None
+        path = self._path / name
+        return path.stat().st_size if path.is_file() else None
 
     def read(self, name: str) -> bytes:
-        with self._store() as (store, root):
-            return store.cat_file(f"{root}/{name}")
+        return (self._path / name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
         with self.scratch() as folder:
@@ -62,23 +55,20 @@ class Output:
 
     def put(self, file: Path, name: str) -> None:
         """Moves a file out of a scratch folder to its name."""
-        with self._store() as (store, root):
-            if self.folder is None:
-                store.put_file(str(file), f"{root}/{name}")
-                file.unlink()
-            else:
-                _sync(file)
-                file.replace(self.folder / name)
-                _sync((self.folder / name).parent)
+        target = self._path / name
+        if (bucket := in_bucket(target)) is not None:
+            bucket.put(file)
+            file.unlink()
+        else:
+            _sync(file)
+            file.replace(target)
+            _sync(target.parent)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Gives a local folder to make files in; what is left in it afterwards goes.
-
-        Raises UserError also when the block ends in an OSError, as on a full disk.
-        """
+        """Gives a local folder to make files in; what is left in it afterwards goes."""
         options: dict[str, Any] = {"prefix": "part-", "ignore_cleanup_errors": True}
-        with self._store(), tempfile.TemporaryDirectory(dir=self._work(), **options) as name:
+        with tempfile.TemporaryDirectory(dir=self._work(), **options) as name:
             yield Path(name)
 
     def scratches(self) -> list[Path]:
@@ -91,20 +81,19 @@ class Output:
 
     def remove_work(self) -> None:
         """Removes the work's notes, when it is done."""
-        with self._store() as (store, root):
-            if store.exists(f"{root}/{WORK}"):
-                store.rm(f"{root}/{WORK}", recursive=True)
+        work = self._path / WORK
+        if (bucket := in_bucket(work)) is not None:
+            bucket.remove(but="")
+        elif work.exists():
+            shutil.rmtree(work)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """While the block runs no other process on this machine takes the folder."""
-        with self._store():
-            work = self._work()
-            lock = None if work is None else (work / "lock").open("w")
-        if lock is None:
+        if (work := self._work()) is None:
             yield
             return
-        with lock:
+        with (work / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -119,27 +108,6 @@ class Output:
             return None
         (self.folder / WORK).mkdir(parents=True, exist_ok=True)
         return self.folder / WORK
-
-    @contextmanager
-    def _store(self) -> Iterator[tuple[Any, str]]:
-        """Gives the file system and the folder's path in it."""
-        try:
-            if self.folder is not None:
-                yield LocalFileSystem(), str(self.folder.absolute())
-                return
-            store, root = fsspec.core.url_to_fs(self.place)
-            store.invalidate_cache()
-            yield store, root.rstrip("/")
-        except UserError:
-            raise
-        except Exception as error:
-            # Each store has other errors; one that is no OSError is a fault here.
-            if self.folder is not None and not isinstance(error, OSError):
-                raise
-            raise UserError(
-                f"{self.place}: cannot be read or written ({reason(error)}); the same command "
-                "goes on when there is space and permission."
-            ) from error
 
 
 def _sync(path: Path) -> None:

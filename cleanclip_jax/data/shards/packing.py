@@ -12,11 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 from cleanclip_jax.cache import remember_digest, sha256
+from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 
@@ -70,15 +71,17 @@ def prepare(
     Returns what dataset.json holds.
     """
     allowed = int(max_bad_share * plan.rows)
-    # Again behind the lock: another process may just have finished.
-    if not _is_complete(plan, output):
-        with output.taken():
-            if not _is_complete(plan, output):
-                _begin(plan, output)
-                run(plan, output, allowed)
-                _assemble(plan, class_names, output, allowed)
-            output.remove_work()
-    return json.loads(output.read(layout.DATASET))
+    todo = "the same command goes on when there is space and permission"
+    with refusing(f"{output.place}: cannot be read or written", todo, OSError):
+        # Again behind the lock: another process may just have finished.
+        if not _is_complete(plan, output):
+            with output.taken():
+                if not _is_complete(plan, output):
+                    _begin(plan, output)
+                    run(plan, output, allowed)
+                    _assemble(plan, class_names, output, allowed)
+                output.remove_work()
+        return json.loads(output.read(layout.DATASET))
 
 
 def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:

@@ -196,7 +196,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(
 def test_a_full_disk_is_one_line_and_nothing_half_written(command: Callable, tmp_path: Path):
     # Files of 1 MiB at most; a shard takes 3 MB.
     line = error_line(command("bash", "-c", 'ulimit -f 1024; exec "$@"', "bash"))
-    assert "out: cannot be read or written (write() failed: File too large" in line
+    assert "out: cannot be read or written: write() failed: File too large" in line
     out = tmp_path / "out"
     assert [path.name for path in out.iterdir()] == [".prepare"]
     process = command()
