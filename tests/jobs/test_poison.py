@@ -197,7 +197,7 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
     source = f"--config.data.train={{'kind': 'csv', 'path': '{tmp_path}/pairs.csv'}}"
     flags = (f"--output={tmp_path}/plan", f"--export={tmp_path}/out", "--clean", source, *SMALL)
     assert "1 unreadable pictures, more than config.data.max_bad_share" in fails(capsys, *flags)
-    assert not (tmp_path / "out/pairs.csv").exists()
+    assert not (tmp_path / "out/pairs.csv").exists() and (tmp_path / "out/bad_rows.jsonl").is_file()
     assert cli.main([*POISON, *flags, "--config.data.max_bad_share=0.05"]) == 0
     assert "19 pictures, 1 unreadable left out" in capsys.readouterr().out
     (bad,) = map(json.loads, (tmp_path / "out/bad_rows.jsonl").read_text().splitlines())

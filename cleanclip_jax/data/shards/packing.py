@@ -111,11 +111,7 @@ def _is_complete(plan: Plan, output: Output) -> bool:
         if names and output.size(PLAN) is None:
             raise _foreign(output, names[0])
         return False
-    try:
-        present = json.loads(output.read(layout.DATASET))["plan"]
-    except (ValueError, KeyError, TypeError):
-        raise _foreign(output, layout.DATASET) from None
-    _check_same(plan, present, output)
+    _check_same(plan, layout.DATASET, output)
     if output.folder is not None:  # a store's would be fetched for it
         open_arrayrecord(output.folder)
     log.info("%s is complete already", output.place)
@@ -127,16 +123,21 @@ def _begin(plan: Plan, output: Output) -> None:
     if output.size(PLAN) is None:
         output.write(PLAN, _json({"version": layout.VERSION, "plan": asdict(plan)}))
         return
-    begun = json.loads(output.read(PLAN))
-    if begun["version"] != layout.VERSION:
-        raise UserError(f"{output.place}: begun by another version; name a new output.")
-    _check_same(plan, begun["plan"], output)
+    _check_same(plan, PLAN, output)
     output.clear_scratches()
 
 
-def _check_same(plan: Plan, present: Mapping[str, Any], output: Output) -> None:
+def _check_same(plan: Plan, name: str, output: Output) -> None:
+    """Refuses another plan in a file that was written before."""
     wanted = asdict(plan)
+    try:
+        content = parse_json(output.read(name))
+        version, present = content["version"], dict(content["plan"])
+    except (ValueError, KeyError, TypeError):
+        raise _foreign(output, name) from None
     different = [key for key in wanted if wanted[key] != present.get(key)]
+    if version != layout.VERSION:
+        raise UserError(f"{output.place}: begun by another version; name a new output.")
     if "source" in different:
         raise UserError(f"{output.place}: holds another dataset's shards; name a new output.")
     for key in different:

@@ -254,6 +254,23 @@ def test_it_stops_as_soon_as_too_many_are_bad(command: Callable, large: dict, tm
     assert 24 < len(bad_rows(tmp_path / "out")) <= 40
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"\0" * 99, b'{"index": -1}\n', b"[" * 9999])
+def test_damaged_notes_are_refused_or_made_anew(pairs: Source, tmp_path: Path, damage: bytes):
+    def stopped(plan: Plan, output: Output, allowed: int) -> None:
+        here(pairs)(plan, output, allowed)
+        raise UserError("stopped")
+
+    for name in (".prepare/plan.json", ".prepare/00001.arrow", ".prepare/00001.bad.jsonl"):
+        folder = tmp_path / name.replace("/", "")
+        refused(pairs, folder, stopped)
+        (folder / name).write_bytes(damage)
+        if "plan" in name:
+            assert "did not write" in refused(pairs, folder)
+        else:
+            assert make(pairs, folder)["records"] == 40
+            assert len(open_arrayrecord(folder)) == 40
+
+
 def test_rows_mended_before_it_goes_on_are_taken_in(
     write_csv: Callable, png: Callable, tmp_path: Path
 ):
