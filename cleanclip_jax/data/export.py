@@ -83,7 +83,7 @@ def export_test(
         raise UserError("config.evaluation.data: no picture has a class; name the column of them.")
     what = {"test": source.fingerprint, "trigger": trigger.config}
     what |= {"geometry": geometry, "image_size": image_size}
-    # As data.stream.pictures shows them to what is measured.
+    # As data.stream.in_order shows them to what is measured.
     example = Example(source, image_size, trigger=trigger, geometry=geometry)
 
     def make(index: int) -> tuple[Callable[[], np.ndarray], tuple]:

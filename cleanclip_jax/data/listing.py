@@ -38,8 +38,15 @@ def _walk(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
             yield below + entry.name, entry.stat(follow_symlinks=entry.is_file()).st_size
 
 
-def expanded(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
-    """What `paths.expand` gives."""
+def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
+    """The files that a path, a list of them, a pattern or a folder stands for, in a fixed order.
+
+    Args:
+      given: files, folders (all files below with the ending), patterns (*, ?, [..]), and any of
+        them with braces ("{00000..00331}.tar", "{train,val}.parquet"), or a list of these.
+        Files that are named may not be there; a pattern or folder must have one.
+      ending: of the files that are meant in a folder, with its dot.
+    """
     files = []
     for entry in [given] if isinstance(given, str | Path) else given:
         for name in _braces(local(entry)):

@@ -31,6 +31,11 @@ def local(path: str | Path) -> str:
     return str(path) if is_remote(str(path)) else os.path.expanduser(path)
 
 
+def is_one_file(given: object, ending: str) -> bool:
+    """Whether `given` is a file's path by its look: no pattern and no folder (listing.expand)."""
+    return re.fullmatch(rf"[^*?\[{{:]+{re.escape(ending)}", str(given)) is not None
+
+
 def join(folder: str, path: str) -> str:
     """`path` as seen from `folder`; an absolute path or an address is itself."""
     if is_remote(path) or os.path.isabs(path):
@@ -111,24 +116,6 @@ def digests(files: Sequence[str]) -> list[str]:
         open_binary(file).close()
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
     return [known[file] if file in known else far_files().digest(file) for file in files]
-
-
-def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
-    """The files that a path, a list of them, a pattern or a folder stands for, in a fixed order.
-
-    Args:
-      given: files, folders (all files below with the ending), patterns (*, ?, [..]), and any of
-        them with braces ("{00000..00331}.tar", "{train,val}.parquet"), or a list of these.
-        Files that are named may not be there; a pattern or folder must have one.
-      ending: of the files that are meant in a folder, with its dot.
-    """
-    if isinstance(given, str | Path) and re.fullmatch(
-        rf"[^*?\[{{:]+{re.escape(ending)}", str(given)
-    ):
-        return [local(given)]
-    from cleanclip_jax.data.listing import expanded  # most data is one file
-
-    return expanded(given, ending)
 
 
 def far_files() -> Any:

@@ -186,11 +186,11 @@ def read(config: dict[str, Any]) -> str:
     """Opens a source and reads all it has; returns how that ended."""
     try:
         source = open_source(config)
-        source.labels(), len(source.ids())
+        assert len(source.labels()) == len(source.ids()) == len(source)
         ended = "read"
         for i in range(min(len(source), 50)):
             try:
-                source.caption(i), source.where(i)
+                assert isinstance(source.caption(i), str)
                 decode(source[i].image, source.where(i))
             except UserError as error:
                 assert str(error).isprintable()

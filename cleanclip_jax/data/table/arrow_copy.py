@@ -130,10 +130,10 @@ class _Conversion:
         """Refuses a file that lacks a column which is read, or has two of its name."""
         with refusing(f"{file}: unreadable as {self._reader.kind}", "check the file", *BROKEN):
             present = self._reader.columns(file)
-        for column in self._selection.columns() if present is not None else ():
-            if column not in present:
+        for column in self._selection.columns():
+            if present is not None and column not in present:
                 raise unknown(f"{file}: column", column, present)
-            if present.count(column) > 1:
+            if present is not None and present.count(column) > 1:
                 raise UserError(f"{file}: two columns are called {column!r}; rename one of them.")
 
     def _batches(self, columns: list[str]) -> Iterator[tuple[int, int, pa.RecordBatch]]:

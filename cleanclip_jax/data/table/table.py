@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from cleanclip_jax.cache import Held
 from cleanclip_jax.data.paths import (
     check_bytes,
-    expand,
+    is_one_file,
     join,
     local,
     parent,
@@ -48,7 +48,7 @@ def open_table(
 
     Args:
       kind: 'csv', 'tsv' or 'parquet'.
-      path: the file; a folder, a pattern (also with braces) or a list of them: see paths.expand.
+      path: the file; a folder, a pattern (also with braces) or a list of them: see listing.expand.
       image: column of image paths, of image files' bytes, or of Hugging Face's {bytes, path}.
       caption: column of captions; None for a set that is only measured on. Empty, null or NaN
         is a record without a caption.
@@ -71,7 +71,12 @@ def open_table(
     columns: dict[str, Any] = {"image": image, "caption": caption, "class_name": class_name}
     folder = None if root is None else local(root)
     chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    files = expand(path, f".{kind}")
+    if isinstance(path, str | Path) and is_one_file(path, f".{kind}"):
+        files = [local(path)]
+    else:
+        from cleanclip_jax.data.listing import expand  # most tables are one file
+
+        files = expand(path, f".{kind}")
     reader = _reader(kind, encoding)
     return make_table(files, reader, **columns, classes=classes, root=folder, **chosen)
 

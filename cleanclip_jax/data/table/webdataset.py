@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import check_bytes, expand, open_binary, parse_json
+from cleanclip_jax.data.listing import expand
+from cleanclip_jax.data.paths import check_bytes, open_binary, parse_json
 from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import reason
@@ -47,7 +48,7 @@ def open_webdataset(
     """Tar shards of samples: files that share their name up to its first dot, beside each other.
 
     Args:
-      path: a tar, a folder of tars, a pattern (also with braces) or a list: see paths.expand.
+      path: a tar, a folder of tars, a pattern (also with braces) or a list: see listing.expand.
       caption: 'txt', the sample's .txt file, or a key of its .json.
       class_name: 'cls', the sample's .cls file, or a key of its .json.
       classes, rows, templates: as in table.open_table.

@@ -16,7 +16,7 @@ from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import check, defaults
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pictures import evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches
 from cleanclip_jax.data.stream.pipeline import Reading, Views
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer

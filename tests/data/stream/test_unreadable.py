@@ -17,7 +17,7 @@ from helpers.streams import Endless, stream_of
 
 from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pictures import evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches
 from cleanclip_jax.data.stream.pipeline import Batch, Batches, Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
