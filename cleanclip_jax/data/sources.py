@@ -20,7 +20,7 @@ KINDS: Registry[Callable[..., Source]] = Registry(
         "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
         "tfds": f"{_TABLE}.tfds:open_tfds",
         "folder": f"{_TABLE}.folders:open_folder",
-        "labels": f"{_TABLE}.labels:open_labels",
+        "labels": f"{_TABLE}.folders:open_labels",
         "digits": "cleanclip_jax.data.digits:Digits",
         "mixture": "cleanclip_jax.data.mixture:open_mixture",
     },

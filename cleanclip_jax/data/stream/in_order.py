@@ -2,24 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import grain
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from cleanclip_jax.data.stream.example import REASONS, Example, pack, planned
+from cleanclip_jax.data.stream.example import REASONS, Example, Plan, Trigger, pack, planned
 from cleanclip_jax.data.stream.pipeline import Batches, Reading, Unreadable, Views
 from cleanclip_jax.errors import unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.views.decode import BadRecord
 from cleanclip_jax.views.geometry import GEOMETRY
-
-if TYPE_CHECKING:
-    from cleanclip_jax.attacks.plan import Plan
-    from cleanclip_jax.attacks.triggers import Trigger
-else:
-    Plan = Trigger = Any
 
 
 class PictureBatch(TypedDict):

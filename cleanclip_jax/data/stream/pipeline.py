@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
@@ -21,6 +21,7 @@ from cleanclip_jax.data.stream.example import (
     Batch,
     Collate,
     Example,
+    Plan,
     UnreadableStretch,
     Views,
     planned,
@@ -30,11 +31,6 @@ from cleanclip_jax.data.stream.feeder import Stream
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from cleanclip_jax.attacks.plan import Plan
-else:
-    Plan = Any
 
 __all__ = ["Batch", "Batches", "Reading", "Unreadable", "Views", "train_batches"]
 

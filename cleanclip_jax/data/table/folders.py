@@ -1,4 +1,4 @@
-"""Labelled pictures from a folder of classes: one folder of pictures for each."""
+"""Labelled pictures: a folder for each class, or in the form that the original has them."""
 
 import hashlib
 import logging
@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from cleanclip_jax.data.listing import files_below
-from cleanclip_jax.data.paths import local, parse_json, read_bytes
+from cleanclip_jax.data.paths import join, local, parent, parse_json, read_bytes
 from cleanclip_jax.data.table.columns import batch_of
-from cleanclip_jax.data.table.table import Table, make_table
+from cleanclip_jax.data.table.table import Table, make_table, open_csv
 from cleanclip_jax.errors import UserError, printable, refusing, unknown
 
 log = logging.getLogger(__name__)
@@ -61,12 +61,39 @@ def open_folder(
             raise unknown(f"{folder}: a folder without a class in names", name, named)
     reader = FolderReader(tuple((name, named[name]) for name in classes))
     # By number: two classes may have one name, as ImageNet's two called missile.
-    columns: dict[str, Any] = {"image": "image", "caption": None, "class_name": "label"}
-    columns["classes"] = [name for _, name in reader.classes]
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    return make_table(
-        [folder], reader, **columns, root=folder, **chosen, content=digest.hexdigest()
-    )
+    columns, chosen = ("image", None, "label"), (where, rows, templates)
+    texts, content = [name for _, name in reader.classes], digest.hexdigest()
+    return make_table([folder], reader, columns, chosen, texts, folder, content)
+
+
+def open_labels(
+    path: str | Path,
+    image: str = "image",
+    label: str = "label",
+    classes: str | Path | Sequence[str] | None = None,
+    root: str | Path | None = None,
+    where: Mapping[str, Any] | None = None,
+    rows: int | Sequence[int | None] | None = None,
+    templates: str | Sequence[str] | None = None,
+    encoding: str = "utf-8",
+) -> Table:
+    """A folder of pictures, labels.csv and the names of its classes.
+
+    Args:
+      path: the CSV, or the folder of a labels.csv.
+      label: column of class numbers, from 0, or names.
+      classes: as in open_table; classes.json or else classes.py beside the CSV if None.
+      image, root, where, rows, templates, encoding: as in open_table.
+    """
+    file = local(path)
+    if not file.endswith(".csv"):
+        file = join(file, "labels.csv")
+    if classes is None:
+        beside = [join(parent(file), name) for name in ("classes.json", "classes.py")]
+        classes = next((name for name in beside if Path(name).is_file()), beside[0])
+    where_from: dict[str, Any] = {"root": root, "where": where, "rows": rows}
+    where_from |= {"templates": templates, "encoding": encoding}
+    return open_csv(file, image, None, label, classes, **where_from)
 
 
 @dataclass(frozen=True)

@@ -68,17 +68,15 @@ def open_table(
         raise UserError(
             f"encoding: unknown {encoding!r}; 'utf-8' and 'latin-1' are usual."
         ) from None
-    columns: dict[str, Any] = {"image": image, "caption": caption, "class_name": class_name}
-    folder = None if root is None else local(root)
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
     if isinstance(path, str | Path) and is_one_file(path, f".{kind}"):
         files = [local(path)]
     else:
         from cleanclip_jax.data.listing import expand  # most tables are one file
 
         files = expand(path, f".{kind}")
-    reader = _reader(kind, encoding)
-    return make_table(files, reader, **columns, classes=classes, root=folder, **chosen)
+    folder, reader = None if root is None else local(root), _reader(kind, encoding)
+    columns, chosen = (image, caption, class_name), (where, rows, templates)
+    return make_table(files, reader, columns, chosen, classes, folder)
 
 
 open_csv, open_tsv, open_parquet = (partial(open_table, kind) for kind in ("csv", "tsv", "parquet"))
@@ -97,22 +95,20 @@ def _reader(kind: str, encoding: str) -> Reader:
 def make_table(
     files: Sequence[str],
     reader: Reader,
-    *,
-    image: str | None,
-    caption: str | None,
-    class_name: str | None,
+    columns: tuple[str | None, str | None, str | None],
+    chosen: tuple[Mapping[str, Any] | None, Any, Any],
     classes: str | Path | Sequence[str] | None = None,
     root: str | None = None,
-    where: Mapping[str, Any] | None = None,
-    rows: int | Sequence[int | None] | None = None,
-    templates: str | Sequence[str] | None = None,
     content: object = None,
 ) -> "Table":
-    """The table that a reader makes of files; the arguments are those of open_table.
+    """The table that a reader makes of files.
 
     Args:
+      columns: open_table's image, caption and class_name.
+      chosen: its where, rows and templates.
       content: what the files are known by; a digest of every byte if None.
     """
+    (image, caption, class_name), (where, rows, templates) = columns, chosen
     place = files[0]
     if templates is not None:
         if class_name is None:
@@ -171,21 +167,17 @@ class Table(Source):
         return self._rows
 
     def __getitem__(self, index: int) -> Record:
-        if (bad := self.bad(index)) is not None:
+        if (bad := self._at("bad", index)) is not None:
             raise BadRecord(f"{self.where(index)}: {bad}; correct or remove the row.")
-        return Record(self._image(index), self.caption(index), self.label(index), self.where(index))
-
-    def bad(self, index: int) -> str | None:
-        """Why the table's reader could not take a row; None: it could."""
-        return self._at("bad", index)
+        label = self._at("label", index)
+        return Record(self._image(index), self.caption(index), label, self.where(index))
 
     def caption(self, index: int) -> str:
         if self._templates is None:
             return self._at("caption", index) or ""
-        label = self.label(index)
-        if label < 0:
+        label = self._at("label", index)
+        if label < 0 or self.class_names is None:
             return ""
-        assert self.class_names is not None
         return template_caption(self.row(index), self._templates, self.class_names[label])
 
     def where(self, index: int) -> str:
@@ -195,10 +187,6 @@ class Table(Source):
     def row(self, index: int) -> int:
         """The record's number in its file, from 1."""
         return self._at("row", index)
-
-    def label(self, index: int) -> int:
-        """The record's class, -1 where it has none."""
-        return self._at("label", index)
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         return self._columns["label"].to_numpy().astype(np.int64)

@@ -54,9 +54,8 @@ def open_webdataset(
       classes, rows, templates: as in table.open_table.
       where: key of the .json → value or list of values, compared as text.
     """
-    columns: dict[str, Any] = {"image": "image", "caption": caption, "class_name": class_name}
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    return make_table(expand(path, ".tar"), TarReader(), **columns, classes=classes, **chosen)
+    columns, chosen = ("image", caption, class_name), (where, rows, templates)
+    return make_table(expand(path, ".tar"), TarReader(), columns, chosen, classes)
 
 
 @dataclass(frozen=True)
