@@ -206,7 +206,7 @@ def tries(kind: str, count: int, tmp_path: Path) -> Iterator[tuple[int, str]]:
     sound.parent.mkdir()
     options = KINDS[kind](sound)
     for i in range(ROWS):
-        (sound.parent / f"{i}.png").write_bytes(png(i))
+        (tmp_path / f"{i}.png").write_bytes(png(i))
     for seed in range(count):
         copy = tmp_path / f"try.{'tar' if kind == 'webdataset' else kind}"
         if copy.is_dir():
