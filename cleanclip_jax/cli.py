@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cleanclip_jax.errors import StartAgain, UserError, unknown
+from cleanclip_jax.errors import StartAgain, UserError, printable, unknown
 
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -35,12 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
-    logging.basicConfig(format="cleanclip: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("cleanclip: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])
     if (distributed := sys.modules.get("cleanclip_jax.process")) is not None:
         distributed.leave(code, together)
     return code
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
@@ -53,7 +60,7 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
         print(f"cleanclip: {error}", file=sys.stderr)
         return 2, False
     except StartAgain as error:
-        print(f"cleanclip: {error}", file=sys.stderr)
+        print(f"cleanclip: {printable(str(error))}", file=sys.stderr)
         return START_AGAIN, error.together
     except KeyboardInterrupt:
         print("cleanclip: stopped; the same command goes on with the run", file=sys.stderr)

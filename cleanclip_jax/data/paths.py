@@ -28,7 +28,12 @@ def local(path: str | Path) -> str:
     """A path as it is opened: ~ is the user's folder; remote addresses are left alone."""
     if not isinstance(path, str | Path) or "\0" in str(path):
         raise UserError(f"{path!r} is no path: give a text without null characters")
-    return str(path) if is_remote(str(path)) else os.path.expanduser(path)
+    if is_remote(str(path)):
+        return str(path)
+    opened = os.path.expanduser(path)
+    if opened.startswith("~") and not os.path.lexists(opened.partition("/")[0]):
+        raise UserError(f"{opened}: there is no such user; check the path")
+    return str(opened)
 
 
 def is_one_file(given: object, ending: str) -> bool:

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cleanclip_jax import cli
 from cleanclip_jax.data import paths
+from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.views.decode import BadRecord
@@ -233,6 +236,18 @@ def test_a_name_that_is_not_utf_8_costs_its_picture_alone(tmp_path: Path):
     ends = [bad(source, i) for i in range(4) if "\\udcff" in source.where(i)]
     assert len(source) == 4 and len(ends) == 2 and all("not utf-8" in end for end in ends)
     assert source.class_names == ("cat", "d\\udcffg")
+
+
+def test_escape_codes_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture):
+    name = "\\x1b[2J\\nred"
+    source = f"--source={{'kind': 'csv', 'path': '{name}.csv'}}"
+    assert cli.main(["prepare", source, f"--output={tmp_path}/out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and f"{name}.csv: " in line
+    for path in ("/dev/null", "/dev/null/out", "~nosuchuser/out", "x\0y"):
+        with pytest.raises(UserError):
+            digits = open_source({"kind": "digits", "split": "test"})
+            prepare(make_plan(digits), None, Output(path), 0, lambda *_: None)
 
 
 def test_no_row_is_told_in_words(tmp_path: Path):
