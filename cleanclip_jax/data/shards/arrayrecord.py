@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from cleanclip_jax.cache import Held, cached, file_digests
-from cleanclip_jax.data.paths import is_remote, local
+from cleanclip_jax.data.paths import is_remote, local, parse_json, read_bytes
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.layout import Shard
 from cleanclip_jax.errors import UserError, reason, refusing
@@ -121,8 +121,15 @@ class ArrayRecords(Source):
 
 
 def _prepared(folder: Path) -> ArrayRecords:
-    dataset, path = layout.read_dataset(folder), folder / layout.DATASET
-    with refusing(f"{path} {layout.STRANGE}", COPY_ANEW, KeyError, TypeError, ValueError):
+    path = folder / layout.DATASET
+    broken = (OSError, KeyError, TypeError, ValueError)
+    with refusing(f"{path} is not as cleanclip prepare writes it", COPY_ANEW, *broken):
+        dataset = parse_json(read_bytes(str(path)))
+        if (version := dataset["version"]) != layout.VERSION:
+            raise UserError(
+                f"{path} is of version {version}, this is for {layout.VERSION}; prepare the data "
+                "anew."
+            )
         shards = tuple(Shard(**shard) for shard in dataset["shards"])
         index = Shard(layout.INDEX, len(shards), **dataset["index"])
         names, given = dataset["class_names"], dataset["fingerprint"]

@@ -9,8 +9,8 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import check_bytes, parse_json, read_bytes
-from cleanclip_jax.errors import UserError, reason, refusing
+from cleanclip_jax.data.paths import check_bytes
+from cleanclip_jax.errors import reason
 from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
@@ -18,7 +18,6 @@ ENDING = ".array_record"
 DATASET = "dataset.json"
 INDEX = "index.arrow"
 WORK = ".prepare"  # in a folder that prepare has not finished
-STRANGE = "is not as cleanclip prepare writes it"
 
 # A record a group: one is read without its neighbours. Pictures are compressed already.
 WRITING = "group_size:1,uncompressed"
@@ -108,18 +107,3 @@ def fingerprint(
     """What tells prepared pairs apart: every byte of their files, whatever these are called."""
     content = [(shard.records, shard.sha256) for shard in shards]
     return fingerprint_of(version=VERSION, shards=content, index=index, class_names=class_names)
-
-
-def read_dataset(folder: Path) -> dict[str, Any]:
-    """The content of a folder's dataset.json, which is of the version that is known here."""
-    path = folder / DATASET
-    with refusing(
-        f"{path} {STRANGE}", "prepare the data anew", OSError, ValueError, KeyError, TypeError
-    ):
-        content = parse_json(read_bytes(str(path)))
-        version = content["version"]
-    if version != VERSION:
-        raise UserError(
-            f"{path} is of version {version}, this is for {VERSION}; prepare the data anew."
-        )
-    return content

@@ -34,15 +34,17 @@ def batch_of(
     columns: Mapping[str, pa.Array | list[str | None]],
     bad: list[str | None],
     names: list[str | None] | None = None,
-    why: str = "text that is not utf-8",
+    why: str | None = None,
 ) -> pa.RecordBatch:
     """Rows as a reader gives them, with why some cannot be read and, if not by number, names.
 
-    A list is a column of texts; one that has surrogates makes its row bad, for the reason `why`.
+    A list is a column of texts; one that has surrogates makes its row bad, `why` or as not utf-8.
     """
     named = columns if names is None else {**columns, NAME: names}
     arrays = {
-        name: _texts(column, bad, why) if isinstance(column, list) else column
+        name: _texts(column, bad, why or f"column {name!r} is not utf-8")
+        if isinstance(column, list)
+        else column
         for name, column in named.items()
     }
     return pa.RecordBatch.from_pydict({**arrays, BAD: pa.array(bad, pa.string())})

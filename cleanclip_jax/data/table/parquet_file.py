@@ -25,27 +25,17 @@ class ParquetReader:
     def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with open_binary(file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                bad: list[str | None] = [None] * batch.num_rows
-                arrays = {name: _sound(name, batch.column(name), bad) for name in columns}
-                yield batch_of(arrays, bad)
+                arrays = {name: _sound(batch.column(name)) for name in columns}
+                yield batch_of(arrays, [None] * batch.num_rows)
 
 
-def _sound(name: str, column: pa.Array, bad: list[str | None]) -> pa.Array:
-    """A column's values; those that are no text, which a careless writer leaves, are noted."""
+def _sound(column: pa.Array) -> pa.Array | list[str | None]:
+    """A column's values; texts that are none, as a careless writer leaves them, have surrogates."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if not is_text(column.type):
-        return column
     try:
-        column.validate(full=True)
+        column.validate(full=is_text(column.type))
         return column
     except pa.ArrowInvalid:
-        pass
-    values: list[str | None] = []
-    for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
-        try:
-            values.append(data if data is None else data.decode())
-        except UnicodeDecodeError:
-            values.append(None)
-            bad[i] = f"column {name!r} is not utf-8"
-    return pa.array(values, column.type)
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [v if v is None else v.decode(errors="surrogateescape") for v in values]
