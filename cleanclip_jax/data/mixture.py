@@ -24,8 +24,8 @@ def open_mixture(sources: Mapping[str, Any]) -> Source:
     """Several sources as one (Mixture).
 
     Args:
-      sources: name → the source's own config and its `weight`, how many times each of its pairs
-        comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
+      sources: name → the config of a source and its `weight`, how many times each of its pairs
+        comes in an epoch (default: 1; a fraction chooses that share of them, once for all).
     """
     opened = {}
     for name, config in sources.items():

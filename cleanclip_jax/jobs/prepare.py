@@ -11,7 +11,7 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import BAD_ROWS, make_plan, prepare
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError

@@ -48,13 +48,13 @@ def test_pairs_of_all_sources_come_one_after_the_other(mix: Callable):
 
 def test_a_weight_is_how_many_times_a_pair_comes(mix: Callable):
     source = mix(few_weight=3, many_weight=0.5)
-    found = counts(source)
+    times = counts(source)
     assert len(source) == 3 * 4 + 5
-    assert sorted(found.values()) == [1] * 5 + [3] * 4
+    assert sorted(times.values()) == [1] * 5 + [3] * 4
     assert len(source.labels()) == 17
     assert all(source[i].label == source.labels()[i] for i in range(12))
-    found = counts(mix(few_weight=2.5, many_weight=0))
-    assert sorted(found.values()) == [2, 2, 3, 3]
+    times = counts(mix(few_weight=2.5, many_weight=0))
+    assert sorted(times.values()) == [2, 2, 3, 3]
 
 
 def test_the_share_that_a_fraction_picks_is_fixed_and_spread(write_csv: Callable):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cleanclip_jax.cache import sha256
 from cleanclip_jax.data.shards import layout
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import open_source
@@ -174,9 +174,9 @@ def describe(path: Path, rng: np.random.Generator) -> None:
                 about[key] = (-1, 2**70, None, "x", [], {}, 7, True)[rng.integers(8)]
         if rng.integers(4) == 0:
             content["class_names"] = ([], None, ["a"], [1], "ab", {})[rng.integers(6)]
-        found = [layout.Shard(**about) for about in content["shards"]]
+        made = [layout.Shard(**about) for about in content["shards"]]
         index, names = content["index"]["sha256"], content["class_names"]
-        content["fingerprint"] = layout.fingerprint(found, index, names)
+        content["fingerprint"] = layout.fingerprint(made, index, names)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         return
     file.write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.data import paths
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.errors import UserError
@@ -250,7 +250,7 @@ def test_escape_codes_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.C
             prepare(make_plan(digits), None, Output(path), 0, lambda *_: None)
 
 
-def test_no_row_is_told_in_words(tmp_path: Path):
+def test_no_row_left_is_a_line_in_words(tmp_path: Path):
     assert "it has no rows" in refused(csv_of(tmp_path / "a.csv", b"image,caption\n"))
     content = b"image,caption\na,b\n"
     assert "rows 5 on of 1: none left" in refused(

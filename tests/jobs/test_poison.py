@@ -86,6 +86,7 @@ def test_help_names_keys_that_a_clean_config_takes(output: Path):
     config = load("configs/demo.py")
     config.attack = None
     override(config, flag[0], flag[1].replace("OUTPUT", str(output / "plan")))
+    assert isinstance(config.attack, ConfigDict)
     assert make_plan(config.attack.to_dict(), digits(), SIDE).target == "seven"
 
 

@@ -1,4 +1,4 @@
-"""Pairs from ArrayRecord shards: a folder that data.shards.prepared wrote, or shards alone.
+"""Pairs from ArrayRecord shards: a folder that cleanclip prepare wrote, or shards alone.
 
 What a prepared folder must hold its dataset.json says. Shards without one are read through once,
 for an index in the cache.

@@ -15,7 +15,7 @@ from cleanclip_jax.cache import remember_digest, sha256
 from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.record import Source

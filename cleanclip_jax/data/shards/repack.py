@@ -15,11 +15,11 @@ from PIL import Image
 
 from cleanclip_jax.cache import sha256
 from cleanclip_jax.data.paths import parse_json
-from cleanclip_jax.data.shards.destination import Output
 from cleanclip_jax.data.shards.layout import (
     ENDING,
     INDEX_SCHEMA,
     WORK,
+    Output,
     Shard,
     index_writer,
     pack,

@@ -31,7 +31,7 @@ class Lease:
     """Worker processes run while the lease lasts and the process that made it lives.
 
     Grain asks its workers to stop and waits 25 seconds for each; one that hangs in a read or is
-    stopped (SIGSTOP) does not hear it, and one whose parent was killed is not asked at all.
+    stopped (SIGSTOP) does not stop, and one whose parent was killed gets no request at all.
     """
 
     def __init__(self):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from cleanclip_jax.errors import UserError, refusing, unknown
+from cleanclip_jax.errors import UserError, printable, refusing, unknown
 
 pc: Any = compute  # its functions are made when it is imported: pyright knows none
 
@@ -47,7 +47,8 @@ def batch_of(
         else column
         for name, column in named.items()
     }
-    return pa.RecordBatch.from_pydict({**arrays, BAD: pa.array(bad, pa.string())})
+    reasons = [reason and printable(reason) for reason in bad]
+    return pa.RecordBatch.from_pydict({**arrays, BAD: pa.array(reasons, pa.string())})
 
 
 def _texts(values: list[str | None], bad: list[str | None], why: str) -> pa.Array:

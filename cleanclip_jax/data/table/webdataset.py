@@ -103,7 +103,7 @@ def members(stream: Any) -> Iterator[Member]:
         if not any(header):
             return
         try:
-            # The checksum's own place counts as spaces.
+            # The checksum's place counts as spaces.
             sound = sum(header) - sum(header[148:156]) + 256 == nti(header[148:156])
             size = int(extra.get("size", nti(header[124:136])))
         except (tarfile.HeaderError, ValueError):
@@ -147,7 +147,7 @@ def _pax(data: bytes) -> dict[str, str]:
 
 
 def _samples(stream: Any) -> Iterator[tuple[str, dict[str, Member], str | None]]:
-    """Samples: name, files by ending, and why one cannot be told from another."""
+    """Samples: name, files by ending, and why one cannot be read."""
 
     def name_of(member: Member) -> str:
         folder, slash, name = member.name.rpartition("/")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import Runner, make_plan, prepare
 from cleanclip_jax.data.shards.repack import Plan, repack_picture, repack_shard
 from cleanclip_jax.data.shards.runners import in_processes
@@ -318,7 +318,7 @@ def test_larger_pictures_are_resized_and_smaller_keep_their_bytes():
         repack_picture(jpeg(100, 61)[:500], "here", None, None)
 
 
-def test_only_its_own_work_is_taken_up(pairs: Source, tmp_path: Path):
+def test_only_work_that_it_began_is_taken_up(pairs: Source, tmp_path: Path):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.tex").write_text("years")

@@ -176,7 +176,7 @@ def test_the_fingerprint_follows_what_decides_rows_and_captions(parquet: Callabl
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet"])
-def test_one_changed_byte_changes_the_fingerprint(
+def test_one_other_byte_changes_the_fingerprint(
     parquet: Callable, write_csv: Callable, tmp_path: Path, name: str
 ):
     """For parquet within a picture, far from the footer."""
