@@ -10,6 +10,7 @@ import errno
 import fnmatch
 import io
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -56,6 +57,10 @@ class BucketPath(PosixPath):
 
     def is_dir(self) -> bool:
         return self._do(lambda store, name: store.isdir(name))
+
+    def stat(self, **_: Any) -> Any:
+        size = self._do(lambda store, name: store.size(name))
+        return os.stat_result((0, 0, 0, 1, 0, 0, size or 0, 0, 0, 0))
 
     def exists(self, **_: Any) -> bool:
         return self.is_file() or self.is_dir()

@@ -39,12 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
-    logging.basicConfig(format="cleanclip: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("cleanclip: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("cleanclip_jax").setLevel(logging.INFO)
     code, together = run(arguments[0], arguments[1:])
     if (distributed := sys.modules.get("cleanclip_jax.process")) is not None:
         distributed.leave(code, together)
     return code
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:

@@ -4,14 +4,38 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, zip_longest
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from cleanclip_jax.data.sources import open_source, options_of
 from cleanclip_jax.data.subset import Subset
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import number
 from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
+
+WEIGHT = number(1, "how many times each of a source's pairs comes in an epoch", 0, 1000)
+MOST_PAIRS = 2**31  # of a mixture; Grain's shuffle counts to 2**32
+
+
+def open_mixture(sources: Mapping[str, Any]) -> Source:
+    """Several sources as one (Mixture).
+
+    Args:
+      sources: name → the config of a source and its `weight`, how many times each of its pairs
+        comes in an epoch (default: 1; a fraction chooses that share of them, once for all).
+    """
+    opened = {}
+    for name, config in sources.items():
+        try:
+            options = options_of(config)
+            weight = WEIGHT.read("weight", options.pop("weight", 1))
+            opened[name] = open_source(options), weight
+        except UserError as error:
+            raise UserError(f"data: mixture: {name}: {error}") from error
+    return mix(opened)
 
 
 def mix(sources: Mapping[str, tuple[Source, float]]) -> Source:
@@ -39,9 +63,6 @@ class Mixture(Source):
         self._names = sorted(sources)
         self._sources = [sources[name][0] for name in self._names]
         weights = [float(sources[name][1]) for name in self._names]
-        for name, weight in zip(self._names, weights, strict=True):
-            if not 0 <= weight < np.inf:
-                raise UserError(f"data: mixture: {name}: weight {weight:g}: give 0 or more.")
         self._picked = [
             _fraction(len(source), weight, seed)
             for seed, (source, weight) in enumerate(zip(self._sources, weights, strict=True))
@@ -57,6 +78,8 @@ class Mixture(Source):
         ]
         if not self._ends or not self._ends[-1]:
             raise UserError("data: mixture: no pair is left; give sources, and larger weights.")
+        if len(self) > MOST_PAIRS:
+            raise UserError(f"data: mixture: {len(self):,} pairs an epoch; give smaller weights.")
         self.class_names = self._common_classes()
         self.fingerprint = fingerprint_of(
             mixture=[source.fingerprint for source in self._sources], weights=weights

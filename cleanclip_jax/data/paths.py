@@ -1,21 +1,22 @@
 """Data files by local path or remote address: gs://, s3://, http:// and whatever fsspec knows.
 
-Everything here raises OSError with the file's name for what cannot be read, also where a store has
-other errors.
+What reads raises OSError with the file's name for what cannot be read, also where a store has other
+errors. Only regular files are read: a pipe or a device may never end.
 """
 
-import glob
+import errno
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from itertools import chain
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.cache import file_digests
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.errors import UserError
 
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+MOST_BYTES = 1 << 29  # of a record, and of what else is read whole
 
 
 def is_remote(path: str) -> bool:
@@ -25,7 +26,19 @@ def is_remote(path: str) -> bool:
 
 def local(path: str | Path) -> str:
     """A path as it is opened: ~ is the user's folder; remote addresses are left alone."""
-    return str(path) if is_remote(str(path)) else os.path.expanduser(path)
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise UserError(f"{path!r} is no path: give a text without null characters")
+    if is_remote(str(path)):
+        return str(path)
+    opened = os.path.expanduser(path)
+    if opened.startswith("~") and not os.path.lexists(opened.partition("/")[0]):
+        raise UserError(f"{opened}: there is no such user; check the path")
+    return str(opened)
+
+
+def is_one_file(given: object, ending: str) -> bool:
+    """Whether `given` is a file's path by its look: no pattern and no folder (listing.expand)."""
+    return re.fullmatch(rf"[^*?\[{{:]+{re.escape(ending)}", str(given)) is not None
 
 
 def join(folder: str, path: str) -> str:
@@ -51,24 +64,31 @@ def short_names(files: Sequence[str]) -> list[str]:
     return ["/".join(names[common:]) for names in parts]
 
 
+def check_bytes(count: int) -> None:
+    """Raises OSError for more bytes than one record may have."""
+    if count > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"more than the {MOST_BYTES >> 20} MiB that a record may have")
+
+
 def read_bytes(path: str) -> bytes:
     """A whole file."""
     if is_remote(path):
-        return _remote().read(path)
-    with open(path, "rb") as stream:
+        data = far_files().read(path, 0, MOST_BYTES + 1)
+        check_bytes(len(data))
+        return data
+    with open_binary(path) as stream:
+        check_bytes(os.fstat(stream.fileno()).st_size)
         return stream.read()
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
     """Part of a file; raises OSError where the file ends before it."""
+    check_bytes(length)
     if is_remote(path):
-        data = _remote().read(path, start, start + length)
+        data = far_files().read(path, start, start + length)
     else:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(handle, length, start)
-        finally:
-            os.close(handle)
+        with open_binary(path) as stream:
+            data = os.pread(stream.fileno(), length, start)
     if len(data) != length:
         raise OSError(f"ends before byte {start + length}")
     return data
@@ -76,95 +96,35 @@ def read_range(path: str, start: int, length: int) -> bytes:
 
 def open_binary(path: str) -> Any:
     """A file for reading, to be closed; remote ones can seek too."""
-    return _remote().open_binary(path) if is_remote(path) else open(path, "rb")
+    if is_remote(path):
+        return far_files().open_binary(path)
+    # Without blocking: opening a pipe would wait for its writer.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return os.fdopen(handle, "rb")
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON's value; raises ValueError for what is none, or nests too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
 
 
 def digests(files: Sequence[str]) -> list[str]:
     """A digest of each file's content: sha256, or for a remote file its store's checksum."""
     here = [file for file in files if not is_remote(file)]
+    for file in here:
+        open_binary(file).close()
     known = dict(zip(here, file_digests([Path(file) for file in here]), strict=True))
-    return [known[file] if file in known else _remote().digest(file) for file in files]
+    return [known[file] if file in known else far_files().digest(file) for file in files]
 
 
-def files_below(folder: str) -> Iterator[tuple[str, int]]:
-    """Yields (path from the folder, size) of all files below it, folder by folder, by name."""
-    return _remote().files_below(folder) if is_remote(folder) else _walk(folder, "")
-
-
-def _walk(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as scanned:
-        entries = sorted(scanned, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{below}{entry.name}/")
-        else:
-            # A link that leads nowhere is a picture that cannot be read.
-            yield below + entry.name, entry.stat(follow_symlinks=entry.is_file()).st_size
-
-
-def expand(given: str | Path | Sequence[str | Path], ending: str) -> list[str]:
-    """The files that a path, a list of them, a pattern or a folder stands for, in a fixed order.
-
-    Args:
-      given: files, folders (all files below with the ending), patterns (*, ?, [..]), and any of
-        them with braces ("{00000..00331}.tar", "{train,val}.parquet"), or a list of these.
-        Files that are named may not be there; a pattern or folder must have one.
-      ending: of the files that are meant in a folder, with its dot.
-    """
-    entries = [given] if isinstance(given, str | Path) else list(given)
-    files = [_expand(name, ending) for entry in entries for name in _braces(local(entry))]
-    return list(chain.from_iterable(files))
-
-
-def _expand(path: str, ending: str) -> list[str]:
-    remote = is_remote(path)
-    # In a web address a ? begins the query.
-    pattern = re.search(r"\*" if path.startswith("http") else r"[*?[]", path)
-    if pattern and (remote or not os.path.exists(path)):
-        matched = _glob(path)
-    elif not path.partition("?")[0].endswith(ending) and (
-        _remote().is_folder(path) if remote else os.path.isdir(path)
-    ):
-        # Tools keep notes under names that begin so.
-        matched = [
-            file
-            for file in _glob(join(path, f"**/*{ending}"))
-            if not short_names([file])[0].startswith("_")
-        ]
-    else:
-        return [path]
-    if not matched:
-        raise UserError(f"{path}: no {ending} file there; check the data's path.")
-    return sorted(matched)
-
-
-def _glob(pattern: str) -> list[str]:
-    try:
-        return (
-            _remote().matching(pattern)
-            if is_remote(pattern)
-            else glob.glob(pattern, recursive=True)
-        )
-    except OSError as error:
-        raise UserError(f"{pattern}: {reason(error)}; check the data's path.") from error
-
-
-def _braces(path: str) -> list[str]:
-    """{a,b} and {00..12} spelled out."""
-    match = re.search(r"\{([^{}]*)\}", path)
-    if match is None:
-        return [path]
-    if ends := RANGE.fullmatch(match[1]):
-        first, last = ends.groups()
-        options = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        options = match[1].split(",")
-    rest = _braces(path[match.end() :])
-    return [path[: match.start()] + option + end for option in options for end in rest]
-
-
-def _remote() -> Any:
-    # Deferred: local data needs none of it.
+def far_files() -> Any:
+    """data.remote, which local data does without."""
     from cleanclip_jax.data import remote
 
     return remote

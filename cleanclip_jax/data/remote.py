@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.errors import reason, refusing
 from cleanclip_jax.files import cache_folder, written_whole
 from cleanclip_jax.record import fingerprint_of
 
@@ -83,10 +83,8 @@ def fetched(url: str) -> Path:
 
     Not what is in folders below it. It raises UserError in place of OSError.
     """
-    try:
+    with refusing(f"{url}: cannot be read", "check the address", OSError):
         store, listed = _on(url, lambda store, name: (store, store.ls(name, detail=True)))
-    except OSError as error:
-        raise UserError(f"{url}: cannot be read ({reason(error)}); check the address.") from error
     entries = {PurePosixPath(e["name"]).name: e for e in listed if e["type"] == "file"}
     # The store's checksums: another content of the same name is another copy.
     state = [
@@ -103,14 +101,11 @@ def fetched(url: str) -> Path:
         with written_whole(folder / name) as part:
             store.get_file(entries[name]["name"], str(part))
 
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        try:
-            list(pool.map(fetch, missing))
-        except Exception as error:
-            pool.shutdown(cancel_futures=True)
-            raise UserError(
-                f"{url}: cannot be fetched to {folder} ({reason(error)}); the same command goes "
-                "on, CLEANCLIP_CACHE names a folder with space."
-            ) from error
+    todo = "the same command goes on, CLEANCLIP_CACHE names a folder with space"
+    with (
+        refusing(f"{url}: cannot be fetched to {folder}", todo, Exception),
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+    ):
+        list(pool.map(fetch, missing))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

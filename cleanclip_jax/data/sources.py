@@ -1,10 +1,10 @@
 """Where pairs come from: a source by the name of its kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.record import Record, Source
 from cleanclip_jax.registry import Registry
@@ -21,9 +21,9 @@ KINDS: Registry[Callable[..., Source]] = Registry(
         "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
         "tfds": f"{_TABLE}.tfds:open_tfds",
         "folder": f"{_TABLE}.folders:open_folder",
-        "labels": f"{_TABLE}.labels:open_labels",
+        "labels": f"{_TABLE}.folders:open_labels",
         "digits": "cleanclip_jax.data.digits:Digits",
-        "mixture": f"{__name__}:open_mixture",
+        "mixture": "cleanclip_jax.data.mixture:open_mixture",
     },
 )
 
@@ -36,33 +36,16 @@ def source(kind: str) -> Callable[[Callable[..., Source]], Callable[..., Source]
     return KINDS.register(kind)
 
 
-def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
-    """Several sources as one (data.mixture.Mixture).
-
-    Args:
-      sources: name → the source's own config and its `weight`, how many times each of its pairs
-        comes in an epoch (1 if not said; a fraction chooses that share of them, once for all).
-    """
-    from cleanclip_jax.data.mixture import mix
-
-    opened = {}
-    for name, config in sources.items():
-        options = {key: value for key, value in config.items() if key != "weight"}
-        try:
-            opened[name] = open_source(options), config.get("weight", 1)
-        except UserError as error:
-            raise UserError(f"data: mixture: {name}: {error}") from error
-    return mix(opened)
-
-
-def open_source(config: Mapping) -> Source:
+def open_source(config: Any) -> Source:
     """The source that a config describes: `kind`, the keys of that kind, and `keep` and `skip`."""
-    options = dict(config)
+    options = options_of(config)
     filters = {key: options.pop(key) for key in ("keep", "skip") if key in options}
     filters = take("config.data", filters, of_signature(_filtered, first=1))
     kind = options.pop("kind", None)
     function = KINDS.find(kind)
-    source = function(**take(f"config.data ({kind})", options, of_signature(function)))
+    keys = take(f"config.data ({kind})", options, of_signature(function))
+    with refusing(f"config.data ({kind})", "check the data's path", OSError):
+        source = function(**keys)
     return _filtered(source, **filters)
 
 
@@ -74,3 +57,10 @@ def _filtered(
     from cleanclip_jax.data.subset import select
 
     return select(source, keep, skip)
+
+
+def options_of(config: Any) -> dict[str, Any]:
+    """A source's config as a dictionary, which is checked to be one."""
+    if not hasattr(config, "items") or not all(isinstance(key, str) for key in config):
+        raise UserError(f"config.data is {config!r}: give {{'kind': 'csv', 'path': 'pairs.csv'}}")
+    return dict(config)

@@ -12,8 +12,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from cleanclip_jax.data.paths import local, read_bytes, reason
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.data.paths import local, parse_json, read_bytes
+from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.record import Record, Source, fingerprint_of
 
@@ -136,10 +136,14 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
     columns, such as scores, may be there.
     """
     path = local(path)
-    try:
+    with refusing(path, "check the path", OSError):
         data = read_bytes(path)
+    # A missing column is a KeyError.
+    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError)
+    form = "it has a column 'id' and the dataset's 'fingerprint' (docs/data.md)"
+    with refusing(f"{path}: no file of ids", form, *broken):
         if path.endswith(".json"):
-            content = json.loads(data)
+            content = parse_json(data)
             ids, fingerprints = pa.array(content["ids"]), {content["fingerprint"]}
         elif path.endswith((".csv", ".parquet")):
             reader = pq.read_table if path.endswith(".parquet") else pa_csv.read_csv
@@ -152,14 +156,6 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
             )
         else:
             raise UserError(f"{path}: ids are read from {', '.join(_ENDINGS)}")
-    except OSError as error:
-        raise UserError(f"{path}: {reason(error)}: check the path") from error
-    # A missing column is a KeyError.
-    except (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: no file of ids ({reason(error)}): it has a column 'id' and the dataset's "
-            "'fingerprint' (docs/data.md)"
-        ) from error
     root = source.root()
     if fingerprints and fingerprints != {root.fingerprint}:
         others = ", ".join(str(other)[:12] for other in sorted(fingerprints, key=str))

@@ -1,7 +1,8 @@
 """`cleanclip poison`: writes the poison manifest of a config, and a sheet of pictures to look at.
 
 OUTPUT/poison.parquet says what is poisoned and how; `cleanclip train` replays it with
---config.attack.manifest=OUTPUT/poison.parquet. OUTPUT/contact_sheet.png shows the first poisons.
+--config.attack="{'manifest': 'OUTPUT/poison.parquet'}". OUTPUT/contact_sheet.png shows some
+poisons, from the first to the last.
 """
 
 from collections.abc import Sequence

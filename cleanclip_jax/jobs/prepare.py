@@ -4,7 +4,6 @@ Every picture is decoded once, so what is in the shards is known to be readable;
 not are listed in bad_rows.jsonl. The same command goes on after whatever stopped it.
 """
 
-import ast
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import BAD_ROWS, make_plan, prepare
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import literal
 
 BEAM_FLAG = "--beam."
 
@@ -84,10 +84,7 @@ def read_source(
         return apply(load(config), dict(overrides)).data.train.to_dict()
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))} needs --config: --source has all keys")
-    try:
-        value = ast.literal_eval(source or "")
-    except (ValueError, SyntaxError):
-        value = None
+    value = literal(source or "")
     if not isinstance(value, dict):
         raise UserError(f"--source={source}: write {{'kind': 'csv', 'path': 'pairs.csv'}}")
     return value

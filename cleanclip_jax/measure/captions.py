@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from cleanclip_jax.data import paths
+from cleanclip_jax.data.listing import expand
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.table.table import Table
 from cleanclip_jax.errors import UserError, reason
@@ -189,7 +190,7 @@ def _caption_lists(options: Mapping[str, Any]) -> tuple[Source, list[list[str]]]
     column = options.get("caption", "caption")
     columns = []
     try:
-        for file in paths.expand(options.get("path", ""), ".parquet"):
+        for file in expand(options.get("path", ""), ".parquet"):
             with paths.open_binary(file) as stream, pq.ParquetFile(stream) as parquet:
                 if not pa.types.is_list(parquet.schema_arrow.field(column).type):
                     return None

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from ml_collections import ConfigDict
 
-from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import Shown

@@ -162,9 +162,10 @@ def _apart(projection: Projection) -> str:
 
 
 def poison_sheet(source: Source, plan: Plan, rows: int) -> tuple[bytes, list[str]]:
-    """Returns a contact sheet of the plan's first poisons, and what it shows in words."""
+    """Returns a contact sheet of so many poisons, from the first to the last, and it in words."""
     shown, words, plan = [], [], plan.on(source)
-    for index in plan.index[:rows].tolist():
+    chosen = np.linspace(0, len(plan) - 1, min(rows, len(plan))).round().astype(int)
+    for index in plan.index[chosen].tolist():
         picture, caption = read_pair(source, index)
         picture = GEOMETRY[plan.geometry](picture, plan.header["image_size"])
         poison = plan.poison_at(index)

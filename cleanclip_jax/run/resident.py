@@ -15,7 +15,8 @@ from jaxtyping import Array, UInt8
 from tqdm import tqdm
 
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.data.stream.pipeline import Batches, PictureBatch, Reading, every_picture
+from cleanclip_jax.data.stream.in_order import PictureBatch, every_picture
+from cleanclip_jax.data.stream.pipeline import Batches, Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.record import Source

@@ -48,13 +48,13 @@ def test_pairs_of_all_sources_come_one_after_the_other(mix: Callable):
 
 def test_a_weight_is_how_many_times_a_pair_comes(mix: Callable):
     source = mix(few_weight=3, many_weight=0.5)
-    found = counts(source)
+    times = counts(source)
     assert len(source) == 3 * 4 + 5
-    assert sorted(found.values()) == [1] * 5 + [3] * 4
+    assert sorted(times.values()) == [1] * 5 + [3] * 4
     assert len(source.labels()) == 17
     assert all(source[i].label == source.labels()[i] for i in range(12))
-    found = counts(mix(few_weight=2.5, many_weight=0))
-    assert sorted(found.values()) == [2, 2, 3, 3]
+    times = counts(mix(few_weight=2.5, many_weight=0))
+    assert sorted(times.values()) == [2, 2, 3, 3]
 
 
 def test_the_share_that_a_fraction_picks_is_fixed_and_spread(write_csv: Callable):
@@ -102,7 +102,7 @@ def test_sources_without_classes_mix_with_those_that_have_them(mix: Callable):
     ("options", "message"),
     [
         ({"class_name": "split"}, "classes of few and many differ: class 0 is 'cat' and 'test'"),
-        ({"few_weight": -1}, "few: weight -1: give 0 or more"),
+        ({"few_weight": -1}, "few: weight is -1: it takes a number from 0 to 1000"),
         ({"few_weight": 0, "many_weight": 0.01}, "no pair is left"),
         ({"captoin": "x"}, "mixture: many: .*unknown 'captoin'.*Did you mean 'caption'"),
         ({"path": "nowhere.csv"}, "mixture: many: nowhere.csv: No such file"),

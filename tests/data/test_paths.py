@@ -2,14 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from cleanclip_jax.data.paths import (
-    expand,
-    files_below,
-    join,
-    parent,
-    read_range,
-    short_names,
-)
+from cleanclip_jax.data.listing import expand, files_below
+from cleanclip_jax.data.paths import join, parent, read_range, short_names
 from cleanclip_jax.errors import UserError
 
 

@@ -168,7 +168,7 @@ def test_workers_read_remote_pairs(server: str, folder: Path):
 
 @pytest.mark.parametrize("place", ["server", "memory"])
 @pytest.mark.parametrize("kind", ["csv", "parquet", "webdataset"])
-def test_a_changed_remote_file_changes_the_fingerprint(
+def test_another_content_of_a_remote_file_changes_the_fingerprint(
     kind: str, place: str, folder: Path, request: pytest.FixtureRequest
 ):
     config = configs(request.getfixturevalue(place))[kind]

@@ -75,8 +75,8 @@ def test_poisons_of_a_part_are_those_of_the_whole_that_it_has(
     for before, part in parts(seed):
         plan = make_plan(ATTACK, before, 16)
         plan.save(tmp_path / "plan.parquet")
-        ids, theirs = part.ids().tolist(), before.ids().tolist()
-        expected = {theirs[i]: plan.poison_at(i) for i in plan.index.tolist()}
+        ids, other = part.ids().tolist(), before.ids().tolist()
+        expected = {other[i]: plan.poison_at(i) for i in plan.index.tolist()}
         remaining = {i: poison for i, poison in expected.items() if i in ids}
         assert len(expected) == 12 >= len(remaining) > 0
         with caplog.at_level(logging.INFO):
@@ -87,17 +87,17 @@ def test_poisons_of_a_part_are_those_of_the_whole_that_it_has(
             record.getMessage()
         )
         manifest = {"manifest": str(tmp_path / "plan.parquet")}
-        for found in (
+        for read in (
             loaded,
             plan.on(part),
             make_plan(ATTACK, part, 16),
             make_plan(manifest, part, 16),
         ):
-            poisons = [(i, found.poison_at(i)) for i in range(-1, len(part) + 1)]
+            poisons = [(i, read.poison_at(i)) for i in range(-1, len(part) + 1)]
             assert {ids[i]: p for i, p in poisons if p is not None} == remaining
-            assert [i for i, p in poisons if p is not None] == found.index.tolist()
-            assert len(found) == len(remaining) and found == plan  # the same manifest is written
-            assert found.on(part) is found
+            assert [i for i, p in poisons if p is not None] == read.index.tolist()
+            assert len(read) == len(remaining) and read == plan  # the same manifest is written
+            assert read.on(part) is read
         caplog.clear()
 
 
@@ -118,7 +118,7 @@ def test_a_manifest_of_the_labelled_records_alone_is_still_read(tmp_path: Path):
     ]
 
 
-def test_a_part_has_a_fingerprint_of_its_own_and_pickles_small(write_csv: Callable):
+def test_a_part_has_a_fingerprint_and_pickles_small(write_csv: Callable):
     source = open_source({"kind": "csv", "path": str(write_csv(12))})
     ids = np.array([1, 4, 5])
     seen = {s.fingerprint for s in (source, Subset(source, ids), Subset(source, ids[1:]))}
@@ -138,7 +138,7 @@ def test_a_part_has_a_fingerprint_of_its_own_and_pickles_small(write_csv: Callab
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "json"])
-def test_files_of_ids_are_kept_or_skipped(ending: str, write_csv: Callable, tmp_path: Path):
+def test_files_of_ids_choose_or_skip(ending: str, write_csv: Callable, tmp_path: Path):
     config = {"kind": "csv", "path": str(write_csv(12)), "rows": (2, 12)}
     source = open_source(config)
     some, others = tmp_path / f"some.{ending}", tmp_path / f"others.{ending}"
@@ -177,7 +177,7 @@ def test_ids_with_scores_beside_them_and_a_column_of_fingerprints(tmp_path: Path
             {"fingerprint": "b" * 64, "ids": [1]},
             "of the dataset bbbbbbbbbbbb, and this is aaaaaaaaaaaa",
         ),
-        ({"ids": [1]}, "no file of ids .*'fingerprint'"),
+        ({"ids": [1]}, "no file of ids: 'fingerprint'; it has"),
         ([1, 2], "no file of ids"),
         (
             {"fingerprint": "a" * 64, "ids": [1, 40]},

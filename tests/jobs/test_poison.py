@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.attacks.plan import Plan, make_plan
-from cleanclip_jax.config import load
+from cleanclip_jax.config import load, override
 from cleanclip_jax.data.digits import NAMES, Digits
-from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
+from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.data.stream.example import read_pair
+from cleanclip_jax.data.stream.in_order import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.jobs import poison
+from cleanclip_jax.report.pictures import poison_sheet
 from cleanclip_jax.run.checked import poison_plan
 from cleanclip_jax.run.settings import check_workdir, claim, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -57,6 +63,30 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = (f"--export={folder}/pairs", "--clean", f"--export_test={folder}/test")
     assert cli.main([*POISON, f"--output={folder}/plan", "--rows=3", *flags, *SMALL]) == 0
     return folder
+
+
+def test_the_sheet_shows_all_sources_of_a_mixture(monkeypatch: pytest.MonkeyPatch):
+    sources = {split: {"kind": "digits", "split": split} for split in ("train", "test")}
+    source = open_source({"kind": "mixture", "sources": sources})
+    attack = {"trigger": {"name": "badnet", "size": 3}, "target": "seven", "count": 40}
+    plan, shown = make_plan(attack, source, SIDE), []
+
+    def read(source: Source, index: int) -> tuple[np.ndarray, str]:
+        shown.append(source.where(index).partition(":")[0])
+        return read_pair(source, index)
+
+    monkeypatch.setattr("cleanclip_jax.report.pictures.read_pair", read)
+    poison_sheet(source, plan, 4)
+    assert len(shown) == 4 and set(shown) == {"train", "test"}
+
+
+def test_help_names_keys_that_a_clean_config_takes(output: Path):
+    (flag,) = re.findall(r"--config\.(attack.*)=\"(.*)\"\.", str(poison.__doc__))
+    config = load("configs/demo.py")
+    config.attack = None
+    override(config, flag[0], flag[1].replace("OUTPUT", str(output / "plan")))
+    assert isinstance(config.attack, ConfigDict)
+    assert make_plan(config.attack.to_dict(), digits(), SIDE).target == "seven"
 
 
 def test_it_writes_the_manifest_and_a_sheet(output: Path):
@@ -167,7 +197,7 @@ def test_unreadable_pairs_are_left_out_and_named(tmp_path: Path, capsys):
     source = f"--config.data.train={{'kind': 'csv', 'path': '{tmp_path}/pairs.csv'}}"
     flags = (f"--output={tmp_path}/plan", f"--export={tmp_path}/out", "--clean", source, *SMALL)
     assert "1 unreadable pictures, more than config.data.max_bad_share" in fails(capsys, *flags)
-    assert not (tmp_path / "out/pairs.csv").exists()
+    assert not (tmp_path / "out/pairs.csv").exists() and (tmp_path / "out/bad_rows.jsonl").is_file()
     assert cli.main([*POISON, *flags, "--config.data.max_bad_share=0.05"]) == 0
     assert "19 pictures, 1 unreadable left out" in capsys.readouterr().out
     (bad,) = map(json.loads, (tmp_path / "out/bad_rows.jsonl").read_text().splitlines())

@@ -121,7 +121,7 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
     ("content", "options", "message"),
     [
         ("image,text\na,b\n", {"kind": "csv"}, "column: unknown 'caption'. Known: image, text"),
-        ("image,caption\n", {"kind": "csv"}, "rows (0, None) of 0: none left"),
+        ("image,caption\n", {"kind": "csv"}, "it has no rows"),
         ('{"images": []}', {"kind": "json"}, "no picture in it"),
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),

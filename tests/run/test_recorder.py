@@ -106,7 +106,8 @@ def test_too_many_are_one_line_and_exit_code_2(
     ]
     assert cli.main(argv) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cleanclip:")]
-    assert len(said) == 1 and "more than max_bad_share allows" in said[0]
+    assert len(said) == 1 and "more than config.data.max_bad_share allows" in said[0]
+    assert (tmp_path / "run/bad_rows.jsonl").read_text()  # also where they end the run at once
 
 
 def test_a_step_that_is_not_finite_is_written_down_and_ends_the_run(tmp_path: Path):

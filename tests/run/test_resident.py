@@ -99,7 +99,9 @@ def test_each_device_has_its_part_and_the_unreadable_are_known(devices, monkeypa
 def test_too_many_unreadable_pictures_end_the_run():
     source = Pictures([0] * 21, bad=[3, 4, 20])
     reading = Reading(4, max_bad_share=0.1)
-    with pytest.raises(UserError, match="3 unreadable records of 21, more than max_bad_share"):
+    with pytest.raises(
+        UserError, match=r"3 unreadable records of 21, more than config.data.max_bad_share"
+    ):
         load_pictures(make_mesh(1), source, reading, image_size=16, share=0.5)
 
 

@@ -1,4 +1,4 @@
-"""Pairs from ArrayRecord shards: a folder that data.shards.prepared wrote, or shards alone.
+"""Pairs from ArrayRecord shards: a folder that cleanclip prepare wrote, or shards alone.
 
 What a prepared folder must hold its dataset.json says. Shards without one are read through once,
 for an index in the cache.
@@ -19,18 +19,18 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from cleanclip_jax.cache import Held, cached, file_digests
-from cleanclip_jax.data.paths import is_remote
+from cleanclip_jax.data.paths import is_remote, local
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.layout import Shard
-from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import cache_folder
+from cleanclip_jax.errors import UserError, reason, refusing
+from cleanclip_jax.files import cache_folder, read_json
 from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
 
 SCAN_RECORDS = 64
-COPY_ANEW = "copy it anew or prepare the data anew."
+COPY_ANEW = "copy it anew or prepare the data anew"
 
 
 def open_arrayrecord(path: str | Path) -> "ArrayRecords":
@@ -40,7 +40,7 @@ def open_arrayrecord(path: str | Path) -> "ArrayRecords":
 
         folder = fetched(str(path))
     else:
-        folder = Path(path).expanduser()
+        folder = Path(local(path))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that cleanclip prepare wrote.")
     if (folder / layout.DATASET).is_file():
@@ -67,11 +67,14 @@ class ArrayRecords(Source):
         self._folder, self._shards = folder, shards
         self.class_names, self.fingerprint = class_names, fingerprint
         self._ends = list(itertools.accumulate(shard.records for shard in shards))
-        self._held = Held(index) if index.parent == cache_folder() / "tables" else None
-        table = pa.ipc.open_file(pa.memory_map(str(index))).read_all()
-        self._captions, self._labels, self._wheres = (
-            table.column(name) for name in ("caption", "label", "where")
-        )
+        with refusing(str(index), COPY_ANEW, OSError, ValueError, KeyError, pa.ArrowException):
+            self._held = Held(index) if index.parent == cache_folder() / "tables" else None
+            table = pa.ipc.open_file(pa.memory_map(str(index))).read_all()
+            table = table.select(layout.INDEX_SCHEMA.names).cast(layout.INDEX_SCHEMA)
+            self._captions, self._labels, self._wheres, _ = table.columns
+            labels, most = self.labels(), len(class_names) if class_names else 2**31
+            if len(table) != self._ends[-1] or labels.min() < -1 or labels.max() >= most:
+                raise ValueError("it is of other shards or classes")
         self._records: Any = None
 
     def __reduce__(self):
@@ -85,7 +88,7 @@ class ArrayRecords(Source):
             self._records = self._open()
         try:
             record = layout.unpack(self._records[index])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
             shard = bisect.bisect_right(self._ends, index)
             place = index - self._ends[shard] + self._shards[shard].records
             raise BadRecord(
@@ -118,22 +121,24 @@ class ArrayRecords(Source):
 
 
 def _prepared(folder: Path) -> ArrayRecords:
-    dataset = layout.read_dataset(folder)
-    shards = tuple(
-        Shard(each["name"], each["records"], each["bytes"], each["sha256"])
-        for each in dataset["shards"]
-    )
-    stated = dataset["index"]
-    index = Shard(layout.INDEX, len(shards), stated["bytes"], stated["sha256"])
-    names, given = dataset["class_names"], dataset["fingerprint"]
-    same = layout.fingerprint(shards, index.sha256, names) == given
+    path = folder / layout.DATASET
+    dataset = read_json(path, layout.SHAPE, COPY_ANEW)
+    with refusing(f"{path} is not as cleanclip prepare writes it", COPY_ANEW, ValueError):
+        shards = tuple(
+            Shard(each["name"], each["records"], each["bytes"], each["sha256"])
+            for each in dataset["shards"]
+        )
+        stated = dataset["index"]
+        index = Shard(layout.INDEX, len(shards), stated["bytes"], stated["sha256"])
+        if not sum(shard.records for shard in shards):
+            raise ValueError("no records")
+    names = dataset["class_names"]
+    same = layout.fingerprint(shards, index.sha256, names) == dataset["fingerprint"]
     _check_files(folder, [*shards, index])
     if not same:
-        raise UserError(
-            f"{folder / layout.DATASET}: modified since it was written; prepare the data anew."
-        )
+        raise UserError(f"{path}: modified since it was written; prepare the data anew.")
     names = None if names is None else tuple(names)
-    return ArrayRecords(folder, folder / layout.INDEX, shards, names, given)
+    return ArrayRecords(folder, folder / layout.INDEX, shards, names, dataset["fingerprint"])
 
 
 def _check_files(folder: Path, files: Sequence[Shard]) -> None:
@@ -148,11 +153,11 @@ def _check_files(folder: Path, files: Sequence[Shard]) -> None:
         if (size := path.stat().st_size) != file.bytes:
             raise UserError(
                 f"{path}: {size} bytes where {layout.DATASET} says {file.bytes}; cut short or "
-                f"replaced: {COPY_ANEW}"
+                f"replaced: {COPY_ANEW}."
             )
     for path, file, digest in zip(paths, files, file_digests(paths), strict=True):
         if digest != file.sha256:
-            raise UserError(f"{path}: its content is not what {layout.DATASET} says; {COPY_ANEW}")
+            raise UserError(f"{path}: its content is not what {layout.DATASET} says; {COPY_ANEW}.")
 
 
 def _scanned(folder: Path) -> ArrayRecords:
@@ -176,16 +181,12 @@ def _scanned(folder: Path) -> ArrayRecords:
         for path, digest in zip(paths, file_digests(paths), strict=True)
     )
     content = layout.fingerprint(shards, None, None)
-    try:
+    todo = "set CLEANCLIP_CACHE to a folder with space"
+    with refusing(f"{cache_folder()}: cannot write the index of {folder} there", todo, OSError):
         index = cached(
             f"tables/{content[:32]}.arrow", lambda part: _write_index(folder, shards, part)
         )
-        return ArrayRecords(folder, index.path, shards, None, content)
-    except OSError as error:
-        raise UserError(
-            f"{cache_folder()}: cannot write the index of {folder} there ({reason(error)}); set "
-            "CLEANCLIP_CACHE to a folder with space."
-        ) from error
+    return ArrayRecords(folder, index.path, shards, None, content)
 
 
 def _opened(path: Path) -> Any:
@@ -209,7 +210,7 @@ def _write_index(folder: Path, shards: Sequence[Shard], target: Path) -> None:
                     try:
                         row = layout.unpack(reader.read([place])[0])
                         readable += 1
-                    except (RuntimeError, ValueError):
+                    except (RuntimeError, ValueError, IndexError, OSError):
                         # Stays a record: whoever reads it gets an error that says what is wrong.
                         where = f"{shard.name} record {place}"
                         row = {"caption": "", "label": -1, "where": where, "row": -1}

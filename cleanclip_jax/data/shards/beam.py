@@ -7,7 +7,7 @@ from contextlib import redirect_stderr
 from functools import lru_cache, partial
 from typing import Any
 
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import Runner
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.data.sources import open_source

@@ -1,5 +1,11 @@
-"""What a folder of prepared pairs holds: ArrayRecord shards, their index and dataset.json."""
+"""What a folder of prepared pairs holds (ArrayRecord shards, their index, dataset.json), and how
+its files are written: here or in a store, each whole or not at all.
+"""
 
+import fcntl
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +15,9 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from cleanclip_jax.errors import reason
-from cleanclip_jax.files import read_json
+from cleanclip_jax.data.paths import check_bytes, is_remote, local
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.files import in_bucket
 from cleanclip_jax.record import fingerprint_of
 
 VERSION = 1
@@ -48,6 +55,11 @@ class Shard:
     bytes: int
     sha256: str
 
+    def __post_init__(self):
+        kinds = [type(value) for value in (self.name, self.sha256, self.records, self.bytes)]
+        if kinds != [str, str, int, int] or self.records < 0 or "/" in self.name:
+            raise ValueError(f"it has {self}")
+
 
 def pack(image: bytes, caption: str, label: int, where: str, row: int) -> bytes:
     """A record's payload.
@@ -64,11 +76,17 @@ def pack(image: bytes, caption: str, label: int, where: str, row: int) -> bytes:
 
 def unpack(data: bytes) -> dict[str, Any]:
     """Reads what `pack` made; raises ValueError on anything else."""
+    check_bytes(len(data))
     try:
         record = msgpack.unpackb(data)
-        return {key: record[key] for key in ("image", *INDEX_SCHEMA.names)}
+        pair = {key: record[key] for key in ("image", *INDEX_SCHEMA.names)}
     except Exception as error:  # msgpack has errors of many kinds
         raise ValueError("no pair as `cleanclip prepare` writes them") from error
+    kinds = [type(value) for value in pair.values()]
+    fits = kinds == [bytes, str, int, str, int] and -1 <= pair["label"] < 2**31
+    if not fits or not -1 <= pair["row"] < 2**63:
+        raise ValueError("no pair as `cleanclip prepare` writes them")
+    return pair
 
 
 @contextmanager
@@ -108,6 +126,104 @@ def fingerprint(
     return fingerprint_of(version=VERSION, shards=content, index=index, class_names=class_names)
 
 
-def read_dataset(folder: Path) -> dict[str, Any]:
-    """The content of a folder's dataset.json, which is of the version that is known here."""
-    return read_json(folder / DATASET, SHAPE, "prepare the data anew")
+class Output:
+    """Files by name below a folder; pickles as its address.
+
+    What is put into a local folder is on the disk when its name appears, so that a name means a
+    whole file after a power cut too. Stores (gs://, s3:// …) do the same of themselves.
+
+    Attributes:
+      folder: the folder where it is a local one.
+    """
+
+    def __init__(self, place: str):
+        self.place = place
+        self.folder = None if is_remote(place) else Path(local(place))
+        self._path = self.folder or in_bucket(place) or Path()
+
+    def __reduce__(self):
+        return Output, (self.place,)
+
+    def names(self) -> list[str]:
+        """The files in the folder, and the folders in it but that of the work's notes."""
+        try:
+            return sorted(path.name for path in self._path.iterdir() if path.name != WORK)
+        except FileNotFoundError:
+            return []
+
+    def size(self, name: str) -> int | None:
+        """A file's bytes; None where there is no such file."""
+        path = self._path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        with self.scratch() as folder:
+            (folder / "file").write_bytes(content)
+            self.put(folder / "file", name)
+
+    def put(self, file: Path, name: str) -> None:
+        """Moves a file out of a scratch folder to its name."""
+        target = self._path / name
+        if (bucket := in_bucket(target)) is not None:
+            bucket.put(file)
+            file.unlink()
+        else:
+            _sync(file)
+            file.replace(target)
+            _sync(target.parent)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Gives a local folder to make files in; what is left in it afterwards goes."""
+        options: dict[str, Any] = {"prefix": "part-", "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(dir=self._work(), **options) as name:
+            yield Path(name)
+
+    def scratches(self) -> list[Path]:
+        """The scratch folders in use or left behind, where these lie in the folder itself."""
+        return [] if self.folder is None else sorted((self.folder / WORK).glob("part-*"))
+
+    def clear_scratches(self) -> None:
+        for folder in self.scratches():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_work(self) -> None:
+        """Removes the work's notes, when it is done."""
+        work = self._path / WORK
+        if (bucket := in_bucket(work)) is not None:
+            bucket.remove(but="")
+        elif work.exists():
+            shutil.rmtree(work)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """While the block runs no other process on this machine takes the folder."""
+        if (work := self._work()) is None:
+            yield
+            return
+        with (work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.place}: another cleanclip prepare is at work here."
+                ) from None
+            yield
+
+    def _work(self) -> Path | None:
+        """The local folder of the work's notes."""
+        if self.folder is None:
+            return None
+        (self.folder / WORK).mkdir(parents=True, exist_ok=True)
+        return self.folder / WORK
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cleanclip_jax.cache import remember_digest, sha256
+from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.record import Source
-from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -71,15 +71,17 @@ def prepare(
     Returns what dataset.json holds.
     """
     allowed = int(max_bad_share * plan.rows)
-    # Again behind the lock: another process may just have finished.
-    if not _is_complete(plan, output):
-        with output.taken():
-            if not _is_complete(plan, output):
-                _begin(plan, output)
-                run(plan, output, allowed)
-                _assemble(plan, class_names, output, allowed)
-            output.remove_work()
-    return json.loads(output.read(layout.DATASET))
+    todo = "the same command goes on when there is space and permission"
+    with refusing(f"{output.place}: cannot be read or written", todo, OSError):
+        # Again behind the lock: another process may just have finished.
+        if not _is_complete(plan, output):
+            with output.taken():
+                if not _is_complete(plan, output):
+                    _begin(plan, output)
+                    run(plan, output, allowed)
+                    _assemble(plan, class_names, output, allowed)
+                output.remove_work()
+        return json.loads(output.read(layout.DATASET))
 
 
 def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
@@ -88,7 +90,10 @@ def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
     report = [output.read(part) for part in parts if output.size(part) is not None]
     unfinished = (folder / "bad.jsonl" for folder in output.scratches())
     report += [path.read_bytes() for path in unfinished if path.is_file()]
-    lines = [json.loads(line) for line in b"".join(report).splitlines()]
+    lines = []
+    for line in b"".join(report).splitlines():
+        with suppress(ValueError):  # of a line that a process was writing
+            lines.append(parse_json(line))
     lines.sort(key=lambda line: line["index"])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     output.write(BAD_ROWS, text.encode())
@@ -106,10 +111,7 @@ def _is_complete(plan: Plan, output: Output) -> bool:
         if names and output.size(PLAN) is None:
             raise _foreign(output, names[0])
         return False
-    todo = "cleanclip prepare did not write it: name a new or empty folder"
-    where, data = f"{output.place}/{layout.DATASET}", output.read(layout.DATASET)
-    present = parse_json(where, data, {"plan": {}}, todo)["plan"]
-    _check_same(plan, present, output)
+    _check_same(plan, layout.DATASET, output)
     if output.folder is not None:  # a store's would be fetched for it
         open_arrayrecord(output.folder)
     log.info("%s is complete already", output.place)
@@ -121,15 +123,21 @@ def _begin(plan: Plan, output: Output) -> None:
     if output.size(PLAN) is None:
         output.write(PLAN, _json({"version": layout.VERSION, "plan": asdict(plan)}))
         return
-    shape = {"version": {layout.VERSION}, "plan": {}}
-    begun = parse_json(f"{output.place}/{PLAN}", output.read(PLAN), shape, "name a new output")
-    _check_same(plan, begun["plan"], output)
+    _check_same(plan, PLAN, output)
     output.clear_scratches()
 
 
-def _check_same(plan: Plan, present: Mapping[str, Any], output: Output) -> None:
+def _check_same(plan: Plan, name: str, output: Output) -> None:
+    """Refuses another plan in a file that was written before."""
     wanted = asdict(plan)
+    try:
+        content = parse_json(output.read(name))
+        version, present = content["version"], dict(content["plan"])
+    except (ValueError, KeyError, TypeError):
+        raise _foreign(output, name) from None
     different = [key for key in wanted if wanted[key] != present.get(key)]
+    if version != layout.VERSION:
+        raise UserError(f"{output.place}: begun by another version; name a new output.")
     if "source" in different:
         raise UserError(f"{output.place}: holds another dataset's shards; name a new output.")
     for key in different:

@@ -3,8 +3,9 @@
 import io
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cleanclip_jax.cache import sha256
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards.layout import (
     ENDING,
     INDEX_SCHEMA,
     WORK,
+    Output,
     Shard,
     index_writer,
     pack,
@@ -112,7 +114,7 @@ def repack_shard(
 def read_part(output: Output, number: int) -> tuple[pa.Table, Shard]:
     """A finished shard's part of the index, and its description."""
     table = pa.ipc.open_file(output.read(part_name(number))).read_all()
-    return table, Shard(**json.loads(table.schema.metadata[b"shard"]))
+    return table, Shard(**parse_json(table.schema.metadata[b"shard"]))
 
 
 def repack_row(source: Source, plan: Plan, index: int) -> dict[str, Any]:
@@ -160,14 +162,21 @@ def repack_picture(
 def _is_finished(source: Source, plan: Plan, number: int, output: Output) -> bool:
     if output.size(part_name(number)) is None:
         return False
-    _, shard = read_part(output, number)
-    if output.size(shard.name) != shard.bytes:
-        return False
-    # A row that was bad may have been mended since: its disk was away, its file was copied anew.
-    for line in output.read(bad_name(number)).splitlines():
-        try:
-            repack_row(source, plan, json.loads(line)["index"])
-        except BadRecord:
-            continue
-        return False
-    return True
+    # Notes that a failing disk has changed are made anew, with their shard.
+    with suppress(ValueError, KeyError, TypeError, OSError, pa.ArrowException):
+        _, shard = read_part(output, number)
+        bad = [parse_json(line)["index"] for line in output.read(bad_name(number)).splitlines()]
+        if output.size(shard.name) == shard.bytes and all(
+            index in plan.span(number) for index in bad
+        ):
+            # A row may have been mended since: its disk was away, its file was copied anew.
+            return all(map(partial(_is_bad, source, plan), bad))
+    return False
+
+
+def _is_bad(source: Source, plan: Plan, index: int) -> bool:
+    try:
+        repack_row(source, plan, index)
+    except BadRecord:
+        return True
+    return False

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import Runner, too_many
 from cleanclip_jax.data.shards.repack import Plan, repack_shard
 from cleanclip_jax.errors import StartAgain, UserError

@@ -45,14 +45,6 @@ class Batch(TypedDict):
     stamps: NotRequired[Int32[np.ndarray, "b 4"]]
 
 
-class PictureBatch(TypedDict):
-    """Pictures, those of unreadable records left out; label is -1 where there is none."""
-
-    images: UInt8[np.ndarray, "b s s 3"]
-    index: Int64[np.ndarray, " b"]
-    label: Int64[np.ndarray, " b"]
-
-
 @dataclass(frozen=True)
 class Views:
     """How a pair's augmented view is made (arXiv 2303.03323, section 4).
@@ -105,6 +97,30 @@ def unpack(packed: UInt8[np.ndarray, " n"]) -> dict[int, str]:
     return {int(index): reason for index, reason in json.loads(packed.tobytes()).items()}
 
 
+class UnreadableStretch(UserError):
+    """More records in a row that can't be read than there may be in all: reasons by record."""
+
+    def __init__(self, reasons: Mapping[int, str]):
+        super().__init__(
+            f"{len(reasons)} unreadable records in a row, more than config.data.max_bad_share "
+            f"allows; the last: {[*reasons.values()][-1]}"
+        )
+        self.reasons = dict(reasons)
+
+    def __reduce__(self):
+        return type(self), (self.reasons,)
+
+
+def planned(plan: Plan | None, source: Source, image_size: int) -> Plan | None:
+    """The plan for this source and size; others are refused."""
+    if plan is not None and plan.header["image_size"] != image_size:
+        raise UserError(
+            f"the poison plan is for pictures of {plan.header['image_size']} pixels, not "
+            f"{image_size}; make one for this size."
+        )
+    return None if plan is None else plan.on(source)
+
+
 @dataclass(frozen=True)
 class Read:
     """A record as it was read.
@@ -151,15 +167,6 @@ class Example:
     reach: int = 0
     unreadable: Set[int] | None = None
 
-    def picture(
-        self, index: int | np.integer
-    ) -> tuple[int, UInt8[np.ndarray, "s s 3"] | None, str]:
-        """A record's picture; None and the reason where it is unreadable."""
-        try:
-            return int(index), self._stamped(self._read(int(index))), ""
-        except BadRecord as error:
-            return int(index), None, str(error)
-
     def pair(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A pair to train on, but for the tokens; the next one stands in for one unreadable."""
         made: dict[str, Any] = {}
@@ -180,7 +187,7 @@ class Example:
         bad = -1 if shown == index else index
         return {**made, "captions": captions, "index": shown, "bad": bad, "reason": reason}
 
-    def _read(self, index: int) -> Read:
+    def read(self, index: int) -> Read:
         """Raises BadRecord where a record cannot be read.
 
         AutoAugment sees the whole picture, and geometry follows, as in the original; or else, where
@@ -206,7 +213,7 @@ class Example:
     def _poison(self, index: int) -> Poison | None:
         return None if self.plan is None else self.plan.poison_at(index)
 
-    def _stamped(self, read: Read) -> np.ndarray:
+    def stamped(self, read: Read) -> np.ndarray:
         trigger = self.trigger if self.plan is None else self.plan.trigger
         if read.stamp is None or trigger is None or self.views.on == "device":
             return read.image
@@ -214,7 +221,7 @@ class Example:
 
     def _views(self, read: Read, rng: np.random.Generator) -> list[np.ndarray]:
         """A pair's picture and, where it is made here, its view."""
-        image = self._stamped(read)
+        image = self.stamped(read)
         if not self.views.any or self.views.on == "device":
             return [image]
         if self.views.image == "none":
@@ -242,17 +249,14 @@ class Example:
 
         With it comes what is wrong with `index` itself, "" where nothing is.
         """
-        reasons = []
+        reasons: dict[int, str] = {}
         for step in range(self.reach + 1):
             shown = (index + step) % len(self.source)
             try:
-                return shown, self._read(shown), reasons[0] if reasons else ""
+                return shown, self.read(shown), reasons.get(index, "")
             except BadRecord as error:
-                reasons.append(str(error))
-        raise UserError(
-            f"{self.reach + 1} unreadable records in a row, more than max_bad_share allows; "
-            f"the last: {reasons[-1]}"
-        )
+                reasons[shown] = str(error)
+        raise UnreadableStretch(reasons)
 
     def _stands_in(self, index: int, unreadable: Set[int]) -> tuple[int, str]:
         """As `_readable`, of records that were read before; some can be."""
@@ -283,16 +287,3 @@ class Collate:
         if "stamp" in pairs[0]:
             batch["stamps"] = np.stack([pair["stamp"] for pair in pairs])
         return batch
-
-
-def collate_pictures(
-    image_size: int, rows: Sequence[tuple[int, np.ndarray | None, str]]
-) -> dict[str, np.ndarray]:
-    """Pictures → PictureBatch of those that could be read."""
-    images = [image for _, image, _ in rows if image is not None]
-    empty = np.empty((0, image_size, image_size, 3), np.uint8)
-    return {
-        "images": np.stack(images) if images else empty,
-        "index": np.array([index for index, _, reason in rows if not reason], np.int64),
-        REASONS: pack({index: reason for index, _, reason in rows if reason}),
-    }

@@ -5,11 +5,12 @@ processes, so a run goes on from its step on any number of either. Hence the ord
 operations: all that is random comes before all that is sliced, each with a seed.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grain
 import numpy as np
@@ -20,34 +21,18 @@ from cleanclip_jax.data.stream.example import (
     Batch,
     Collate,
     Example,
-    PictureBatch,
+    Plan,
+    UnreadableStretch,
     Views,
-    collate_pictures,
+    planned,
     unpack,
 )
 from cleanclip_jax.data.stream.feeder import Stream
-from cleanclip_jax.data.stream.workers import Lease, batches_of
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.views.geometry import GEOMETRY
 
-if TYPE_CHECKING:
-    from cleanclip_jax.attacks.plan import Plan
-    from cleanclip_jax.attacks.triggers import Trigger
-else:
-    Plan = Trigger = Any
-
-__all__ = [
-    "Batch",
-    "Batches",
-    "PictureBatch",
-    "Reading",
-    "Views",
-    "evaluation_batches",
-    "every_picture",
-    "train_batches",
-]
+__all__ = ["Batch", "Batches", "Reading", "Unreadable", "Views", "train_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +119,7 @@ def train_batches(
     example = Example(
         source,
         image_size,
-        _planned(plan, source, image_size),
+        planned(plan, source, image_size),
         decoding=reading.decode,
         captions=reading.captions,
         views=views or Views(),
@@ -150,75 +135,6 @@ def train_batches(
         .batch(reading.batch_size // count, batch_fn=Collate(tokenizer))[index::count][step:]
     )
     return Batches(dataset, reading, Unreadable(source, allowed, reading.on_bad))
-
-
-def every_picture(
-    source: Source,
-    indices: Sequence[int] | np.ndarray,
-    reading: Reading,
-    *,
-    image_size: int,
-    plan: Plan | None = None,
-) -> "Batches[PictureBatch]":
-    """The records' pictures at their final size, once and in order, for the device's memory.
-
-    Pictures are as `train_batches` decodes them, poisoned ones too, and without any trigger.
-    """
-    example = Example(
-        source,
-        image_size,
-        _planned(plan, source, image_size),
-        decoding=reading.decode,
-        captions=reading.captions,
-        views=Views(on="device"),
-    )
-    allowed = int(reading.max_bad_share * len(source))
-    return _pictures(example, indices, reading, Unreadable(source, allowed, reading.on_bad))
-
-
-def evaluation_batches(
-    source: Source,
-    reading: Reading,
-    *,
-    image_size: int,
-    trigger: Trigger | None = None,
-    plan: Plan | None = None,
-    indices: Sequence[int] | np.ndarray | None = None,
-    geometry: str = "crop",
-) -> "Batches[PictureBatch]":
-    """The source's pictures in order, once; a batch is smaller by those that can't be read.
-
-    Decoded exactly, whatever training does: figures are to be held against others', and those of
-    models trained in either mode against each other. Empty captions and any number of unreadable
-    records are let pass: `Batches.unreadable` has them.
-
-    Args:
-      trigger: put on every picture, with the place and noise that its seed and the picture's
-        index give (docs/fidelity.md: seeded triggers).
-      plan: in place of a trigger: pictures are shown as they are trained on, poisoned or clean.
-      indices: which pictures; all if None.
-      geometry: 'crop', or 'squash', with or without a trigger.
-    """
-    if geometry not in GEOMETRY:
-        raise unknown("geometry", geometry, GEOMETRY)
-    example = Example(source, image_size, _planned(plan, source, image_size), trigger, geometry)
-    chosen = np.arange(len(source)) if indices is None else indices
-    return _pictures(example, chosen, reading, Unreadable(source))
-
-
-def _pictures(
-    example: Example,
-    indices: Sequence[int] | np.ndarray,
-    reading: Reading,
-    unreadable: "Unreadable",
-) -> "Batches[PictureBatch]":
-    records: Any = np.asarray(indices, np.int64)  # has a Sequence's methods
-    dataset = (
-        grain.MapDataset.source(records)
-        .map(example.picture)
-        .batch(reading.batch_size, batch_fn=partial(collate_pictures, example.image_size))
-    )
-    return Batches(dataset, reading, unreadable, example.source.labels())
 
 
 class Unreadable(dict[int, str]):
@@ -244,8 +160,8 @@ class Unreadable(dict[int, str]):
                 self._on_bad(index, where, reason.removeprefix(f"{where}: "))
         if self._allowed is not None and len(self) > self._allowed:
             raise UserError(
-                f"{len(self)} unreadable records of {len(self._source)}, more than max_bad_share "
-                f"allows; the last: {[*self.values()][-1]}"
+                f"{len(self)} unreadable records of {len(self._source)}, more than "
+                f"config.data.max_bad_share allows; the last: {[*self.values()][-1]}"
             )
 
 
@@ -263,28 +179,29 @@ class Batches(Stream[Item]):
         unreadable: Unreadable,
         labels: np.ndarray | None = None,
     ):
-        self.unreadable, lease, workers = unreadable, Lease(), reading.workers
-        finish = partial(_finished, unreadable, labels)
-        super().__init__(
-            partial(batches_of, dataset, workers, lease, finish),
-            timeout=reading.timeout,
-            maker=f"{workers} worker{'s' * (workers > 1)}" if workers else "this process",
-            on_stall=lease.end if workers else None,
-        )
+        self.unreadable, workers = unreadable, reading.workers
+        # No threads of Grain's: its 16 would read 500 batches ahead.
+        made = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        batches, end, maker = partial(iter, made), None, "this process"
+        if workers:
+            from cleanclip_jax.data.stream.workers import Lease  # few runs have any
+
+            lease = Lease()
+            batches, end = partial(lease.batches_of, made, workers), lease.end
+            maker = f"{workers} worker{'s' * (workers > 1)}"
+        noted = partial(_noted, batches, unreadable, labels)
+        super().__init__(noted, timeout=reading.timeout, maker=maker, on_stall=end)
 
 
-def _finished(
-    unreadable: Unreadable, labels: np.ndarray | None, batch: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    unreadable.note(unpack(batch.pop(REASONS)))
-    return batch if labels is None else {**batch, "label": labels[batch["index"]]}
-
-
-def _planned(plan: Plan | None, source: Source, image_size: int) -> Plan | None:
-    """The plan for this source and size; others are refused."""
-    if plan is not None and plan.header["image_size"] != image_size:
-        raise UserError(
-            f"the poison plan is for pictures of {plan.header['image_size']} pixels, not "
-            f"{image_size}; make one for this size."
-        )
-    return None if plan is None else plan.on(source)
+def _noted(
+    batches: Callable[[], Any], unreadable: Unreadable, labels: np.ndarray | None
+) -> Iterator[Any]:
+    """Batches, whose unreadable records are noted."""
+    with contextlib.closing(batches()) as made:
+        try:
+            for batch in made:
+                unreadable.note(unpack(batch.pop(REASONS)))
+                yield batch if labels is None else {**batch, "label": labels[batch["index"]]}
+        except UnreadableStretch as error:
+            unreadable.note(error.reasons)
+            raise

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,61 +27,43 @@ POLL_SECONDS = 0.5
 SHARED_BYTES = 16 << 10
 
 
-def batches_of(
-    dataset: grain.MapDataset,
-    workers: int,
-    lease: "Lease",
-    finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
-) -> Iterator[Any]:
-    """Iterates over a dataset of batches (dicts of arrays) made in so many worker processes.
-
-    With 0 workers they are made here, as they are needed. To be closed.
-
-    Args:
-      finish: applied to each batch in this process; what it raises ends the batches.
-    """
-    # No threads of Grain's: its 16 would read 500 batches ahead.
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    if workers:
-        # Grain's workers read absl flags, which only absl.app parses (grain 0.2.17 and 0.2.18).
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_BYTES)
-        batches = grain.experimental.WithOptionsIterDataset(batches, options)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        batches = batches.mp_prefetch(processes, worker_init_fn=lease.worker_init())
-    try:
-        with contextlib.closing(iter(batches)) as iterator:
-            for batch in iterator:
-                # Out of shared memory, which is released here and not in the training loop.
-                yield finish({k: np.array(x) for k, x in batch.items()} if workers else batch)
-    except RuntimeError as error:
-        if "terminated unexpectedly" not in str(error):
-            raise
-        raise UserError(
-            "a data worker ended by itself, often because memory ran out: use fewer workers or "
-            f"smaller batches ({error}). The same command goes on from the last checkpoint."
-        ) from error
-    finally:
-        lease.end()
-
-
 class Lease:
     """Worker processes run while the lease lasts and the process that made it lives.
 
     Grain asks its workers to stop and waits 25 seconds for each; one that hangs in a read or is
-    stopped (SIGSTOP) does not hear it, and one whose parent was killed is not asked at all.
+    stopped (SIGSTOP) does not stop, and one whose parent was killed gets no request at all.
     """
 
     def __init__(self):
         self._path: Path | None = None
 
-    def worker_init(self) -> Callable[[int, int], None]:
-        """Begins; returns what Grain calls in each worker, with its index and their count."""
+    def batches_of(self, dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
+        """Begins; iterates over batches (dicts of arrays) made by so many. To be closed."""
+        # Grain's workers read absl flags, which only absl.app parses (grain 0.2.17 and 0.2.18).
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         handle, path = tempfile.mkstemp(prefix="cleanclip-workers-")
         os.close(handle)
         self._path = Path(path)
-        return partial(_start, self._path, os.getpid(), extensions())
+        begin = partial(_start, self._path, os.getpid(), extensions())
+        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_BYTES)
+        batches = grain.experimental.WithOptionsIterDataset(dataset, options)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        try:
+            made = iter(batches.mp_prefetch(processes, worker_init_fn=begin))
+            with contextlib.closing(made) as iterator:
+                for batch in iterator:
+                    # Out of shared memory, which is released here and not in the training loop.
+                    yield {key: np.array(array) for key, array in batch.items()}
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a data worker ended by itself, often because memory ran out: use fewer workers or "
+                f"smaller batches ({error}). The same command goes on from the last checkpoint."
+            ) from error
+        finally:
+            self.end()
 
     def end(self) -> None:
         """Ends the workers, whatever they do; those that are just starting end themselves."""

@@ -7,39 +7,35 @@ access without holding the table in memory. Each is converted once, in a stream,
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as compute
 
 from cleanclip_jax.cache import Held, cached
 from cleanclip_jax.data.paths import digests
-from cleanclip_jax.data.table.rows import BAD, NAME, Reader
-from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.data.table.columns import (
+    BAD,
+    MAY_LACK,
+    NAME,
+    SCHEMA,
+    Reader,
+    captions,
+    holds,
+    images,
+    labels,
+    listed,
+    texts,
+)
+from cleanclip_jax.errors import UserError, reason, refusing, unknown
 from cleanclip_jax.record import fingerprint_of, order_names
 
 log = logging.getLogger(__name__)
-pc: Any = compute  # its functions are made when it is imported: pyright knows none
 
 FORMAT = 2
-SCHEMA = {
-    "image": pa.large_binary(),  # a picture's bytes, or
-    "path": pa.large_string(),  # where its file is, or
-    "start": pa.int64(),  # where it begins in the table's file itself
-    "length": pa.int64(),
-    "file": pa.int32(),  # which of the table's files
-    "caption": pa.large_string(),
-    "label": pa.int32(),  # -1: none
-    "row": pa.int64(),  # in its file, from 1
-    "name": pa.large_string(),
-    "bad": pa.string(),  # why the record cannot be read
-}
-# What a table has none of takes no place in its copy.
-MAY_LACK = {"image", "path", "start", "length", "name"}
+# Of files that are not what they are named: Arrow's errors, and Python's of text and numbers.
+BROKEN = (OSError, ValueError, pa.ArrowException, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -78,16 +74,13 @@ def arrow_copy(
       The copy in the cache (columns: SCHEMA; the class names are in the metadata), and a
       fingerprint of the content and the selection.
     """
-    try:
+    with refusing(files[0], "check the data's path", OSError):
         fingerprint = fingerprint_of(
             content=content or digests(files),
             format=FORMAT,
             reader=asdict(reader),  # pyright: ignore[reportArgumentType]
             **asdict(selection),
         )
-    except OSError as error:
-        place = error.filename or files[0]
-        raise UserError(f"{place}: {reason(error)}; check the data's path.") from error
     try:
         name = f"tables/{fingerprint[:32]}.arrow"
         return cached(name, _Conversion(files, reader, selection).write), fingerprint
@@ -106,108 +99,79 @@ class _Conversion:
 
     def write(self, target: Path) -> None:
         for file in self._files:
-            with self._reading(file):
-                present = self._reader.columns(file)
-            for column in self._selection.columns():
-                if present is not None and column not in present:
-                    raise unknown(f"{file}: column", column, present)
+            self._check_columns(file)
         log.info("converting %s to the cache, once", self._files[0])
         names = self._class_names()
         start, stop = self._selection.rows
         count = 0
         schema = writer = None
         with pa.OSFile(str(target), "wb") as sink:
-            for file, first, rows in self._batches(self._selection.columns()):
-                chosen = self._chosen(file, rows)
+            for number, first, rows in self._batches(self._selection.columns()):
+                chosen = np.ones(len(rows), bool)
+                for name, wanted in self._selection.where.items():
+                    chosen &= holds(self._files[number], rows, name, wanted)
                 rank = count + np.cumsum(chosen) - 1
                 count += int(chosen.sum())
                 chosen &= (rank >= start) & (stop is None or rank < stop)
                 if chosen.any():
-                    try:
-                        rows = rows if chosen.all() else rows.filter(pa.array(chosen))
-                        columns = self._columns(file, rows, names)
-                        columns["row"] = pa.array(first + np.flatnonzero(chosen) + 1)
-                        schema = schema or _schema(columns, names)
-                        writer = writer or pa.ipc.new_file(sink, schema)
-                        writer.write_batch(self._fitted(file, columns, schema))
-                    except pa.ArrowException as error:
-                        raise UserError(
-                            f"{self._files[file]}: a column is of no use as what it is named for "
-                            f"({reason(error)})."
-                        ) from error
+                    rows = rows if chosen.all() else rows.filter(pa.array(chosen))
+                    columns = self._columns(number, rows, names)
+                    columns["row"] = pa.array(first + np.flatnonzero(chosen) + 1)
+                    schema = schema or _schema(columns, names)
+                    writer = writer or pa.ipc.new_file(sink, schema)
+                    writer.write_batch(self._fitted(number, columns, schema))
                 if stop is not None and count >= stop:
                     break
             if writer is None:
                 raise self._nothing_left(count)
             writer.close()
 
-    @contextmanager
-    def _reading(self, file: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:  # Arrow's errors, too, are one of them
-            raise UserError(
-                f"{file}: unreadable as {self._reader.kind} ({reason(error)})."
-            ) from error
+    def _check_columns(self, file: str) -> None:
+        """Refuses a file that lacks a column which is read, or has two of its name."""
+        with refusing(f"{file}: unreadable as {self._reader.kind}", "check the file", *BROKEN):
+            present = self._reader.columns(file)
+        for column in self._selection.columns():
+            if present is not None and column not in present:
+                raise unknown(f"{file}: column", column, present)
+            if present is not None and present.count(column) > 1:
+                raise UserError(f"{file}: two columns are called {column!r}; rename one of them.")
 
     def _batches(self, columns: list[str]) -> Iterator[tuple[int, int, pa.RecordBatch]]:
         """Number of the file, number of the first of the rows in that file, and rows."""
         for number, file in enumerate(self._files):
             first = 0
-            with self._reading(file):
+            with refusing(f"{file}: unreadable as {self._reader.kind}", "check the file", *BROKEN):
                 for rows in self._reader.batches(file, columns):
                     yield number, first, rows
                     first += len(rows)
 
-    def _distinct(self, column: str) -> Iterator[pa.Array]:
-        for _, _, rows in self._batches([column]):
-            yield rows.column(column).unique()
+    def _distinct(self, column: str) -> Iterator[str]:
+        """The values in a column, as texts; some of them several times."""
+        for number, _, rows in self._batches([column]):
+            place = f"{self._files[number]}: column {column!r}"
+            yield from filter(None, texts(place, rows.column(column)).unique().to_pylist())
 
     def _class_names(self) -> tuple[str, ...] | None:
         column = self._selection.class_name
         if column is None or self._selection.classes is not None:
             return self._selection.classes
-        parts = (values.cast(pa.large_string()).to_pylist() for values in self._distinct(column))
-        return order_names({name for part in parts for name in part if name})
-
-    def _chosen(self, number: int, rows: pa.RecordBatch) -> np.ndarray:
-        """Which rows hold what `where` names."""
-        chosen = np.ones(len(rows), bool)
-        for name, wanted in self._selection.where.items():
-            column = rows.column(name)
-            values = _listed(wanted)
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                values = [str(value) for value in values]
-            try:
-                matches = pc.is_in(column, pa.array(values).cast(column.type))
-            except pa.ArrowException as error:
-                raise UserError(
-                    f"{self._files[number]}: where {name}={wanted!r} does not fit the column, "
-                    f"which holds {column.type}."
-                ) from error
-            # What a broken row holds nobody knows: it counts as one of any choice.
-            matches = pc.or_(matches, pc.and_(column.is_null(), rows.column(BAD).is_valid()))
-            chosen &= matches.to_numpy(zero_copy_only=False)
-        return chosen
+        return order_names(self._distinct(column))
 
     def _columns(
         self, number: int, rows: pa.RecordBatch, names: tuple[str, ...] | None
     ) -> dict[str, pa.Array]:
-        selection, count = self._selection, len(rows)
+        selection, count, file = self._selection, len(rows), self._files[number]
         columns = dict.fromkeys(SCHEMA, pa.nulls(count))
         columns |= {"label": pa.array(np.full(count, -1)), "bad": rows.column(BAD)}
         columns["file"] = pa.array(np.full(count, number))
         if selection.image is not None:
-            place = f"{self._files[number]}: column {selection.image!r}"
-            columns |= _image_columns(place, rows.column(selection.image))
-        if selection.caption is not None:
-            # The NaN that pandas writes for a missing caption is none.
-            text = rows.column(selection.caption).cast(pa.large_string())
-            columns["caption"] = pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)
-        if names is not None and selection.class_name is not None:
-            place = f"{self._files[number]}: {selection.class_name}"
-            column = rows.column(selection.class_name)
-            columns["label"] = _labels(place, column, names, selection.classes is not None)
+            place = f"{file}: column {selection.image!r}"
+            columns |= images(place, rows.column(selection.image))
+        if (name := selection.caption) is not None:
+            columns["caption"] = captions(f"{file}: column {name!r}", rows.column(name))
+        if names is not None and (name := selection.class_name) is not None:
+            given = selection.classes is not None
+            columns["label"] = labels(f"{file}: {name}", rows.column(name), names, given)
         if NAME in rows.schema.names:
             columns["name"] = rows.column(NAME)
         return columns
@@ -224,19 +188,19 @@ class _Conversion:
         return pa.record_batch([columns[f.name].cast(f.type) for f in schema], schema=schema)
 
     def _nothing_left(self, count: int) -> UserError:
-        file, selection = self._files[0], self._selection
-        if not selection.where or count:
-            return UserError(f"{file}: rows {selection.rows} of {count}: none left.")
-        for name, wanted in selection.where.items():
-            values = {str(value) for part in self._distinct(name) for value in part.to_pylist()}
-            if not values.intersection(map(str, _listed(wanted))):
-                return unknown(f"{file}: where {name}", _listed(wanted)[0], sorted(values))
-        wanted = ", ".join(f"{name}={value!r}" for name, value in selection.where.items())
-        return UserError(f"{file}: no row where {wanted}.")
-
-
-def _listed(wanted: object) -> list[Any]:
-    return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+        file, where, (start, stop) = self._files[0], self._selection.where, self._selection.rows
+        if count:
+            which = f"{start} on" if stop is None else f"{start} to {stop}"
+            return UserError(f"{file}: rows {which} of {count}: none left; give others.")
+        for name, wanted in where.items():
+            values = set(self._distinct(name))
+            words = list(map(str, listed(wanted)))
+            if not any(word in values or word.lower() in values for word in words):  # true for True
+                return unknown(f"{file}: where {name}", "".join(words[:1]), sorted(values))
+        wanted = ", ".join(f"{name}={value!r}" for name, value in where.items())
+        return UserError(
+            f"{file}: no row where {wanted}." if wanted else f"{file}: it has no rows."
+        )
 
 
 def _schema(columns: dict[str, pa.Array], names: tuple[str, ...] | None) -> pa.Schema:
@@ -245,38 +209,3 @@ def _schema(columns: dict[str, pa.Array], names: tuple[str, ...] | None) -> pa.S
         for name, kind in SCHEMA.items()
     }
     return pa.schema(types, metadata={"class_names": json.dumps(names)})
-
-
-def _labels(place: str, column: pa.Array, names: tuple[str, ...], given: bool) -> pa.Array:
-    """Numbers of the classes; where their names are given, the column may hold numbers too."""
-    index = {name: i for i, name in enumerate(names)}
-    if given:
-        # A column of whole numbers with gaps is written as 3.0 by many a tool.
-        index = {f"{i}{end}": i for i in range(len(names)) for end in ("", ".0")} | index
-    values = column.cast(pa.large_string())
-    for value in values.unique().to_pylist():
-        if value and names.count(value) > 1:
-            count = names.count(value)
-            raise UserError(f"{place}={value!r} names {count} classes; give their numbers.")
-        if value and value not in index:
-            raise unknown(f"{place}, by name or number of {len(names)} classes", value, names)
-    return pa.array([index.get(value, -1) for value in values.to_pylist()], pa.int32())
-
-
-def _image_columns(place: str, column: pa.Array) -> dict[str, pa.Array]:
-    """An image column as files' bytes, files' paths or places in the file itself."""
-    kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return {"image": column}
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return {"path": column}
-    if pa.types.is_struct(kind):
-        # {bytes, path} is Hugging Face's image feature; {start, length} what tars' readers give.
-        fields = dict(zip([field.name for field in kind], column.flatten(), strict=True))
-        known = {"bytes": "image", "path": "path", "start": "start", "length": "length"}
-        if columns := {known[field]: fields[field] for field in known if field in fields}:
-            return columns
-    raise UserError(
-        f"{place} holds {kind}, not image files (binary, or a struct of bytes and path) or their "
-        "paths (text)."
-    )

@@ -1,7 +1,6 @@
-"""Labelled pictures from a folder of classes: one folder of pictures for each."""
+"""Labelled pictures: a folder for each class, or in the form that the original has them."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import files_below, local, read_bytes
-from cleanclip_jax.data.table.rows import batch_of
-from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.data.listing import files_below
+from cleanclip_jax.data.paths import join, local, parent, parse_json, read_bytes
+from cleanclip_jax.data.table.columns import batch_of
+from cleanclip_jax.data.table.table import Table, make_table, open_csv
+from cleanclip_jax.errors import UserError, printable, refusing, unknown
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def open_folder(
     folder = local(path)
     named = None if names is None else _read_names(names)
     digest, classes, others = hashlib.sha256(), [], 0
-    try:
+    with refusing(folder, "check the data's path", OSError):
         for file, size in files_below(folder):
             if not _is_picture(file):
                 others += 1
@@ -51,24 +51,49 @@ def open_folder(
             digest.update(f"{file}\0{size}\n".encode(errors="surrogateescape"))
             if (name := file.partition("/")[0]) not in classes[-1:]:
                 classes.append(name)
-    except OSError as error:
-        raise UserError(f"{folder}: {reason(error)}; check the data's path.") from error
     if not classes:
         raise UserError(f"{folder}: no folder with pictures in it; each should be a class.")
     if others:
         log.warning("%s: left out %d files that are no picture of a class", folder, others)
-    named = dict(zip(classes, classes, strict=True)) if named is None else named
+    named = {name: printable(name) for name in classes} if named is None else named
     for name in classes:
         if name not in named:
             raise unknown(f"{folder}: a folder without a class in names", name, named)
     reader = FolderReader(tuple((name, named[name]) for name in classes))
     # By number: two classes may have one name, as ImageNet's two called missile.
-    columns: dict[str, Any] = {"image": "image", "caption": None, "class_name": "label"}
-    columns["classes"] = [name for _, name in reader.classes]
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    return make_table(
-        [folder], reader, **columns, root=folder, **chosen, content=digest.hexdigest()
-    )
+    columns, chosen = ("image", None, "label"), (where, rows, templates)
+    texts, content = [name for _, name in reader.classes], digest.hexdigest()
+    return make_table([folder], reader, columns, chosen, texts, folder, content)
+
+
+def open_labels(
+    path: str | Path,
+    image: str = "image",
+    label: str = "label",
+    classes: str | Path | Sequence[str] | None = None,
+    root: str | Path | None = None,
+    where: Mapping[str, Any] | None = None,
+    rows: int | Sequence[int | None] | None = None,
+    templates: str | Sequence[str] | None = None,
+    encoding: str = "utf-8",
+) -> Table:
+    """A folder of pictures, labels.csv and the names of its classes.
+
+    Args:
+      path: the CSV, or the folder of a labels.csv.
+      label: column of class numbers, from 0, or names.
+      classes: as in open_table; classes.json or else classes.py beside the CSV if None.
+      image, root, where, rows, templates, encoding: as in open_table.
+    """
+    file = local(path)
+    if not file.endswith(".csv"):
+        file = join(file, "labels.csv")
+    if classes is None:
+        beside = [join(parent(file), name) for name in ("classes.json", "classes.py")]
+        classes = next((name for name in beside if Path(name).is_file()), beside[0])
+    where_from: dict[str, Any] = {"root": root, "where": where, "rows": rows}
+    where_from |= {"templates": templates, "encoding": encoding}
+    return open_csv(file, image, None, label, classes, **where_from)
 
 
 @dataclass(frozen=True)
@@ -91,13 +116,14 @@ class FolderReader:
         pictures = (name for name, _ in files_below(file) if _is_picture(name))
         while paths := list(islice(pictures, BATCH_ROWS)):
             folders = [path.partition("/")[0] for path in paths]
-            values = {
-                "image": pa.array(paths, pa.large_string()),
-                "class": pa.array([names[folder] for folder in folders]),
-                "label": pa.array([labels[folder] for folder in folders]),
+            values: dict[str, list[str | None]] = {
+                "image": [*paths],
+                "class": [names[folder] for folder in folders],
+                "label": [labels[folder] for folder in folders],
             }
             chosen = {name: values[name] for name in columns}
-            yield batch_of(chosen, [None] * len(paths), values["image"])
+            bad: list[str | None] = [None] * len(paths)
+            yield batch_of(chosen, bad, [*map(printable, paths)], "a name that is not utf-8")
 
 
 def _is_picture(path: str) -> bool:
@@ -107,10 +133,8 @@ def _is_picture(path: str) -> bool:
 def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
     names: Any = given
     if isinstance(given, str | Path):
-        try:
-            names = json.loads(read_bytes(local(given)))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{given}: no names of classes ({reason(error)}).") from error
+        with refusing(f"{given}: no names of classes", "check the file", OSError, ValueError):
+            names = parse_json(read_bytes(local(given)))
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')
     return dict(names)

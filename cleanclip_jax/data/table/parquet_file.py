@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cleanclip_jax.data.paths import open_binary
-from cleanclip_jax.data.table.rows import batch_of
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.data.table.columns import batch_of, is_text
 
 BATCH_ROWS = 1024  # pictures may be in them
 
@@ -21,38 +20,22 @@ class ParquetReader:
 
     def columns(self, file: str) -> list[str]:
         with open_binary(file) as stream:
-            try:
-                return pyarrow.parquet.read_schema(stream).names
-            except pa.ArrowInvalid as error:
-                raise UserError(
-                    f"{file}: not a parquet file, or one cut short ({reason(error)})."
-                ) from error
+            return pyarrow.parquet.read_schema(stream).names
 
     def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with open_binary(file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                bad: list[str | None] = [None] * batch.num_rows
-                yield batch_of(
-                    {name: _sound(name, batch.column(name), bad) for name in columns}, bad
-                )
+                arrays = {name: _sound(batch.column(name)) for name in columns}
+                yield batch_of(arrays, [None] * batch.num_rows)
 
 
-def _sound(name: str, column: pa.Array, bad: list[str | None]) -> pa.Array:
-    """A column's values; those that are no text, which a careless writer leaves, are noted."""
+def _sound(column: pa.Array) -> pa.Array | list[str | None]:
+    """A column's values; texts that are none, as a careless writer leaves them, have surrogates."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
     try:
-        column.validate(full=True)
+        column.validate(full=is_text(column.type))
         return column
     except pa.ArrowInvalid:
-        pass
-    values: list[str | None] = []
-    for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
-        try:
-            values.append(data if data is None else data.decode())
-        except UnicodeDecodeError:
-            values.append(None)
-            bad[i] = f"column {name!r} is not utf-8"
-    return pa.array(values, column.type)
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [v if v is None else v.decode(errors="surrogateescape") for v in values]

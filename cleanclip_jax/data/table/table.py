@@ -1,6 +1,6 @@
 """Pairs from tables: CSV, TSV and parquet files, and whatever else becomes an Arrow copy."""
 
-import codecs
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +13,8 @@ from jaxtyping import Int64
 
 from cleanclip_jax.cache import Held
 from cleanclip_jax.data.paths import (
-    expand,
+    check_bytes,
+    is_one_file,
     join,
     local,
     parent,
@@ -22,8 +23,8 @@ from cleanclip_jax.data.paths import (
     short_names,
 )
 from cleanclip_jax.data.table.arrow_copy import Selection, arrow_copy
-from cleanclip_jax.data.table.rows import Reader
-from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.data.table.columns import Reader
+from cleanclip_jax.errors import UserError, reason, refusing
 from cleanclip_jax.record import Record, Source, fingerprint_of, template_caption
 from cleanclip_jax.views.decode import BadRecord
 
@@ -47,7 +48,7 @@ def open_table(
 
     Args:
       kind: 'csv', 'tsv' or 'parquet'.
-      path: the file; a folder, a pattern (also with braces) or a list of them: see paths.expand.
+      path: the file; a folder, a pattern (also with braces) or a list of them: see listing.expand.
       image: column of image paths, of image files' bytes, or of Hugging Face's {bytes, path}.
       caption: column of captions; None for a set that is only measured on. Empty, null or NaN
         is a record without a caption.
@@ -62,17 +63,20 @@ def open_table(
       encoding: of a text file.
     """
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except (LookupError, ValueError):
         raise UserError(
             f"encoding: unknown {encoding!r}; 'utf-8' and 'latin-1' are usual."
         ) from None
-    columns: dict[str, Any] = {"image": image, "caption": caption, "class_name": class_name}
-    folder = None if root is None else local(root)
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    files = expand(path, f".{kind}")
-    reader = _reader(kind, encoding)
-    return make_table(files, reader, **columns, classes=classes, root=folder, **chosen)
+    if isinstance(path, str | Path) and is_one_file(path, f".{kind}"):
+        files = [local(path)]
+    else:
+        from cleanclip_jax.data.listing import expand  # most tables are one file
+
+        files = expand(path, f".{kind}")
+    folder, reader = None if root is None else local(root), _reader(kind, encoding)
+    columns, chosen = (image, caption, class_name), (where, rows, templates)
+    return make_table(files, reader, columns, chosen, classes, folder)
 
 
 open_csv, open_tsv, open_parquet = (partial(open_table, kind) for kind in ("csv", "tsv", "parquet"))
@@ -91,22 +95,20 @@ def _reader(kind: str, encoding: str) -> Reader:
 def make_table(
     files: Sequence[str],
     reader: Reader,
-    *,
-    image: str | None,
-    caption: str | None,
-    class_name: str | None,
+    columns: tuple[str | None, str | None, str | None],
+    chosen: tuple[Mapping[str, Any] | None, Any, Any],
     classes: str | Path | Sequence[str] | None = None,
     root: str | None = None,
-    where: Mapping[str, Any] | None = None,
-    rows: int | Sequence[int | None] | None = None,
-    templates: str | Sequence[str] | None = None,
     content: object = None,
 ) -> "Table":
-    """The table that a reader makes of files; the arguments are those of open_table.
+    """The table that a reader makes of files.
 
     Args:
+      columns: open_table's image, caption and class_name.
+      chosen: its where, rows and templates.
       content: what the files are known by; a digest of every byte if None.
     """
+    (image, caption, class_name), (where, rows, templates) = columns, chosen
     place = files[0]
     if templates is not None:
         if class_name is None:
@@ -147,14 +149,11 @@ class Table(Source):
         self._files, self._root, self._templates = files, root, templates
         self._names = short_names(files)
         self.fingerprint = fingerprint
-        try:
+        broken = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+        with refusing(str(copy), "remove this file and start again", *broken):
             self._held = Held(copy)
             table = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"{copy}: broken ({reason(error)}); remove it and start again."
-            ) from error
-        names = json.loads(table.schema.metadata[b"class_names"])
+            names = json.loads(table.schema.metadata[b"class_names"])
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
         self._rows = len(table)
         self._columns = {name: table.column(name) for name in table.column_names}
@@ -168,21 +167,17 @@ class Table(Source):
         return self._rows
 
     def __getitem__(self, index: int) -> Record:
-        if (bad := self.bad(index)) is not None:
+        if (bad := self._at("bad", index)) is not None:
             raise BadRecord(f"{self.where(index)}: {bad}; correct or remove the row.")
-        return Record(self._image(index), self.caption(index), self.label(index), self.where(index))
-
-    def bad(self, index: int) -> str | None:
-        """Why the table's reader could not take a row; None: it could."""
-        return self._at("bad", index)
+        label = self._at("label", index)
+        return Record(self._image(index), self.caption(index), label, self.where(index))
 
     def caption(self, index: int) -> str:
         if self._templates is None:
             return self._at("caption", index) or ""
-        label = self.label(index)
-        if label < 0:
+        label = self._at("label", index)
+        if label < 0 or self.class_names is None:
             return ""
-        assert self.class_names is not None
         return template_caption(self.row(index), self._templates, self.class_names[label])
 
     def where(self, index: int) -> str:
@@ -192,10 +187,6 @@ class Table(Source):
     def row(self, index: int) -> int:
         """The record's number in its file, from 1."""
         return self._at("row", index)
-
-    def label(self, index: int) -> int:
-        """The record's class, -1 where it has none."""
-        return self._at("label", index)
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         return self._columns["label"].to_numpy().astype(np.int64)
@@ -208,10 +199,11 @@ class Table(Source):
         return self._columns[column][index].as_py()
 
     def _image(self, index: int) -> bytes:
-        if (data := self._at("image", index)) is not None:
-            return data
         place = file = self._files[self._at("file", index)]
         try:
+            if (data := self._at("image", index)) is not None:
+                check_bytes(len(data))
+                return data
             start, length = self._at("start", index), self._at("length", index)
             if start is not None and length is not None:
                 return read_range(file, start, length)
@@ -251,7 +243,7 @@ def _names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str | Path):
         from cleanclip_jax.text.classes import read_classes
 
-        return read_classes(str(given)).names
+        return read_classes(local(given)).names
     if not all(isinstance(name, str) for name in given):
         raise UserError(f"classes: {given}: give a list of names, or the file they are in.")
     return tuple(given)

@@ -7,18 +7,20 @@ import codecs
 import csv
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import open_binary
-from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.errors import UserError
 
 BATCH_ROWS = 16_384
+BATCH_SIZE = 1 << 24  # characters
 LONGEST_FIELD = 1 << 20  # characters; the end of an open quote is looked for no further
+LONGEST_LINE = 1 << 22  # characters; what follows them in a line is cut off
 
 # What stands for bytes that are no text. A lone surrogate, so that no text has it.
 UNREADABLE = "\udcff"
@@ -49,8 +51,8 @@ class TextReader:
             for rows in records(stream, self.delimiter, len(header)):
                 bad = [row if isinstance(row, str) else None for row in rows]
                 values = [[None if isinstance(r, str) else r[i] for r in rows] for i in places]
-                arrays = [self._texts(column, bad) for column in values]
-                yield batch_of(dict(zip(columns, arrays, strict=True)), bad)
+                named = dict(zip(columns, values, strict=True))
+                yield batch_of(named, bad, why=f"not {self.encoding}")
 
     def _open(self, file: str) -> io.TextIOWrapper:
         encoding = "utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding
@@ -59,25 +61,20 @@ class TextReader:
         )
 
     def _header(self, file: str, stream: io.TextIOWrapper) -> list[str]:
-        first = next((row for row in csv.reader(stream, delimiter=self.delimiter) if row), None)
+        lines = iter(partial(stream.readline, LONGEST_LINE), "")
+        try:
+            first = next((row for row in csv.reader(lines, delimiter=self.delimiter) if row), None)
+        except csv.Error as error:
+            raise UserError(f"{file}: the line of column names is broken: {error}.") from error
         if first is None:
             raise UserError(f"{file}: the file is empty; it needs a line of column names.")
         if any(UNREADABLE in name for name in first):
             raise UserError(f"{file}: is not {self.encoding}; name what it is in with encoding=...")
         return first
 
-    def _texts(self, values: list[str | None], bad: list[str | None]) -> pa.Array:
-        try:
-            return pa.array(values, pa.large_string())
-        except UnicodeEncodeError:
-            for i, value in enumerate(values):
-                if value is not None and UNREADABLE in value:
-                    values[i], bad[i] = None, f"not {self.encoding}"
-            return pa.array(values, pa.large_string())
-
 
 def records(
-    lines: Iterable[str], delimiter: str, width: int
+    stream: io.TextIOBase, delimiter: str, width: int
 ) -> Iterator[Sequence[list[str] | str]]:
     """Yields records in blocks: each's fields, or why it has not `width` of them.
 
@@ -85,9 +82,9 @@ def records(
     to the next quote: then its line alone is the broken record, and reading goes on with the line
     after it.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-    source = iter(lines)
-    while block := list(islice(source, BATCH_ROWS)):
+    csv.field_size_limit(LONGEST_FIELD)
+    source = _lines(stream)
+    while block := list(_block(source)):
         try:
             rows = list(csv.reader(block, delimiter=delimiter, strict=True))
             sound = set(map(len, rows)) == {width}
@@ -95,6 +92,24 @@ def records(
             rows, sound = [], False
         # A block at a time is five times as fast as a record at a time.
         yield rows if sound else list(_one_by_one(block, source, delimiter, width))
+
+
+def _lines(stream: io.TextIOBase) -> Iterator[str]:
+    """Lines, of which one that is too long is cut and marked."""
+    while line := stream.readline(LONGEST_LINE):
+        rest = line
+        while len(rest) == LONGEST_LINE and rest[-1] not in "\r\n":
+            rest = stream.readline(LONGEST_LINE)
+        yield line if rest is line else f"{line}{UNREADABLE}\n"
+
+
+def _block(source: Iterator[str]) -> Iterator[str]:
+    size = 0
+    for count, line in enumerate(source, 1):
+        yield line
+        size += len(line)
+        if count == BATCH_ROWS or size > BATCH_SIZE:
+            return
 
 
 def _one_by_one(
@@ -116,9 +131,14 @@ def _one_by_one(
         except csv.Error as error:
             # A line whose fields are all there but for quotes left bare, as pandas reads them.
             bare = len(taken) == 1 and str(error) != "unexpected end of data"
-            fields = next(csv.reader(taken, delimiter=delimiter)) if bare else []
+            try:
+                fields = next(csv.reader(taken, delimiter=delimiter)) if bare else []
+            except csv.Error:
+                fields = []
             if len(fields) == width:
                 yield fields
+            elif len(taken) == 1 and len(taken[0]) > LONGEST_FIELD:
+                yield f"a field of more than {LONGEST_FIELD:,} characters"
             else:
                 yield f"a quote is not closed, or stands within a field ({error})"
             ahead.extendleft(reversed(taken[1:]))

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from cleanclip_jax.data.paths import digests, local
-from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
-from cleanclip_jax.errors import UserError, reason, unknown
+from cleanclip_jax.errors import UserError, reason, refusing, unknown
 from cleanclip_jax.record import fingerprint_of
 from cleanclip_jax.views.decode import BadRecord
 
@@ -49,17 +49,13 @@ def open_tfds(
     for feature in (image, caption, class_name):
         if feature is not None and feature not in features:
             raise unknown(f"{folder}: feature", feature, features)
-    try:
+    with refusing(f"{folder}: split {split!r}", "check it", Exception):  # TFDS has many kinds
         files = _builder(folder).info.splits[split].filepaths
         content = digests([str(path) for path in files])
         _records(folder, split)
-    except Exception as error:  # TFDS has errors of many kinds
-        raise UserError(f"{folder}: split {split!r}: {reason(error)}") from error
     classes = None if class_name is None else getattr(features[class_name], "names", None)
-    columns: dict[str, Any] = {"image": None, "caption": caption, "class_name": class_name}
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    reader = TfdsReader(split)
-    table = make_table([folder], reader, **columns, classes=classes, **chosen, content=content)
+    columns, chosen = (None, caption, class_name), (where, rows, templates)
+    table = make_table([folder], TfdsReader(split), columns, chosen, classes, content=content)
     return TfdsTable(table, split, image)
 
 
@@ -110,11 +106,9 @@ class TfdsReader:
                 except Exception as error:  # of the shard's reader, of TFDS's parser, of text
                     values.append([None] * len(columns))
                     bad.append(reason(error))
-            arrays = {
-                name: pa.array([row[k] for row in values], pa.large_string())
-                for k, name in enumerate(columns)
-            }
-            yield batch_of(arrays, bad)
+            yield batch_of(
+                {name: [row[k] for row in values] for k, name in enumerate(columns)}, bad
+            )
 
 
 def _library() -> Any:
@@ -146,10 +140,8 @@ def _folder(name: str, data_dir: str | Path | None) -> str:
 
 @cache
 def _builder(folder: str) -> Any:
-    try:
+    with refusing(f"{folder}: not a dataset of TFDS", "check the path", Exception):
         return _library().builder_from_directory(folder)
-    except Exception as error:
-        raise UserError(f"{folder}: not a dataset of TFDS ({reason(error)}).") from error
 
 
 def _records(folder: str, split: str) -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cleanclip_jax.data.paths import expand, open_binary
-from cleanclip_jax.data.table.rows import batch_of
+from cleanclip_jax.data.listing import expand
+from cleanclip_jax.data.paths import check_bytes, open_binary, parse_json
+from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
+from cleanclip_jax.errors import reason
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 BATCH_ROWS = 8192
 PLACE = pa.struct({"start": pa.int64(), "length": pa.int64()})
 BLOCK = tarfile.BLOCKSIZE
+MOST_EXTRA = 1 << 20  # bytes of a header that says more of the next one
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 # What reads numbers and strings of a header; not documented, so pyright knows neither.
 nti, nts = (vars(tarfile)[name] for name in ("nti", "nts"))
@@ -30,9 +34,6 @@ class Member(NamedTuple):
     name: str
     start: int
     size: int
-
-
-Sample = tuple[str, dict[str, Member]]  # its name, and its files by ending
 
 
 def open_webdataset(
@@ -47,15 +48,14 @@ def open_webdataset(
     """Tar shards of samples: files that share their name up to its first dot, beside each other.
 
     Args:
-      path: a tar, a folder of tars, a pattern (also with braces) or a list: see paths.expand.
+      path: a tar, a folder of tars, a pattern (also with braces) or a list: see listing.expand.
       caption: 'txt', the sample's .txt file, or a key of its .json.
       class_name: 'cls', the sample's .cls file, or a key of its .json.
       classes, rows, templates: as in table.open_table.
       where: key of the .json → value or list of values, compared as text.
     """
-    columns: dict[str, Any] = {"image": "image", "caption": caption, "class_name": class_name}
-    chosen: dict[str, Any] = {"where": where, "rows": rows, "templates": templates}
-    return make_table(expand(path, ".tar"), TarReader(), **columns, classes=classes, **chosen)
+    columns, chosen = ("image", caption, class_name), (where, rows, templates)
+    return make_table(expand(path, ".tar"), TarReader(), columns, chosen, classes)
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,24 @@ class TarReader:
 
     def columns(self, file: str) -> list[str] | None:
         with open_binary(file) as stream:
-            for _, files in _samples(stream):
-                notes = _json(stream, files) if "json" in files else {}
-                return ["image", *(name for name in files if name not in PICTURES), *notes]
+            for _, files in (sample[:2] for sample in _samples(stream) if sample[2] is None):
+                with suppress(ValueError, OSError):  # of a .json: the next sample tells as well
+                    notes = _json(stream, files) if "json" in files else {}
+                    return ["image", *(name for name in files if name not in PICTURES), *notes]
         return None
 
     def batches(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with open_binary(file) as stream:
             samples = _samples(stream)
             while some := list(islice(samples, BATCH_ROWS)):
-                rows, bad = zip(*(_row(stream, files, columns) for _, files in some), strict=True)
-                arrays = {
-                    column: pa.array(values, PLACE if column == "image" else pa.large_string())
-                    for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+                rows = [_row(stream, files, columns, bad) for _, files, bad in some]
+                bad = [reason for _, reason in rows]
+                arrays: dict[str, Any] = {
+                    name: [values[k] for values, _ in rows] for k, name in enumerate(columns)
                 }
-                names = pa.array([f"sample {name}" for name, _ in some], pa.large_string())
-                yield batch_of(arrays, bad, names)
+                if "image" in arrays:
+                    arrays["image"] = pa.array(arrays["image"], PLACE)
+                yield batch_of(arrays, bad, [f"sample {name}" for name, _, _ in some])
 
 
 def members(stream: Any) -> Iterator[Member]:
@@ -101,14 +103,17 @@ def members(stream: Any) -> Iterator[Member]:
         if not any(header):
             return
         try:
-            # The checksum's own place counts as spaces.
+            # The checksum's place counts as spaces.
             sound = sum(header) - sum(header[148:156]) + 256 == nti(header[148:156])
             size = int(extra.get("size", nti(header[124:136])))
         except (tarfile.HeaderError, ValueError):
             sound, size = False, 0
-        if not sound or size < 0:
-            raise ValueError(f"no tar header at byte {place}")
         kind, start = header[156:157], place + BLOCK
+        extends = kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+        if not sound or size < 0 or (extends and size > MOST_EXTRA):
+            raise ValueError(f"no tar header at byte {place}")
+        if start + size > end:
+            raise ValueError(f"cut short at byte {end}: the file at byte {place} ends beyond it")
         place = start + -(-size // BLOCK) * BLOCK
         if kind == tarfile.XHDTYPE:
             extra |= _pax(stream.read(size))
@@ -141,25 +146,34 @@ def _pax(data: bytes) -> dict[str, str]:
     return values
 
 
-def _samples(stream: Any) -> Iterator[Sample]:
+def _samples(stream: Any) -> Iterator[tuple[str, dict[str, Member], str | None]]:
+    """Samples: name, files by ending, and why one cannot be read."""
+
     def name_of(member: Member) -> str:
         folder, slash, name = member.name.rpartition("/")
         return folder + slash + name.partition(".")[0]
 
-    for name, files in groupby(members(stream), name_of):
+    before: set[str] = set()
+    for name, group in groupby(members(stream), name_of):
+        files = list(group)
         by_ending = {file.name[len(name) + 1 :].lower(): file for file in files}
+        bad = "two files of one name" if len(by_ending) < len(files) else None
+        bad = "two samples of one name" if name in before else bad
         # Hidden files, such as macOS leaves beside others, have no name before the dot.
         if not name.endswith("/") and name:
-            yield name, by_ending
+            before.add(name)
+            yield name, by_ending, bad
 
 
 def _row(
-    stream: Any, files: Mapping[str, Member], columns: Sequence[str]
+    stream: Any, files: Mapping[str, Member], columns: Sequence[str], bad: str | None
 ) -> tuple[list[Any], str | None]:
     """A sample's values, and what is wrong with it."""
     notes: dict[str, Any] | None = None
     values: list[Any] = []
     try:
+        if bad is not None:
+            raise ValueError(bad)
         for column in columns:
             if column == "image":
                 picture = next((files[name] for name in PICTURES if name in files), None)
@@ -173,23 +187,22 @@ def _row(
                 values.append(_text(notes.get(column)))
             else:
                 values.append(None)
-    except ValueError as error:  # also of text that is not utf-8, and of broken JSON
-        return [None] * len(columns), str(error)
+    # Of text that is not utf-8, of broken JSON, and of files that are too large.
+    except (ValueError, OSError) as error:
+        return [None] * len(columns), reason(error)
     return values, None
 
 
 def _json(stream: Any, files: Mapping[str, Member]) -> dict[str, Any]:
-    notes = json.loads(_content(stream, files["json"]))
+    notes = parse_json(_content(stream, files["json"]))
     return notes if isinstance(notes, dict) else {}
 
 
 def _text(value: Any) -> str | None:
-    text = value if value is None or isinstance(value, str) else json.dumps(value)
-    if text is not None:
-        text.encode()  # JSON can write half a character
-    return text
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _content(stream: Any, file: Member) -> bytes:
+    check_bytes(file.size)
     stream.seek(file.start)
     return stream.read(file.size)

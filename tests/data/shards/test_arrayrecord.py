@@ -8,8 +8,7 @@ import fsspec
 import pytest
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.shards.destination import Output
-from cleanclip_jax.data.shards.layout import pack, shard_writer
+from cleanclip_jax.data.shards.layout import Output, pack, shard_writer
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import Source, open_source
@@ -92,7 +91,7 @@ def test_the_same_data_elsewhere_has_the_same_fingerprint(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["pairs-00001-of-00003.array_record", "index.arrow"])
-def test_one_changed_byte_is_noticed(folder: Path, name: str):
+def test_one_other_byte_is_noticed(folder: Path, name: str):
     open_arrayrecord(folder)
     flip(folder / name)
     assert name in refused(folder) and "its content is not what dataset.json says" in refused(

@@ -8,7 +8,7 @@ import pytest
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.beam import make_shard, on_runner
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.runners import in_processes
 from cleanclip_jax.data.sources import open_source

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import Runner, make_plan, prepare
 from cleanclip_jax.data.shards.repack import Plan, repack_picture, repack_shard
 from cleanclip_jax.data.shards.runners import in_processes
@@ -198,7 +198,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(
 def test_a_full_disk_is_one_line_and_nothing_half_written(command: Callable, tmp_path: Path):
     # Files of 1 MiB at most; a shard takes 3 MB.
     line = error_line(command("bash", "-c", 'ulimit -f 1024; exec "$@"', "bash"))
-    assert "out: cannot be read or written (write() failed: File too large" in line
+    assert "out: cannot be read or written: write() failed: File too large" in line
     out = tmp_path / "out"
     assert [path.name for path in out.iterdir()] == [".prepare"]
     process = command()
@@ -256,6 +256,23 @@ def test_it_stops_as_soon_as_too_many_are_bad(command: Callable, large: dict, tm
     assert 24 < len(bad_rows(tmp_path / "out")) <= 40
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"\0" * 99, b'{"index": -1}\n', b"[" * 9999])
+def test_damaged_notes_are_refused_or_made_anew(pairs: Source, tmp_path: Path, damage: bytes):
+    def stopped(plan: Plan, output: Output, allowed: int) -> None:
+        here(pairs)(plan, output, allowed)
+        raise UserError("stopped")
+
+    for name in (".prepare/plan.json", ".prepare/00001.arrow", ".prepare/00001.bad.jsonl"):
+        folder = tmp_path / name.replace("/", "")
+        refused(pairs, folder, stopped)
+        (folder / name).write_bytes(damage)
+        if "plan" in name:
+            assert "did not write" in refused(pairs, folder)
+        else:
+            assert make(pairs, folder)["records"] == 40
+            assert len(open_arrayrecord(folder)) == 40
+
+
 def test_rows_mended_before_it_goes_on_are_taken_in(
     write_csv: Callable, png: Callable, tmp_path: Path
 ):
@@ -303,7 +320,7 @@ def test_larger_pictures_are_resized_and_smaller_keep_their_bytes():
         repack_picture(jpeg(100, 61)[:500], "here", None, None)
 
 
-def test_only_its_own_work_is_taken_up(pairs: Source, tmp_path: Path):
+def test_only_work_that_it_began_is_taken_up(pairs: Source, tmp_path: Path):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.tex").write_text("years")

@@ -57,16 +57,16 @@ def test_it_gives_the_same_batches_however_they_are_shared_out(here: Path, tmp_p
 
     there = Path(shutil.copytree(here.parent, tmp_path / "another machine")) / here.name
     elsewhere = opened(there)
-    found = Plan.load(tmp_path / "poison.parquet", elsewhere)
+    loaded = Plan.load(tmp_path / "poison.parquet", elsewhere)
     for count, workers in ((1, 0), (2, 0), (4, 0), (1, 2), (2, 1)):
-        shares = [batches(elsewhere, found, (p, count), workers) for p in range(count)]
+        shares = [batches(elsewhere, loaded, (p, count), workers) for p in range(count)]
         for whole, *parts in zip(expected, *shares, strict=True):
             for key, rows in whole.items():
                 joined = np.concatenate([part[key] for part in parts])
                 np.testing.assert_array_equal(rows, joined, err_msg=f"{key} {count} {workers}")
 
 
-def test_one_changed_byte_is_noticed(here: Path, tmp_path: Path):
+def test_one_other_byte_is_noticed(here: Path, tmp_path: Path):
     plan = make_plan(ATTACK, opened(here), SIDE)
     plan.save(tmp_path / "poison.parquet")
     content = here.read_bytes()
@@ -77,10 +77,10 @@ def test_one_changed_byte_is_noticed(here: Path, tmp_path: Path):
     here.write_bytes(content)
 
     source = opened(here)
-    found = Plan.load(tmp_path / "poison.parquet", source)
-    picture = here.parent / f"{found.index[0]}.png"
+    loaded = Plan.load(tmp_path / "poison.parquet", source)
+    picture = here.parent / f"{loaded.index[0]}.png"
     data = bytearray(picture.read_bytes())
     data[-1] ^= 1  # behind the last chunk's content: it decodes to the same pixels
     picture.write_bytes(data)
     with pytest.raises(UserError, match="the picture has changed since"):
-        batches(source, found, (0, 1), 0)
+        batches(source, loaded, (0, 1), 0)

@@ -69,9 +69,9 @@ def test_an_epoch_of_them_is_trained_through(
     assert set(noted) == expected
     for index, (where, reason) in noted.items():
         assert where == source.where(index) and reason and "\n" not in reason
-    own = [batch for batch in batches if batch["bad"][0] < 0]
-    assert {int(batch["index"][0]) for batch in own} == set(places.values()) - expected
-    for batch in own:
+    read = [batch for batch in batches if batch["bad"][0] < 0]
+    assert {int(batch["index"][0]) for batch in read} == set(places.values()) - expected
+    for batch in read:
         index = int(batch["index"][0])
         assert (batch["tokens"][0, 0] == tokenizer([source.caption(index)])[0]).all()
         if mode == "exact":

@@ -16,7 +16,8 @@ from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import check, defaults
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Reading, Views, evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Reading, Views
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import decode
@@ -115,10 +116,10 @@ def test_neighbouring_seeds_share_no_epoch(source: Source):
 
 def test_views_are_drawn_anew_each_epoch_and_for_each_seed(source: Source):
     def views(seed: int) -> dict[int, list[dict]]:
-        found: dict[int, list[dict]] = {}
+        by_index: dict[int, list[dict]] = {}
         for row in rows(take(source, 24, views=VIEWS, seed=seed)):
-            found.setdefault(int(row["index"]), []).append(row)
-        return found
+            by_index.setdefault(int(row["index"]), []).append(row)
+        return by_index
 
     first, second = views(0), views(1)
     for index, seen in first.items():
@@ -147,15 +148,15 @@ def test_draws_follow_the_position_in_the_stream_and_the_seed(
 
 def test_augmented_captions_may_be_drawn_once(source: Source):
     once = Views(image="autoaugment", text="eda", per="once")
-    found: dict[int, set] = {}
-    changed = 0
+    by_index: dict[int, set] = {}
+    altered = 0
     for row in rows(take(source, 24, views=once)):
-        found.setdefault(int(row["index"]), set()).add(row["tokens"][1].tobytes())
-        changed += (row["tokens"][0] != row["tokens"][1]).any()
-    assert all(len(captions) == 1 for captions in found.values()) and changed > 24
+        by_index.setdefault(int(row["index"]), set()).add(row["tokens"][1].tobytes())
+        altered += (row["tokens"][0] != row["tokens"][1]).any()
+    assert all(len(captions) == 1 for captions in by_index.values()) and altered > 24
     # Others with another seed.
     other = take(source, 3, views=once, seed=1)
-    assert any(row["tokens"][1].tobytes() not in found[int(row["index"])] for row in rows(other))
+    assert any(row["tokens"][1].tobytes() not in by_index[int(row["index"])] for row in rows(other))
 
 
 @pytest.mark.parametrize("views", [Views(image="autoaugment"), Views(text="eda")])

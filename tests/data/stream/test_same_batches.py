@@ -16,7 +16,7 @@ from helpers.data_tfds import build_tfds
 from helpers.streams import stream_of
 from PIL import Image
 
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import Source, open_source

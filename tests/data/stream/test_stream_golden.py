@@ -71,7 +71,7 @@ def digests(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     captions = [source.caption(i) for i in range(len(source))]
     tokenizer = Tokenizer.train(captions, 300, 12)
     plan = make_plan(case["attack"], source, 16) if "attack" in case else None
-    found: list[str] = []
+    sums: list[str] = []
     for step, count in ((0, 3), (700, 1)):
         with stream_of(
             source,
@@ -88,9 +88,9 @@ def digests(case: dict[str, Any], folder: Path) -> dict[str, Any]:
                 whole = hashlib.sha256()
                 for name in ("images", "tokens", "index", "bad"):
                     whole.update(np.ascontiguousarray(batch[name]).tobytes())
-                found.append(whole.hexdigest())
+                sums.append(whole.hexdigest())
     # Of files whose bytes depend on the library that wrote them.
-    return {"batches": found} | ({} if "path" in config else {"fingerprint": source.fingerprint})
+    return {"batches": sums} | ({} if "path" in config else {"fingerprint": source.fingerprint})
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.streams import stream_of
+from helpers.streams import Endless, stream_of
 
 from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.pipeline import Batch, Batches, Reading, evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches
+from cleanclip_jax.data.stream.pipeline import Batch, Batches, Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import GEOMETRY
@@ -112,16 +113,18 @@ def test_too_many_end_the_run_with_their_count(write_csv: Callable):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_stretch_ends_the_run_in_one_line(write_csv: Callable, workers: int):
-    source = opened(write_csv(12, missing=range(12)))
+def test_an_unreadable_stretch_ends_the_run_and_is_noted(write_csv: Callable, workers: int):
+    source, noted = opened(write_csv(12, missing=range(12))), []
+    options = {"max_bad_share": 0.2, "workers": workers, "on_bad": lambda *row: noted.append(row)}
     with (
-        stream(source, max_bad_share=0.2, workers=workers) as ended,
+        stream(source, **options) as ended,
         pytest.raises(
-            UserError, match=r"3 unreadable records in a row.*the last: pairs.csv"
+            UserError,
+            match=r"3 unreadable records of 12, more than config.data.max_bad_share.*pairs.csv row",
         ) as error,
     ):
         next(ended)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len({index for index, _, _ in noted}) == 3
 
 
 def test_evaluation_leaves_them_out_and_says_so(
@@ -142,17 +145,24 @@ def test_evaluation_leaves_them_out_and_says_so(
 def test_a_read_that_does_not_end_ends_the_run(
     write_csv: Callable, workers: int, timeout: float, maker: str
 ):
-    """A named pipe that nobody writes to stands for storage that stalls."""
-    path = write_csv(4, missing=[2])
-    os.mkfifo(path.parent / "2.png")
+    source = Endless(write_csv(4))
     began = time.monotonic()
-    stalled = stream(opened(path), workers=workers, timeout=timeout)
+    stalled = stream(source, workers=workers, timeout=timeout)
     with pytest.raises(UserError, match=f"no batch for {timeout:g} s from {maker}") as error:
         list(islice(stalled, 3))
     assert timeout <= time.monotonic() - began < timeout + 15
     assert "\n" not in str(error.value)
     assert not multiprocessing.active_children()
     assert list(stalled) == []
+
+
+def test_a_named_pipe_is_no_picture(write_csv: Callable):
+    """Nobody writes to it: to open it would not end."""
+    path = write_csv(4, missing=[2])
+    os.mkfifo(path.parent / "2.png")
+    with stream(opened(path), timeout=5) as batches:
+        assert next(batches)["bad"].max() == 2
+        assert "row 3: image" in batches.unreadable[2]
 
 
 def test_a_worker_that_dies_ends_the_run(write_csv: Callable):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cleanclip_jax.data.shards.destination import Output
+from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.packing import make_plan, prepare
 from cleanclip_jax.data.shards.repack import repack_shard
 from cleanclip_jax.data.sources import open_source

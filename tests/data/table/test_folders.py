@@ -90,7 +90,7 @@ def test_a_link_that_leads_nowhere_is_a_bad_record(folder: Path):
             "without a class in names: unknown 'n02'.*Did you mean 'n2'",
         ),
         ({"names": {"n01": ["cat"]}}, 'give {"folder": "class"'),
-        ({"names": "nowhere.json"}, "nowhere.json: no names of classes .*No such file"),
+        ({"names": "nowhere.json"}, "nowhere.json: no names of classes: No such file"),
         ({"where": {"class": "cow"}}, "where class: unknown 'cow'. Known: n01, n02"),
         ({"path": "nowhere"}, "nowhere: No such file"),
     ],

@@ -176,7 +176,7 @@ def test_the_fingerprint_follows_what_decides_rows_and_captions(parquet: Callabl
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet"])
-def test_one_changed_byte_changes_the_fingerprint(
+def test_one_other_byte_changes_the_fingerprint(
     parquet: Callable, write_csv: Callable, tmp_path: Path, name: str
 ):
     """For parquet within a picture, far from the footer."""
@@ -247,7 +247,7 @@ def test_a_mistake_is_one_line(parquet: Callable, options: dict, message: str, c
 def test_a_broken_parquet_file_is_one_line(parquet: Callable, cut: int):
     path = parquet()
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"pairs.parquet: not a parquet file"):
+    with pytest.raises(UserError, match=r"pairs.parquet: unreadable as parquet: "):
         table(path)
 
 
@@ -256,7 +256,7 @@ def test_a_broken_parquet_file_is_one_line(parquet: Callable, cut: int):
     [
         (b"", "the file is empty"),
         (b"\n\n", "the file is empty"),
-        (b"image,caption\n", "none left"),
+        (b"image,caption\n", "it has no rows"),
         ("image,caption\na.png,x\n".encode("utf-16"), "is not utf-8; .* encoding"),
     ],
 )
@@ -336,7 +336,9 @@ def test_a_broken_page_is_one_line(parquet: Callable, cache: Path):
 
 def test_a_column_of_another_kind_is_one_line(parquet: Callable):
     path = parquet(caption=[["one", "two"]] * 40)
-    with pytest.raises(UserError, match=r"pairs.parquet: a column is of no use .*list"):
+    with pytest.raises(
+        UserError, match=r"pairs.parquet: column 'caption' holds list.*it takes texts"
+    ):
         table(path)
 
 

@@ -46,7 +46,7 @@ def by_title(source: Source) -> dict[str, int]:
     return {source.caption(i): i for i in range(len(source))}
 
 
-def test_a_split_is_pairs_of_the_files_own_bytes(prepared: Path):
+def test_a_split_is_pairs_of_the_files_bytes(prepared: Path):
     source = tiny(prepared, caption="title", class_name="label")
     assert len(source) == 9 and source.class_names == ("dog", "cat")
     index = by_title(source)["title 7"]
@@ -92,7 +92,7 @@ def test_it_pickles_as_its_place(prepared: Path):
     assert len(pickled) < 1000 and pickle.loads(pickled)[3] == source[3]
 
 
-def test_one_changed_byte_changes_the_fingerprint(prepared: Path, tmp_path: Path):
+def test_one_other_byte_changes_the_fingerprint(prepared: Path, tmp_path: Path):
     moved = tmp_path / "tiny/1.0.0"
     shutil.copytree(prepared / "tiny/1.0.0", moved)
     source = tiny(prepared, caption="title")
