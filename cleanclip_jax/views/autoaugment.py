@@ -99,12 +99,14 @@ _LEVEL_OPS: dict[str, Callable[[Image.Image, float], Levels]] = {
     "Invert": lambda *_: 255 - _VALUES,
 }
 
-_TOP = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
-_TOP |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
-_TRANSLATE = 150 / 331  # of the side: the paper's pixels at its image size
+# Of each op at level 0 and 9; of a translation a share of the side: the paper's pixels at its size.
+_ENDS = {"ShearX": (0.0, 0.3), "ShearY": (0.0, 0.3), "Rotate": (0.0, 30.0)}
+_ENDS |= {"TranslateX": (0.0, 150 / 331), "TranslateY": (0.0, 150 / 331)}
+_ENDS |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), (0.0, 0.9))
 
 # The ops that go either way, each by a fair coin.
-SIGNED = frozenset({*_TOP, "TranslateX", "TranslateY"})
+SIGNED = frozenset(_ENDS)
+_ENDS |= {"Solarize": (255.0, 0.0)}
 
 
 def magnitude(op: str, level: int, height: int, width: int) -> float:
@@ -112,18 +114,18 @@ def magnitude(op: str, level: int, height: int, width: int) -> float:
 
     Shear: tangent; translation: pixels; rotation: degrees; colour ops: distance of the factor
     from 1; posterize: bits that stay; solarize: threshold. 0 for ops that have none.
+
+    As torchvision's, rounded to float32 where torch's linspace does: 0.79999995 is not 0.8, and a
+    pixel of Color then now and then is another.
     """
-    match op:
-        case "TranslateX":
-            return _TRANSLATE * width * level / 9
-        case "TranslateY":
-            return _TRANSLATE * height * level / 9
-        case "Posterize":
-            return float(8 - round(level * 4 / 9))
-        case "Solarize":
-            return 255 * (9 - level) / 9
-        case _:
-            return _TOP.get(op, 0.0) * level / 9
+    if op == "Posterize":
+        return float(8 - round(level * 4 / 9))
+    first, last = _ENDS.get(op, (0.0, 0.0))
+    side = {"TranslateX": width, "TranslateY": height}.get(op, 1)
+    first, last = (float(np.float32(end)) for end in (first, last * side))
+    step = float(np.float32(last - first) / np.float32(9))
+    # From the nearer end, the product and the sum rounded once, together.
+    return float(np.float32(first + step * level if level < 5 else last - step * (9 - level)))
 
 
 def apply_ops(image: Image.Image, ops: Sequence[tuple[str, float]]) -> Image.Image:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.torchvision_ops import OPS, torchvision_view
 from PIL import Image
 
 from cleanclip_jax.sharding import make_mesh, split_over
@@ -20,12 +21,6 @@ from cleanclip_jax.views.device_autoaugment import (
 )
 
 RUN, DRAW = jax.jit(augment), jax.jit(draw)
-
-OPS = [
-    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
-    *("Brightness", "Color", "Contrast", "Sharpness"),
-    *("Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"),
-]
 
 
 def every_entry(height: int, width: int) -> list[Entry]:
@@ -157,6 +152,21 @@ def test_a_picture_depends_on_its_own_key_alone():
     for picture, slot, view in zip(images, np.asarray(DRAW(keys)), views, strict=True):
         ops = [entries[number][at] for number, at in enumerate(slot)]
         np.testing.assert_array_equal(view, on_host(picture, ops), err_msg=str(ops))
+
+
+@pytest.mark.slow
+def test_ten_thousand_draws_give_torchvisions_pixels():
+    images = some_pictures(500, 40, 56)
+    entries, differences = policy_entries(40, 56), 0
+    for seed in range(20):
+        keys = jax.random.split(jax.random.key(seed), len(images))
+        for picture, slot, view in zip(
+            images, np.asarray(DRAW(keys)), np.asarray(RUN(images, keys)), strict=True
+        ):
+            ops = [entries[number][at] for number, at in enumerate(slot) if at]
+            expected = np.asarray(torchvision_view(Image.fromarray(picture), ops))
+            differences += (view != expected).any()
+    assert not differences
 
 
 def test_devices_make_what_one_makes_and_say_nothing_to_each_other():
