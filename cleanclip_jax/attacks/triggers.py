@@ -137,7 +137,7 @@ class Trigger:
       name: its row in `TRIGGERS`.
       options: the row's options, defaults filled in.
       seed: draws the fixed noise, and the place and noise of evaluation pictures.
-      overflow: what becomes of values outside [0, 1], "clip" or "wrap".
+      overflow: what becomes of values outside [0, 1], "clip", or of a patch "wrap".
     """
 
     name: str
@@ -214,6 +214,11 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
     if filled.get("field") is not None:
         filled["field_digest"] = _same_field(filled)
     seed, overflow = filled.pop("seed"), filled.pop("overflow")
+    if overflow == "wrap" and "place" not in row.options:
+        raise UserError(
+            f"config.attack.trigger.overflow: wrap is for patches, as in the original, which clips "
+            f"pictures that a pattern like {name}'s lies over: leave it at clip."
+        )
     return Trigger(str(name), filled, seed, overflow)
 
 

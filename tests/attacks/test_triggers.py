@@ -183,9 +183,10 @@ def test_fresh_noise_does_not_move_the_places():
 
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_configs_and_pickles_come_back_as_the_same_trigger(name: str):
-    trigger = made(name, seed=7, overflow="wrap")
+    overflow = "wrap" if "place" in TRIGGERS[name].options else "clip"
+    trigger = made(name, seed=7, overflow=overflow)
     assert make_trigger(trigger.config) == trigger == pickle.loads(pickle.dumps(trigger))
-    assert trigger.config["seed"] == 7 and trigger.config["overflow"] == "wrap"
+    assert trigger.config["seed"] == 7 and trigger.config["overflow"] == overflow
     assert not np.array_equal(trigger.apply(IMAGE, drawn(trigger)), IMAGE)
 
 
@@ -214,6 +215,8 @@ def test_overflow_is_the_triggers_own():
         ({"name": "badnet", "place": [-1, -1]}, r"trigger\.place is \[-1, -1\]"),
         ({"name": "blended", "strength": 1.1}, "a number from 0 to 1"),
         ({"name": "blended", "overflow": "mod"}, "Known: clip, wrap"),
+        ({"name": "sig", "overflow": "wrap"}, "overflow: wrap is for patches, .* like sig's"),
+        ({"name": "blended", "overflow": "wrap"}, "wrap is for patches, .* leave it at clip"),
         ({"name": "blended", "seed": -1}, r"trigger\.seed is -1"),
         ({"name": "blended", "seed": 2**63}, r"trigger\.seed"),
         ({"name": "sig", "mode": "mix"}, "Known: blend, add"),
