@@ -112,13 +112,11 @@ class Read:
     Attributes:
       image: its picture at its final size, without a trigger.
       whole: the picture that its view is made of where that is not `image`.
-      caption: the poisoned one of a poisoned pair.
       stamp: how its trigger is applied; None: it has none.
     """
 
     image: UInt8[np.ndarray, "s s 3"]
     whole: Image.Image | None
-    caption: str
     stamp: Stamp | None
 
 
@@ -165,13 +163,12 @@ class Example:
         made: dict[str, Any] = {}
         if self.unreadable is None:
             shown, read, reason = self._readable(index)
+            caption, stamp = self._caption(shown, rng), read.stamp
             made["images"] = self._views(read, rng)
-            caption, stamp = read.caption, read.stamp
         else:
             shown, reason = self._stands_in(index, self.unreadable)
-            caption, stamp = self.source.caption(shown), None
-            if (poison := self._poison(shown)) is not None:
-                caption, stamp = poison.caption, poison.stamp
+            caption, poison = self._caption(shown, rng), self._poison(shown)
+            stamp = None if poison is None else poison.stamp
         captions = [caption, self._reword(caption, shown, rng)] if self.views.any else [caption]
         if self.views.on == "device" and self.plan is not None:
             from cleanclip_jax.attacks.triggers import fold
@@ -197,14 +194,22 @@ class Example:
             # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,
             # so its view is made of it, too, as the original does, which saves it at this size.
             image = shapes[self.plan.geometry](pixels, self.image_size)
-            return Read(image, None, poison.caption, poison.stamp)
+            return Read(image, None, poison.stamp)
         whole: Any = Image.fromarray(pixels) if exact else None
         image = shapes[self.geometry](pixels if whole is None else whole, self.image_size)
         stamp = None if self.trigger is None else self.trigger.stamp(self.image_size, index)
-        return Read(image, whole, record.caption, stamp)
+        return Read(image, whole, stamp)
 
     def _poison(self, index: int) -> Poison | None:
         return None if self.plan is None else self.plan.poison_at(index)
+
+    def _caption(self, index: int, rng: np.random.Generator) -> str:
+        """A poisoned pair's caption is the plan's; of several one is drawn, as all is by `rng`, of
+        (seed, epoch, record)."""
+        if (poison := self._poison(index)) is not None:
+            return poison.caption
+        several = self.source.all_captions(index)
+        return several[0 if len(several) == 1 else int(rng.integers(len(several)))]
 
     def _stamped(self, read: Read) -> np.ndarray:
         trigger = self.trigger if self.plan is None else self.plan.trigger

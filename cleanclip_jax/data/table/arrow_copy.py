@@ -32,14 +32,15 @@ SCHEMA = {
     "start": pa.int64(),  # where it begins in the table's file itself
     "length": pa.int64(),
     "file": pa.int32(),  # which of the table's files
-    "caption": pa.large_string(),
+    "caption": pa.large_string(),  # of several the first
+    "captions": pa.list_(pa.large_string()),  # where there may be several
     "label": pa.int32(),  # -1: none
     "row": pa.int64(),  # in its file, from 1
     "name": pa.large_string(),
     "bad": pa.string(),  # why the record cannot be read
 }
 # What a table has none of takes no place in its copy.
-MAY_LACK = {"image", "path", "start", "length", "name"}
+MAY_LACK = {"captions", "image", "path", "start", "length", "name"}
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,7 @@ class _Conversion:
             place = f"{self._files[number]}: column {selection.image!r}"
             columns |= _image_columns(place, rows.column(selection.image))
         if selection.caption is not None:
-            # The NaN that pandas writes for a missing caption is none.
-            text = rows.column(selection.caption).cast(pa.large_string())
-            columns["caption"] = pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)
+            columns |= _caption_columns(rows.column(selection.caption))
         if names is not None and selection.class_name is not None:
             place = f"{self._files[number]}: {selection.class_name}"
             column = rows.column(selection.class_name)
@@ -217,9 +216,10 @@ class _Conversion:
     ) -> pa.RecordBatch:
         for field in schema:
             if pa.types.is_null(field.type) and not pa.types.is_null(columns[field.name].type):
+                what = "caption" if field.name == "captions" else "image"
                 raise UserError(
-                    f"{self._files[number]}: column {self._selection.image!r} holds images in "
-                    f"another way than that of {self._files[0]}; make them alike."
+                    f"{self._files[number]}: column {getattr(self._selection, what)!r} holds "
+                    f"{what}s in another way than that of {self._files[0]}; make them alike."
                 )
         return pa.record_batch([columns[f.name].cast(f.type) for f in schema], schema=schema)
 
@@ -261,6 +261,22 @@ def _labels(place: str, column: pa.Array, names: tuple[str, ...], given: bool) -
         if value and value not in index:
             raise unknown(f"{place}, by name or number of {len(names)} classes", value, names)
     return pa.array([index.get(value, -1) for value in values.to_pylist()], pa.int32())
+
+
+def _caption_columns(column: pa.Array) -> dict[str, pa.Array]:
+    """A column of captions, or of lists of them."""
+    # The NaN that pandas writes for a missing caption is none.
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        text = column.cast(pa.large_string())
+        return {"caption": pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)}
+    lists = column.cast(SCHEMA["captions"])
+    lists.validate(full=True)  # text that is none is an error of Arrow's
+    several = [
+        [text for text in texts or () if text and text.strip() and text.lower() != "nan"]
+        for texts in lists.to_pylist()
+    ]
+    firsts = pa.array([texts[0] if texts else None for texts in several], SCHEMA["caption"])
+    return {"captions": pa.array(several, SCHEMA["captions"]), "caption": firsts}
 
 
 def _image_columns(place: str, column: pa.Array) -> dict[str, pa.Array]:

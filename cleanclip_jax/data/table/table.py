@@ -49,8 +49,8 @@ def open_table(
       kind: 'csv', 'tsv' or 'parquet'.
       path: the file; a folder, a pattern (also with braces) or a list of them: see paths.expand.
       image: column of image paths, of image files' bytes, or of Hugging Face's {bytes, path}.
-      caption: column of captions; None for a set that is only measured on. Empty, null or NaN
-        is a record without a caption.
+      caption: column of captions, or in parquet of lists of them, of which training draws one an
+        epoch; None for a set that is only measured on. Empty, null or NaN is a record without.
       class_name: column of class names; classes are those of all the files, so that the
         splits of one file agree.
       classes: the class names in order, or the file they are in (text.classes): class_name then
@@ -184,6 +184,11 @@ class Table(Source):
             return ""
         assert self.class_names is not None
         return template_caption(self.row(index), self._templates, self.class_names[label])
+
+    def all_captions(self, index: int) -> Sequence[str]:
+        # A copy that an earlier version made has no such column.
+        several = self._at("captions", index) if "captions" in self._columns else None
+        return several or (self.caption(index),)
 
     def where(self, index: int) -> str:
         name = self._at("name", index) or f"row {self.row(index)}"
