@@ -75,8 +75,18 @@ class Plan:
 
     @cached_property
     def trigger(self) -> Trigger:
-        """The trigger that every row applies."""
-        return make_trigger(self.header["attack"]["trigger"])
+        """The trigger that every row applies; a UserError where a row is none of its stamps."""
+        made = make_trigger(self.header["attack"]["trigger"])
+        columns = [self.table[name].to_numpy() for name in ("row", "col", "seed")]
+        fits = made.fits(self.header["image_size"], np.stack(columns, 1).astype(np.int64))
+        wrong = np.flatnonzero(~fits | (np.array(self.table["trigger"]) != made.name))
+        if len(wrong):
+            place = {name: self.table[name][wrong[0]].as_py() for name in _SCHEMA.names[:5]}
+            raise UserError(
+                f"the poison plan is damaged: {place} is no {made.name} on a picture of "
+                f"{self.header['image_size']} pixels; make the plan again."
+            )
+        return made
 
     @cached_property
     def digest(self) -> str:

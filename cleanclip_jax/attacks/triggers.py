@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from cleanclip_jax import keys
 from cleanclip_jax.attacks import patterns
@@ -170,6 +170,15 @@ class Trigger:
         x = image.astype(np.float32) / np.float32(255)
         x = TRIGGERS[self.name].function(x, stamp.seed, (stamp.row, stamp.col), **given)
         return to_uint8(x, self.overflow)
+
+    def fits(self, image_size: int, stamps: Int64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Which of the stamps, as they come out of a file, can be applied to such a picture."""
+        place, seed = stamps[:, :2], stamps[:, 2]
+        last = 0
+        if "place" in self.options:
+            last = image_size - pixels(self.options["size"], image_size)
+        corners = (place == np.array(CORNERS)).all(1) & ("place" in self.options)
+        return (((place >= 0) & (place <= last)).all(1) | corners) & (last >= 0) & (seed >= 0)
 
     def _place(self, image_size: int, free: np.ndarray) -> tuple[int, int]:
         if "place" not in self.options:

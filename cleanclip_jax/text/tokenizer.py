@@ -55,6 +55,8 @@ class Tokenizer:
         self.keep_end = keep_end
         self.vocab_size = bpe.get_vocab_size()
         self.start, self.end = self.vocab_size - 2, self.vocab_size - 1
+        if [bpe.token_to_id(word) for word in (START, END)] != [self.start, self.end]:
+            raise UserError(f"tokenizer: its last two ids are to be those of {START} and {END}.")
         self._model = bpe.model
         self._known: dict[str, tuple[int, ...]] | None = None
         if getattr(self._model, "end_of_word_suffix", None) == _END_OF_WORD:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,10 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
         return None
     if not path:
         raise UserError("synonyms: wordnet takes a path; give the folder that holds data.noun.")
-    if not (Path(path) / "data.noun").is_file():
-        zipped = Path(path).with_suffix(".zip")
-        todo = f"unzip {zipped}" if zipped.is_file() else "give the dictionary's folder"
+    path = os.path.expanduser(path)
+    if not os.path.isfile(os.path.join(path, "data.noun")):
+        zipped = path.rstrip("/") + ".zip"
+        todo = f"unzip {zipped}" if os.path.isfile(zipped) else "give the dictionary's folder"
         raise UserError(f"{path}: no WordNet folder, as it has no data.noun; {todo}.")
     try:
         _open(path)

@@ -1,5 +1,6 @@
 """Each trigger's pattern, against golden values or its definition in docs/attacks.md."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
         (np.zeros((4, 4, 3), np.float32), r"an array \[4, 4, 3\] of float32; it takes"),
         (np.zeros((4, 4, 2), int), "of int64"),
         (np.full((4, 4, 2), np.nan), "finite floats"),
+        (np.array([{}]), "no .npy file"),
+        (
+            b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, "
+            b"'shape': (9**9, 9, 2)}",
+            "no .npy file",
+        ),
+        (np.zeros((1, 4097, 2), np.float32), "k up to 4096"),
     ],
 )
 def test_a_field_that_is_none(tmp_path: Path, content: Any, said: str):
@@ -100,6 +108,14 @@ def test_a_field_that_is_none(tmp_path: Path, content: Any, said: str):
     with pytest.raises(UserError, match=said) as caught:
         made("wanet", field=str(path))
     assert "\n" not in str(caught.value) and "field.npy" in str(caught.value)
+
+
+def test_a_pipe_or_an_archive_is_no_field(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    np.savez(tmp_path / "field.npz", field=np.zeros((4, 4, 2), np.float32))
+    for name in ("pipe.npy", "field.npz", "no\0name.npy"):
+        with pytest.raises(UserError, match=r"name|pipe|npz.* is no \.npy file"):
+            made("wanet", field=str(tmp_path / name))
 
 
 def test_another_field_than_the_manifests_is_noticed(tmp_path: Path):

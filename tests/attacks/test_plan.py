@@ -180,6 +180,21 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
 
 
 @pytest.mark.parametrize(
+    ("column", "value"),
+    [("row", SIDE - 3), ("col", -1), ("row", -2), ("seed", -1), ("trigger", "yellow")],
+)
+def test_a_row_that_is_no_stamp_of_the_trigger_is_one_line(tmp_path: Path, column: str, value: Any):
+    path, made = tmp_path / "plan.parquet", plan(trigger={"name": "badnet", "size": 4}, count=3)
+    made.save(path)
+    at = made.table.schema.get_field_index(column)
+    values = [value, *made.table[column].to_pylist()[1:]]
+    field = made.table.schema.field(column)
+    rewrite(path, table=made.table.set_column(at, field, pa.array(values, field.type)))
+    with pytest.raises(UserError, match=f"plan is damaged: .*'{column}': '?{value}.* again"):
+        _ = Plan.load(path).trigger
+
+
+@pytest.mark.parametrize(
     ("attack", "message"),
     [
         ({"trigge": TRIGGER}, "attack: unknown 'trigge'.*Did you mean 'trigger'"),

@@ -234,6 +234,15 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, messag
         Tokenizer.load(tmp_path / "t.json")
 
 
+def test_a_tokenizer_whose_last_ids_are_no_start_and_end_is_refused(trained, tmp_path: Path):
+    """Models pool at the highest id: captions would be measured at any other word."""
+    trained.save(tmp_path / "t.json")
+    text = (tmp_path / "t.json").read_text()
+    (tmp_path / "t.json").write_text(text.replace("<end_of_text>", "<other>"))
+    with pytest.raises(UserError, match="last two ids are to be those of <start_of_text> and"):
+        Tokenizer.load(tmp_path / "t.json")
+
+
 class TestMerges:
     """Finding the merges file, with a stand-in for it."""
 

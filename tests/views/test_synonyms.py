@@ -109,6 +109,7 @@ def test_none_is_none():
         ("wordnt", None, "Did you mean 'wordnet'"),
         ("wordnet", None, "takes a path"),
         ("wordnet", "nowhere", "nowhere: no WordNet folder"),
+        ("wordnet", "no\0where", "where: no WordNet folder"),
         ("wordnet", "zipped", "zipped: no WordNet folder, .*; unzip .*/zipped.zip"),
         ("wordnet", "broken", "broken: WordNet cannot be read"),
         ("wordnet", "garbled", "garbled: WordNet cannot be read"),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord, decode
@@ -24,6 +24,8 @@ else:  # a run that is not poisoned, or has no views, loads none of them
     Plan = Poison = Stamp = Synonyms = Trigger = Any
 
 DECODING = ("exact", "fast")
+VIEWS = {"image": ("none", "autoaugment"), "text": ("none", "eda")}
+VIEWS |= {"per": ("epoch", "once"), "on": ("host", "device")}
 REASONS = "reasons"  # a batch's key, of what `pack` makes; it ends in the feeder
 
 
@@ -74,6 +76,11 @@ class Views:
     strength: float = 0.1
     per: str = "epoch"
     on: str = "host"
+
+    def __post_init__(self):
+        for key, words in VIEWS.items():
+            if (word := getattr(self, key)) not in words:
+                raise unknown(f"config.views.{key}", word, words)
 
     @property
     def any(self) -> bool:

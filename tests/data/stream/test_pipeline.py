@@ -122,6 +122,14 @@ def test_a_poisoned_pair_of_several_captions_has_the_plans(several: Source):
             np.testing.assert_array_equal(row["tokens"][0], tokens)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"image": "cutout"}, {"text": "no"}, {"per": "x"}, {"on": "tpu"}]
+)
+def test_a_view_of_an_unknown_name_is_refused(wrong: dict[str, str]):
+    with pytest.raises(UserError, match=r"config\.views\.\w+: unknown"):
+        Views(**wrong)
+
+
 def test_workers_change_nothing(source: Source):
     options = {"plan": plan_of(source), "views": VIEWS, "step": 1}
     none = take(source, 7, **options)
