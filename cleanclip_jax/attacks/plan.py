@@ -121,15 +121,15 @@ class Plan:
         Args:
           name: what has the plan, as the error for a source of another dataset says.
         """
-        theirs = self.header["fingerprint"]
+        planned = self.header["fingerprint"]
         if self._part is not None and self._part[0] == source.fingerprint:
             return self
         for whole in (source, source.unfiltered(), source.root()):
-            if whole.fingerprint == theirs and len(whole) == self.header["size"]:
+            if whole.fingerprint == planned and len(whole) == self.header["size"]:
                 break
         else:
             raise UserError(
-                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another "
+                f"{name}: the plan was made for dataset {planned[:12]}, and this is another "
                 f"dataset, {source.fingerprint[:12]}; use that one, or make a plan for this one."
             )
         if whole is source:
@@ -265,16 +265,16 @@ def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
     path = given.pop("manifest", None)
     if path is None:
         return given
-    theirs = Plan.load(path).header["attack"]
+    recorded = Plan.load(path).header["attack"]
     for key, value in given.items():
         ours = make_trigger(value).config if key == "trigger" else value
         ours = json.loads(json.dumps(ours))
-        if ours != theirs.get(key):
+        if ours != recorded.get(key):
             raise UserError(
-                f"config.attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in "
+                f"config.attack.{key}: {ours!r} is not the manifest's, {recorded.get(key)!r} in "
                 f"{path}; leave it out, or make the plan again."
             )
-    return {**theirs, "manifest": path}
+    return {**recorded, "manifest": path}
 
 
 def _checked(attack: Mapping[str, Any]) -> tuple[dict[str, Any], Trigger]:

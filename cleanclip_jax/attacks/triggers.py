@@ -1,6 +1,6 @@
 """Triggers: what an attack adds to a picture, one row of the table each.
 
-A new one is a function in attacks.patterns and a row of `TRIGGERS`; one of your own is registered
+A new one is a function in attacks.patterns and a row of `TRIGGERS`; yours is registered
 (docs/extend.md).
 """
 
@@ -235,7 +235,7 @@ def _same_field(given: Mapping[str, Any]) -> str:
     """The digest of WaNet's file: a manifest holds it, so that another file is noticed."""
     if given["k"] is not None:
         raise UserError(
-            "config.attack.trigger.k: the field has its own; set either k or field, and not both."
+            "config.attack.trigger.k: a file of a field has its k: set either k or field, not both."
         )
     digest = read_field(given["field"])[1]
     if given["field_digest"] not in (None, digest):

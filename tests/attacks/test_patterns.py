@@ -83,7 +83,7 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file"),
         (b"not an array", "no .npy file"),
@@ -99,13 +99,13 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
         (np.zeros((1, 4097, 2), np.float32), "k up to 4096"),
     ],
 )
-def test_a_field_that_is_none(tmp_path: Path, content: Any, said: str):
+def test_a_field_that_is_none(tmp_path: Path, content: Any, message: str):
     path = tmp_path / "field.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         made("wanet", field=str(path))
     assert "\n" not in str(caught.value) and "field.npy" in str(caught.value)
 
@@ -126,7 +126,7 @@ def test_another_field_than_the_manifests_is_noticed(tmp_path: Path):
     np.save(path, warp.draw_field(1, 4))
     with pytest.raises(UserError, match=r"trigger\.field: .*field\.npy is not the file of the"):
         make_trigger(config)
-    with pytest.raises(UserError, match="either k or field"):
+    with pytest.raises(UserError, match="either k or field, not both"):
         made("wanet", field=str(path), k=4)
 
 
@@ -204,9 +204,9 @@ def test_every_trigger_does_every_size_and_alters_it(name: str, side: int):
 @pytest.mark.parametrize("name", [name for name in TRIGGERS if "place" in TRIGGERS[name].options])
 def test_every_patch_goes_to_any_place(name: str):
     trigger = made(name, size=4, place=(3, 5))
-    changed = (on(trigger, IMAGE) != IMAGE).any(-1)
-    changed[3:7, 5:9] = False
-    assert not changed.any()
+    outside = (on(trigger, IMAGE) != IMAGE).any(-1)
+    outside[3:7, 5:9] = False
+    assert not outside.any()
     corners = on(made(name, size=4, place="corners"), IMAGE)
     for corner in (corners[:4, :4], corners[:4, -4:], corners[-4:, :4], corners[-4:, -4:]):
         np.testing.assert_array_equal(corner, on(trigger, IMAGE)[3:7, 5:9])

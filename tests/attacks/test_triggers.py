@@ -129,8 +129,8 @@ def test_random_places_reach_every_edge_and_are_spread_evenly():
     trigger = made("badnet", size=28, place="random")
     stamps = [drawn(trigger, seed) for seed in range(1000)]
     for side in ("row", "col"):
-        found, counts = np.unique([getattr(stamp, side) for stamp in stamps], return_counts=True)
-        assert found.tolist() == [0, 1, 2, 3, 4] and counts.min() > 140
+        places, counts = np.unique([getattr(stamp, side) for stamp in stamps], return_counts=True)
+        assert places.tolist() == [0, 1, 2, 3, 4] and counts.min() > 140
     assert len({(stamp.row, stamp.col) for stamp in stamps}) == 25
 
 

@@ -62,7 +62,7 @@ def photographs(*sizes: tuple[int, int]) -> list[Image.Image]:
 def test_every_op_is_torchvisions_at_every_level_on_several_pictures(op: str, golden):
     table = golden("autoaugment_policy.json")["magnitudes"][op] or [0.0] * 10
     noise = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
-    flat = np.broadcast_to(np.uint8([0, 128, 255]), (72, 96, 3)).copy()
+    flat = np.broadcast_to(np.array([0, 128, 255], np.uint8), (72, 96, 3)).copy()
     ramp = (np.add.outer(np.arange(72), np.arange(96))[:, :, None] * [1, 2, 3] // 3).astype(
         np.uint8
     )

@@ -73,7 +73,7 @@ def test_pairs_of_ops_are_the_hosts(height: int, width: int, rounds: int):
     if height != width:  # a quarter turn of those is another matter, and of no policy
         entries = [entry for entry in entries if entry not in (("Rotate", 90), ("Rotate", -270))]
     apply = jax.jit(lambda images, slots: apply_ops(images, slots, [entries, entries]))
-    count, changed = len(entries), 0
+    count, changes = len(entries), 0
     for seed in range(rounds):
         images = some_pictures(count, height, width, seed)
         rng = np.random.default_rng(seed)
@@ -82,8 +82,8 @@ def test_pairs_of_ops_are_the_hosts(height: int, width: int, rounds: int):
         for picture, slot, ours in zip(images, slots, made, strict=True):
             ops = [entries[number] for number in slot]
             np.testing.assert_array_equal(ours, on_host(picture, ops), err_msg=str(ops))
-            changed += (ours != picture).any()
-    assert changed > rounds * count / 2
+            changes += (ours != picture).any()
+    assert changes > rounds * count / 2
 
 
 def test_autocontrast_is_pillows_for_every_range():
@@ -91,13 +91,13 @@ def test_autocontrast_is_pillows_for_every_range():
     ends = np.random.default_rng(0).permutation(np.transpose(np.triu_indices(256)))
     low, high = np.moveaxis(ends[: 3 * 800].reshape(-1, 3, 2, 1), 2, 0)
     values = np.arange(256)
-    found = (values >= low) & (values <= high)
+    occurs = (values >= low) & (values <= high)
     counts = ((values == low) | (values == high)).astype(np.int32)
     expected = np.stack([host._autocontrast(histogram) for histogram in counts])
     ours = np.asarray(jax.jit(levels.autocontrast)(counts))
-    np.testing.assert_array_equal(ours[found], expected[found])
+    np.testing.assert_array_equal(ours[occurs], expected[occurs])
     true = 255 * (values - low) // np.maximum(high - low, 1)
-    assert (ours < true)[found & (high > low)].sum() > 300
+    assert (ours < true)[occurs & (high > low)].sum() > 300
 
 
 @pytest.mark.parametrize("way", [levels.scattered, levels.compared, levels.histogram])
@@ -119,15 +119,15 @@ def test_draws_have_the_policys_distribution():
     entries = policy_entries(32, 32)
     row, positive = (drawn - 1) // 2, (drawn - 1) % 2 == 1
     applied = drawn > 0
-    # Sub-policies are told from draws in which a step applies, each step by its own chance.
+    # Sub-policies are known from draws in which a step applies, each step by its own chance.
     expected = {
         (slot, number): steps[slot].chance / len(POLICY)
         for number, steps in enumerate(POLICY)
         for slot in range(2)
     }
     for (slot, number), share in expected.items():
-        found = (applied[:, slot] & (row[:, slot] == number)).mean()
-        assert found == pytest.approx(share, abs=4 * np.sqrt(share / DRAWS) + 1e-9)
+        drawn_share = (applied[:, slot] & (row[:, slot] == number)).mean()
+        assert drawn_share == pytest.approx(share, abs=4 * np.sqrt(share / DRAWS) + 1e-9)
     both = applied.all(1)
     assert (row[both, 0] == row[both, 1]).all()
     together = np.mean([a.chance * b.chance for a, b in POLICY])
@@ -183,7 +183,7 @@ def test_devices_make_what_one_makes_and_say_nothing_to_each_other():
         assert exchange not in text
 
 
-def test_an_unknown_op_is_said():
+def test_an_unknown_op_is_refused():
     with pytest.raises(ValueError, match="no such op: Cutout"):
         apply_ops(
             jnp.zeros((1, 4, 4, 3), jnp.uint8), jnp.zeros((1, 1), jnp.int32), [[("Cutout", 1)]]

@@ -18,7 +18,7 @@ PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
 
 def write_wordnet(folder: Path) -> Path:
-    """Writes a tiny WordNet in its own format, as Debian's: without the file `lexnames`."""
+    """Writes a tiny WordNet in its format, as Debian's: without the file `lexnames`."""
     folder.mkdir()
     for part, letter in PARTS.items():
         data, index = "  1 a line of the licence\n", {}
@@ -104,7 +104,7 @@ def test_none_is_none():
 # NLTK's reader leaves the file open that it fails on.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
-    ("kind", "path", "said"),
+    ("kind", "path", "message"),
     [
         ("wordnt", None, "Did you mean 'wordnet'"),
         ("wordnet", None, "takes a path"),
@@ -115,15 +115,15 @@ def test_none_is_none():
         ("wordnet", "garbled", "garbled: WordNet cannot be read"),
     ],
 )
-def test_what_cannot_be_opened_is_said_at_once(
-    tmp_path: Path, wordnet: Path, kind: str, path: str | None, said: str
+def test_what_cannot_be_opened_is_refused_at_once(
+    tmp_path: Path, wordnet: Path, kind: str, path: str | None, message: str
 ):
     (tmp_path / "zipped.zip").write_bytes(b"PK")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "data.noun").write_text("")
     write_wordnet(tmp_path / "garbled")
     (tmp_path / "garbled" / "index.noun").write_text("dog is no index line\n")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_synonyms(kind, path and str(tmp_path / path))
     assert "\n" not in str(caught.value)
     del caught

@@ -125,7 +125,7 @@ def test_a_poisoned_pair_of_several_captions_has_the_plans(several: Source):
 @pytest.mark.parametrize(
     "wrong", [{"image": "cutout"}, {"text": "no"}, {"per": "x"}, {"on": "tpu"}]
 )
-def test_a_view_of_an_unknown_name_is_refused(wrong: dict[str, str]):
+def test_a_view_of_an_unknown_name_is_refused(wrong: dict[str, Any]):
     with pytest.raises(UserError, match=r"config\.views\.\w+: unknown"):
         Views(**wrong)
 
