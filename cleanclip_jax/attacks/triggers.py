@@ -6,6 +6,7 @@ A new one is a function in attacks.patterns and a row of `TRIGGERS`; yours is re
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,14 +60,19 @@ TRIGGERS: Registry[Row] = Registry(
         "yellow": Row(patterns.yellow, _PATCH),
         "checkerboard": Row(patterns.checkerboard, _PATCH),
         "stripes": Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
-        "blended": Row(patterns.blended, {"strength": keys.share(0.2), "noise": _NOISE}),
+        "blended": Row(
+            partial(patterns.mixed, "blended"), {"strength": keys.share(0.2), "noise": _NOISE}
+        ),
         "blended_stripes": Row(
-            patterns.blended_stripes,
+            partial(patterns.mixed, "blended_stripes"),
             {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
         ),
-        "triangles": Row(patterns.triangles, {"size": keys.size(14), "strength": keys.share(0.15)}),
+        "triangles": Row(
+            partial(patterns.mixed, "triangles"),
+            {"size": keys.size(14), "strength": keys.share(0.15)},
+        ),
         "text": Row(
-            patterns.text,
+            partial(patterns.mixed, "text"),
             {
                 "text": keys.text("Watermarked"),
                 "size": keys.size(0.125),
@@ -74,7 +80,7 @@ TRIGGERS: Registry[Row] = Registry(
             },
         ),
         "sig": Row(
-            patterns.sig,
+            partial(patterns.mixed, "sig"),
             {
                 "amplitude": keys.number(60),
                 "periods": keys.number(6),

@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,15 @@ _LEXNAMES = [
 ]
 
 
+@dataclass(frozen=True)
 class Synonyms:
     """Gives a word's synonyms. Pickles as its path, and opens WordNet at the first word."""
 
-    def __init__(self, path: str):
-        self.path = path
+    path: str
 
     def __call__(self, word: str) -> tuple[str, ...]:
         """Returns the lower-case synonyms of a lower-case word, sorted, without itself."""
         return _lookup(self.path, word)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Synonyms) and self.path == other.path
-
-    def __hash__(self) -> int:
-        return hash(self.path)
 
 
 def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
