@@ -77,14 +77,14 @@ class Plan:
     def trigger(self) -> Trigger:
         """The trigger that every row applies; a UserError where a row is none of its stamps."""
         made = make_trigger(self.header["attack"]["trigger"])
-        columns = [self.table[name].to_numpy() for name in ("row", "col", "seed")]
-        fits = made.fits(self.header["image_size"], np.stack(columns, 1).astype(np.int64))
-        wrong = np.flatnonzero(~fits | (np.array(self.table["trigger"]) != made.name))
-        if len(wrong):
-            place = {name: self.table[name][wrong[0]].as_py() for name in _SCHEMA.names[:5]}
+        side, columns = self.header["image_size"], ("row", "col", "seed")
+        stamps = np.stack([self.table[name].to_numpy().astype(np.int64) for name in columns], 1)
+        wrong = ~made.fits(side, stamps) | (np.array(self.table["trigger"]) != made.name)
+        if wrong.any():
+            row = self.table.slice(int(wrong.argmax()), 1).to_pylist()[0]
             raise UserError(
-                f"the poison plan is damaged: {place} is no {made.name} on a picture of "
-                f"{self.header['image_size']} pixels; make the plan again."
+                f"the poison plan is damaged: its row of pair {row['index']} is no {made.name} on "
+                f"a picture of {side} pixels; make the plan again."
             )
         return made
 
@@ -186,19 +186,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     poisons are those of the whole, without the pairs that were left out.
 
     Args:
-      attack: docs/attacks.md tells the keys:
-        trigger: see `make_trigger`.
-        target: a class name.
-        count or rate: how many poisons; a rate is of all pairs.
-        select: "any" pair, "others" than the target's, or the "target"'s: those whose caption
-          names the target, or whose class it is.
-        captions: "templates" filled with the target, "natural" ones of this dataset that name it,
-          or "kept" as they are.
-        templates: a set's name or a list.
-        words: what counts as naming the target; its name.
-        geometry: "crop" or "squash".
-        seed: draws everything.
-        manifest: a file that `save` wrote, in place of all other keys.
+      attack: config.attack (docs/attacks.md); `manifest` is a file that `save` wrote.
       image_size: side of the pictures that the trigger is put on, in pixels.
     """
     if attack.get("manifest") is not None:
@@ -223,7 +211,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
             f"config.attack.captions: none of the {size} captions names "
             f"{_listed(attack['words'])}; use templates, or set attack.words."
         )
-    drawn = np.random.default_rng(seed).permutation(size)
+    drawn, naming_target = np.random.default_rng(seed).permutation(size), set(natural)
     if attack["select"] != "any":
         named |= of_class(pairs, target)
         drawn = drawn[named[drawn] == (attack["select"] == "target")]
@@ -239,8 +227,8 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     for i in sorted(digests):
         rng = np.random.default_rng([_RECORD, seed, i])
         stamp, old = trigger.draw(image_size, rng), pairs.caption(i)
-        if attack["captions"] == "kept":
-            new = old
+        if attack["captions"] == "kept":  # of several one that names the target, if any does
+            new = next((text for text in pairs.all_captions(i) if text in naming_target), old)
         elif attack["captions"] == "natural":
             new = natural[rng.integers(len(natural))]
         else:

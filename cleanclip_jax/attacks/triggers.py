@@ -213,14 +213,7 @@ class Trigger:
 def make_trigger(config: Mapping[str, Any]) -> Trigger:
     """Makes a trigger from a config: its name, its row's options, `seed` and `overflow`.
 
-    Options (docs/attacks.md lists them by trigger, with their defaults):
-      size: a patch's side (a tile's, the letters' height) in pixels, or below 1 as a share of the
-        picture's side; width: the same for a stripe.
-      noise: "fixed" (the same in every picture, drawn from `seed`) or "fresh" (one a picture).
-      place: "fixed" (bottom right corner), [row, col], "random" or "corners" (all four).
-      strength: the pattern's share in a blend, 0 to 1; for WaNet its s.
-      k, field: WaNet's shifts a side (None: one a pixel), or a .npy file of them.
-      amplitude, periods, mode: SIG's, in grey levels, over the width, "blend" or "add".
+    docs/attacks.md lists the options by trigger, with their meaning and defaults.
     """
     given = dict(config)
     name = given.pop("name", None)

@@ -190,7 +190,9 @@ def test_a_row_that_is_no_stamp_of_the_trigger_is_one_line(tmp_path: Path, colum
     values = [value, *made.table[column].to_pylist()[1:]]
     field = made.table.schema.field(column)
     rewrite(path, table=made.table.set_column(at, field, pa.array(values, field.type)))
-    with pytest.raises(UserError, match=f"plan is damaged: .*'{column}': '?{value}.* again"):
+    with pytest.raises(
+        UserError, match=r"plan is damaged: its row of pair \d+ is no badnet on .* again"
+    ):
         _ = Plan.load(path).trigger
 
 

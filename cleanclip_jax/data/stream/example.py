@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.config_keys import KEYS
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord, decode
@@ -24,8 +25,6 @@ else:  # a run that is not poisoned, or has no views, loads none of them
     Plan = Poison = Stamp = Synonyms = Trigger = Any
 
 DECODING = ("exact", "fast")
-VIEWS = {"image": ("none", "autoaugment"), "text": ("none", "eda")}
-VIEWS |= {"per": ("epoch", "once"), "on": ("host", "device")}
 REASONS = "reasons"  # a batch's key, of what `pack` makes; it ends in the feeder
 
 
@@ -60,12 +59,10 @@ class Views:
     """How a pair's augmented view is made (arXiv 2303.03323, section 4).
 
     Attributes:
-      image: 'none' or 'autoaugment'.
-      text: 'none' or 'eda'.
+      image, text, strength: as config.views has them.
       synonyms: what EDA replaces words by; None: its other three operations.
-      strength: share of the words that EDA changes.
-      per: 'epoch', a new augmented caption each epoch, or 'once', the same throughout, as the
-        original, which draws captions at load. Pictures change each epoch.
+      per: 'epoch', a new augmented caption each epoch, or 'once', as the original draws captions
+        at load. Pictures change each epoch.
       on: 'host', or 'device': triggers and augmented pictures are made in the training step, from
         pictures of their final size (run.views). Captions are made on the host either way.
     """
@@ -78,9 +75,8 @@ class Views:
     on: str = "host"
 
     def __post_init__(self):
-        for key, words in VIEWS.items():
-            if (word := getattr(self, key)) not in words:
-                raise unknown(f"config.views.{key}", word, words)
+        for key in ("image", "text", "per", "on"):
+            KEYS[f"views.{key}"].read(f"config.views.{key}", getattr(self, key))
 
     @property
     def any(self) -> bool:
@@ -114,13 +110,8 @@ def unpack(packed: UInt8[np.ndarray, " n"]) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Read:
-    """A record as it was read.
-
-    Attributes:
-      image: its picture at its final size, without a trigger.
-      whole: the picture that its view is made of where that is not `image`.
-      stamp: how its trigger is applied; None: it has none.
-    """
+    """A record as it was read: its picture at its final size, without a trigger; what its view is
+    made of, where that is another; and how its trigger is applied, where it has one."""
 
     image: UInt8[np.ndarray, "s s 3"]
     whole: Image.Image | None
@@ -170,12 +161,12 @@ class Example:
         made: dict[str, Any] = {}
         if self.unreadable is None:
             shown, read, reason = self._readable(index)
-            caption, stamp = self._caption(shown, rng), read.stamp
-            made["images"] = self._views(read, rng)
         else:
-            shown, reason = self._stands_in(index, self.unreadable)
-            caption, poison = self._caption(shown, rng), self._poison(shown)
-            stamp = None if poison is None else poison.stamp
+            shown, read, reason = self._stands_in(index, self.unreadable)
+        poison = self._poison(shown)
+        stamp, caption = (None, self._drawn(shown, rng)) if poison is None else poison[:2]
+        if read is not None:
+            made["images"] = self._views(read, rng)
         captions = [caption, self._reword(caption, shown, rng)] if self.views.any else [caption]
         if self.views.on == "device" and self.plan is not None:
             from cleanclip_jax.attacks.triggers import fold
@@ -210,14 +201,6 @@ class Example:
     def _poison(self, index: int) -> Poison | None:
         return None if self.plan is None else self.plan.poison_at(index)
 
-    def _caption(self, index: int, rng: np.random.Generator) -> str:
-        """A poisoned pair's caption is the plan's; of several one is drawn, as all is by `rng`, of
-        (seed, epoch, record)."""
-        if (poison := self._poison(index)) is not None:
-            return poison.caption
-        several = self.source.all_captions(index)
-        return several[0 if len(several) == 1 else int(rng.integers(len(several)))]
-
     def _stamped(self, read: Read) -> np.ndarray:
         trigger = self.trigger if self.plan is None else self.plan.trigger
         if read.stamp is None or trigger is None or self.views.on == "device":
@@ -249,6 +232,11 @@ class Example:
             rng = np.random.default_rng([self.seed, index])
         return eda(caption, rng, self.views.synonyms, self.views.strength)
 
+    def _drawn(self, index: int, rng: np.random.Generator) -> str:
+        """A record's caption; of several one for each (seed, epoch, record), as all draws are."""
+        several = self.source.all_captions(index)
+        return several[0 if len(several) == 1 else int(rng.integers(len(several)))]
+
     def _readable(self, index: int) -> tuple[int, Read, str]:
         """The first readable pair from `index` on: a rule that needs no draw and no state.
 
@@ -266,13 +254,13 @@ class Example:
             f"the last: {reasons[-1]}"
         )
 
-    def _stands_in(self, index: int, unreadable: Set[int]) -> tuple[int, str]:
+    def _stands_in(self, index: int, unreadable: Set[int]) -> tuple[int, None, str]:
         """As `_readable`, of records that were read before; some can be."""
         shown = index
         while shown in unreadable:
             shown = (shown + 1) % len(self.source)
         reason = f"{self.source.where(index)}: it could not be read when all pictures were."
-        return shown, "" if shown == index else reason
+        return shown, None, "" if shown == index else reason
 
 
 @dataclass(frozen=True)

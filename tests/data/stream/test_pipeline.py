@@ -116,6 +116,8 @@ def test_of_several_captions_one_is_drawn_each_epoch(several: Source):
 def test_a_poisoned_pair_of_several_captions_has_the_plans(several: Source):
     plan = plan_of(several, target="b 7", select="target", count=1)
     assert plan.index.tolist() == [7] and plan.poison_at(7) is not None
+    as_it_was = plan_of(several, target="b 7", select="target", count=1, captions="kept")
+    assert as_it_was.table["caption"].to_pylist() == ["b 7"]
     tokens = tokenizer_of(several)([plan.table["caption"][0].as_py()])[0]
     for row in rows(take(several, 6, plan=plan)):
         if row["index"] == 7:
