@@ -59,12 +59,6 @@ def test_a_folder_with_its_own_lexnames_is_read_as_well(wordnet: Path):
     assert synonyms is not None and synonyms("hound") == ("dog",)
 
 
-def test_lexicographer_files_have_wordnets_numbers():
-    names = [name for name, _ in module._LEXNAMES]
-    places = {3: "noun.Tops", 5: "noun.animal", 28: "noun.time", 29: "verb.body", 44: "adj.ppl"}
-    assert len(names) == 45 and {i: names[i] for i in places} == places
-
-
 def test_it_pickles_as_its_path_and_opens_again_in_another_process(wordnet: Path):
     synonyms = load_synonyms("wordnet", str(wordnet))
     data = pickle.dumps(synonyms)
@@ -87,8 +81,7 @@ def test_the_whole_wordnet_is_read_in_either_layout(tmp_path: Path, layout: str)
         for part in PARTS:
             for name in (f"data.{part}", f"index.{part}", f"{part}.exc"):
                 shutil.copy(DEBIAN / name, folder)
-        lines = (f"{i:02d}\t{name}\t{part}\n" for i, (name, part) in enumerate(module._LEXNAMES))
-        (folder / "lexnames").write_text("".join(lines))
+        (folder / "lexnames").write_text(module._LEXNAMES)
     synonyms = load_synonyms("wordnet", str(folder))
     assert synonyms is not None
     assert {"canis familiaris", "domestic dog", "hound"} < set(synonyms("dogs"))

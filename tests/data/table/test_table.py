@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanclip_jax.data.mixture import Mixture
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.subset import Subset
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text.prompts import TEMPLATES
 from cleanclip_jax.views.decode import BadRecord, decode
@@ -340,28 +338,6 @@ def test_a_column_of_another_kind_is_one_line(parquet: Callable):
     path = parquet(caption=[{"one": "two"}] * 40)
     with pytest.raises(UserError, match=r"pairs.parquet: a column is of no use .*struct"):
         table(path)
-
-
-def test_a_column_of_lists_gives_all_captions(parquet: Callable):
-    lists = [["one", " ", None, "two", "NaN"], [], None, ["three"]]
-    source = table(parquet(caption=lists * 10))
-    expected = [("one", "two"), ("",), ("",), ("three",)] * 10
-    assert [tuple(source.all_captions(i)) for i in range(40)] == expected
-    assert captions(source)[:4] == ["one", "", "", "three"]
-    assert source[0].caption == "one" and pickle.loads(pickle.dumps(source)).all_captions(0)[1]
-    ids = np.array([0, 3])
-    assert [tuple(Subset(source, ids).all_captions(i)) for i in range(2)] == expected[::3][:2]
-    mixture = Mixture({"a": (source, 1.0)})
-    assert tuple(mixture.all_captions(0)) == ("one", "two")
-    single = table(parquet())
-    assert single.all_captions(3) == (single.caption(3),)
-
-
-def test_files_with_and_without_lists_are_not_mixed(parquet: Callable, tmp_path: Path):
-    parquet().rename(tmp_path / "a.parquet")
-    parquet(caption=[["one", "two"]] * 40).rename(tmp_path / "b.parquet")
-    with pytest.raises(UserError, match=r"b\.parquet: column 'caption' holds captions in another"):
-        open_source({"kind": "parquet", "path": str(tmp_path / "*.parquet")})
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(write_csv: Callable, cache: Path):
