@@ -52,9 +52,8 @@ def test_wordnet_gives_the_words_of_all_synsets_sorted_without_the_word(wordnet:
     assert synonyms("cat") == synonyms("running") == synonyms("") == ()
 
 
-def test_a_folder_with_its_own_lexnames_is_read_as_well(wordnet: Path):
-    lines = (f"{i:02d}\t{name}\t{part}\n" for i, (name, part) in enumerate(module._LEXNAMES))
-    (wordnet / "lexnames").write_text("".join(lines))
+def test_a_folder_that_has_lexnames_is_read_as_well(wordnet: Path):
+    (wordnet / "lexnames").write_text(module._LEXNAMES)
     synonyms = load_synonyms("wordnet", str(wordnet))
     assert synonyms is not None and synonyms("hound") == ("dog",)
 
