@@ -49,16 +49,12 @@ def put(
       a new batch; clean pictures as they were.
     """
     parameter = () if learned is None else (learned,)
-    triggered = _version(trigger)(trigger, images, stamps, *parameter)
+    triggered = version(trigger)(trigger, images, stamps, *parameter)
     return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
 
 
-def check_version(trigger: Trigger) -> None:
-    """Refuses a trigger that is made on the host alone."""
-    _version(trigger)
-
-
-def _version(trigger: Trigger) -> Version:
+def version(trigger: Trigger) -> Version:
+    """What puts it on; a trigger that is made on the host alone is refused."""
     if trigger.name not in ON_DEVICE:
         raise UserError(
             f"config.views.on=device: the trigger {trigger.name!r} is made on the host alone: set "

@@ -52,51 +52,39 @@ class Row(NamedTuple):
 _SIZE, _PLACE = keys.size(16), keys.place("fixed")
 _NOISE = keys.choice("fixed", "fixed | fresh")
 _PATCH = {"size": _SIZE, "place": _PLACE}
+_NOISY = {"size": _SIZE, "noise": _NOISE, "place": _PLACE}
 
+_MIXED = {
+    "blended": {"strength": keys.share(0.2), "noise": _NOISE},
+    "blended_stripes": {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
+    "triangles": {"size": keys.size(14), "strength": keys.share(0.15)},
+    "text": {
+        "text": keys.text("Watermarked"),
+        "size": keys.size(0.125),
+        "strength": keys.share(0.5),
+    },
+    "sig": {
+        "amplitude": keys.number(60),
+        "periods": keys.number(6),
+        "mode": keys.choice("blend", "blend | add"),
+        "strength": keys.share(0.2),
+    },
+}
+_WARP = {
+    "k": keys.whole(None, least=1, below=4096, floats=True),
+    "strength": keys.number(1.0),
+    "field": keys.text(None),
+    "field_digest": keys.text(None),
+}
 TRIGGERS: Registry[Row] = Registry(
     "config.attack.trigger.name",
     {
-        "badnet": Row(patterns.badnet, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+        "badnet": Row(patterns.badnet, _NOISY),
         "yellow": Row(patterns.yellow, _PATCH),
         "checkerboard": Row(patterns.checkerboard, _PATCH),
-        "stripes": Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
-        "blended": Row(
-            partial(patterns.mixed, "blended"), {"strength": keys.share(0.2), "noise": _NOISE}
-        ),
-        "blended_stripes": Row(
-            partial(patterns.mixed, "blended_stripes"),
-            {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
-        ),
-        "triangles": Row(
-            partial(patterns.mixed, "triangles"),
-            {"size": keys.size(14), "strength": keys.share(0.15)},
-        ),
-        "text": Row(
-            partial(patterns.mixed, "text"),
-            {
-                "text": keys.text("Watermarked"),
-                "size": keys.size(0.125),
-                "strength": keys.share(0.5),
-            },
-        ),
-        "sig": Row(
-            partial(patterns.mixed, "sig"),
-            {
-                "amplitude": keys.number(60),
-                "periods": keys.number(6),
-                "mode": keys.choice("blend", "blend | add"),
-                "strength": keys.share(0.2),
-            },
-        ),
-        "wanet": Row(
-            patterns.wanet,
-            {
-                "k": keys.whole(None, least=1, below=4096, floats=True),
-                "strength": keys.number(1.0),
-                "field": keys.text(None),
-                "field_digest": keys.text(None),
-            },
-        ),
+        "stripes": Row(patterns.stripes, _NOISY),
+        **{name: Row(partial(patterns.mixed, name), keys) for name, keys in _MIXED.items()},
+        "wanet": Row(patterns.wanet, _WARP),
     },
 )
 

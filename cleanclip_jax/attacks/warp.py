@@ -34,8 +34,8 @@ def read_field(path: str) -> tuple[Float32[np.ndarray, "k k2 2"], str]:
         field = None if odd else np.load(file, mmap_mode="r")
     except OSError as error:
         raise UserError(f"trigger.field: {path}: {error.strerror}; check the path.") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise UserError(f"trigger.field: {path} is no .npy file; check the path.") from error
+    except (ValueError, EOFError, SyntaxError):
+        field = None
     if not isinstance(field, np.ndarray):
         raise UserError(f"trigger.field: {path} is no .npy file; check the path.")
     shape = field.shape[1:] if field.ndim == 4 and len(field) == 1 else field.shape
