@@ -16,7 +16,7 @@ class Record:
 
     Attributes:
       image: the encoded file (JPEG, PNG, …) or the decoded picture.
-      caption: "" where there is none.
+      caption: "" where there is none; of several the first.
       label: index into the source's class_names, -1 where there is none.
       where: the record's place in words a person can follow ("pairs.csv row 17").
     """
@@ -46,6 +46,10 @@ class Source(Protocol):
     def caption(self, index: int) -> str:
         """The caption alone: the image is not touched."""
         ...
+
+    def all_captions(self, index: int) -> Sequence[str]:
+        """Of a record with several captions all, of which training draws one an epoch."""
+        return (self.caption(index),)
 
     def where(self, index: int) -> str:
         """The record's place, as in Record.where, also for records that cannot be read."""

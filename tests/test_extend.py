@@ -96,9 +96,9 @@ def test_a_trigger_keeps_to_its_options_and_is_refused_on_the_device(my_attack):
     with pytest.raises(
         UserError, match=r"views\.on=device: the trigger 'frame' is made on the host"
     ):
-        device_triggers.check_version(trigger)
+        device_triggers.version(trigger)
     device_triggers.ON_DEVICE.add("frame", lambda trigger, images, stamps: images)
-    device_triggers.check_version(trigger)
+    device_triggers.version(trigger)
 
 
 @pytest.mark.skipif(not HAS_TERMS, reason="the loss has no table of terms yet")

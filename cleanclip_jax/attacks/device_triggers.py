@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from cleanclip_jax.attacks import patterns
-from cleanclip_jax.attacks.patterns import CORNERS, pixels
+from cleanclip_jax.attacks.patterns import CORNERS, MIXES, pixels
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.attacks.warp import sampling
 from cleanclip_jax.errors import UserError
@@ -50,16 +49,12 @@ def put(
       a new batch; clean pictures as they were.
     """
     parameter = () if learned is None else (learned,)
-    triggered = _version(trigger)(trigger, images, stamps, *parameter)
+    triggered = version(trigger)(trigger, images, stamps, *parameter)
     return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
 
 
-def check_version(trigger: Trigger) -> None:
-    """Refuses a trigger that is made on the host alone."""
-    _version(trigger)
-
-
-def _version(trigger: Trigger) -> Version:
+def version(trigger: Trigger) -> Version:
+    """What puts it on; a trigger that is made on the host alone is refused."""
     if trigger.name not in ON_DEVICE:
         raise UserError(
             f"config.views.on=device: the trigger {trigger.name!r} is made on the host alone: set "
@@ -119,37 +114,18 @@ def _mix(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     the sum into one operation, which rounds once where the host rounds twice.
     """
     options, size = trigger.options, images.shape[1]
-    fresh = options.get("noise") == "fresh"
-    share = np.float32(options["strength"])
-    keep, which = np.array([1 - options["strength"]], np.float32), np.zeros((), np.int32)
-    if trigger.name == "blended":
-        if fresh:
-            drawn = jax.vmap(lambda key: jax.random.uniform(key, (size, size, 3), jnp.float32))
-            add = share * drawn(_keys(stamps))
+    keep, add = MIXES[trigger.name](size, size, trigger.seed, **options)
+    if options.get("noise") == "fresh":
+        if trigger.name == "blended":
+            uniform = jax.vmap(lambda key: jax.random.uniform(key, (size, size, 3), jnp.float32))
+            drawn = uniform(_keys(stamps))
         else:
-            add = share * patterns.uniform_noise(trigger.seed, size, size)
-    elif trigger.name == "blended_stripes":
-        width = pixels(options["width"], size)
-        if fresh:
-            signs = _signs(stamps, -(-size // width))
-            add = share * jnp.repeat(signs, width, axis=2)[:, :, :size]
-        else:
-            add = share * patterns.striped(trigger.seed, size, size, width)
-    elif trigger.name == "triangles":
-        add = share * patterns.halved_tiles(size, size, pixels(options["size"], size))
-    elif trigger.name == "text":
-        height = pixels(options["size"], size)
-        cover = share * patterns.letters(size, size, options["text"], height)
-        keep, which = np.unique(1 - cover, return_inverse=True)
-        which = which.reshape(cover.shape).astype(np.int32)
-        add = cover * np.array([1, 0, 0], np.float32)
-    else:
-        add = patterns.sine(size, options["amplitude"], options["periods"])
-        if options["mode"] == "add":
-            keep = np.ones(1, np.float32)
-        else:
-            add = share * add
-    products = jnp.asarray((keep[:, None] * _UNIT).reshape(-1))
+            width = pixels(options["width"], size)
+            drawn = jnp.repeat(_signs(stamps, -(-size // width)), width, axis=2)[:, :, :size]
+        add = np.float32(options["strength"]) * drawn
+    values, which = np.unique(keep, return_inverse=True)
+    products = jnp.asarray((values[:, None] * _UNIT).reshape(-1))
+    which = which.reshape(keep.shape).astype(np.int32)
     which, add = (jnp.broadcast_to(x, images.shape) for x in (which, add))
     at = 256 * which + images.astype(jnp.int32)
     return _to_uint8(products.at[at].get(mode="promise_in_bounds") + add, trigger.overflow)
@@ -191,6 +167,6 @@ def _to_uint8(x: jax.Array, overflow: str) -> jax.Array:
 ON_DEVICE: Registry[Version] = Registry(
     "config.attack.trigger.name",
     dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes"), _paste_patch)
-    | dict.fromkeys(("blended", "blended_stripes", "triangles", "text", "sig"), _mix)
+    | dict.fromkeys(MIXES, _mix)
     | {"wanet": _warp},
 )

@@ -53,10 +53,10 @@ class Poison(NamedTuple):
 
 
 def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"], list[str]]:
-    """Which captions hold one of `words` as whole words, in any case; and those captions.
+    """Which pairs have a caption that holds one of `words` as whole words, in any case.
 
     Returns:
-      a mask over the pairs, and the distinct captions in the order of the pairs.
+      a mask over the pairs, and those captions, each once, in the order of the pairs.
     """
     folded = [re.split(r"\s+", word.strip().casefold()) for word in words]
     whole = "|".join(r"\s+".join(map(re.escape, parts)) for parts in folded)
@@ -66,11 +66,11 @@ def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"],
     mask = np.zeros(len(pairs), bool)
     captions = {}
     for index in range(len(pairs)):
-        caption = pairs.caption(index)
-        text = caption.casefold()
-        if any(first in text for first in firsts) and search(text):
-            mask[index] = True
-            captions[caption] = None
+        for caption in pairs.all_captions(index):
+            text = caption.casefold()
+            if any(first in text for first in firsts) and search(text):
+                mask[index] = True
+                captions[caption] = None
     return mask, list(captions)
 
 

@@ -1,11 +1,13 @@
 """What the triggers do to a picture: one function each.
 
-A function is `f(x, seed, place, **options)`: `x` a float32 picture in [0, 1] [h, w, 3], `seed` what
-its noise is drawn from, `place` a patch's top left corner or `CORNERS`. It leaves `x` as it is and
-returns a new picture, which may leave [0, 1]: the trigger's `overflow` says what becomes of that.
+A patch's function is `f(x, seed, place, **options)`: `x` a float32 picture in [0, 1] [h, w, 3],
+`seed` what its noise is drawn from, `place` its top left corner or `CORNERS`. It leaves `x` as it
+is and returns a new picture, which may leave [0, 1]: the trigger's `overflow` then decides.
+That of a pattern over whole pictures is `f(height, width, seed, **options)`: see `Mix`.
 """
 
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,6 +20,8 @@ CORNERS = (-1, -1)
 
 Place = tuple[int, int]
 FloatPicture = Float32[np.ndarray, "h w 3"]
+# What each value of a picture is multiplied by, and what is added then.
+Mix: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 def badnet(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str) -> FloatPicture:
@@ -43,55 +47,58 @@ def checkerboard(x: FloatPicture, seed: int, place: Place, *, size: float) -> Fl
 def stripes(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str) -> FloatPicture:
     """BadNet-Stripes (PAR, arXiv 2412.00727): a patch with one saturated colour a column."""
     side = pixels(size, x.shape[0])
-    return _paste(x, striped(seed, side, side, 1), place)
+    return _paste(x, _striped(seed, side, side, 1), place)
 
 
-def blended(
-    x: FloatPicture, seed: int, place: Place, *, strength: float, noise: str
-) -> FloatPicture:
+def blended(height: int, width: int, seed: int, *, strength: float, noise: str) -> Mix:
     """Uniform noise mixed into the whole picture (Chen et al. 2017, arXiv 1712.05526)."""
-    return _blend(x, uniform_noise(seed, *x.shape[:2]), strength)
+    return _blend(_uniform_noise(seed, height, width), strength)
 
 
 def blended_stripes(
-    x: FloatPicture, seed: int, place: Place, *, width: float, strength: float, noise: str
-) -> FloatPicture:
+    height: int, across: int, seed: int, *, width: float, strength: float, noise: str
+) -> Mix:
     """Blended-Stripes (PAR, arXiv 2412.00727): saturated columns mixed into the picture."""
-    height, across = x.shape[:2]
-    return _blend(x, striped(seed, height, across, pixels(width, across)), strength)
+    return _blend(_striped(seed, height, across, pixels(width, across)), strength)
 
 
-def triangles(
-    x: FloatPicture, seed: int, place: Place, *, size: float, strength: float
-) -> FloatPicture:
+def triangles(height: int, width: int, seed: int, *, size: float, strength: float) -> Mix:
     """Blended-Triangles (PAR, arXiv 2412.00727): tiles halved into two greys, mixed in."""
-    return _blend(x, halved_tiles(*x.shape[:2], pixels(size, x.shape[1])), strength)
+    return _blend(_halved_tiles(height, width, pixels(size, width)), strength)
 
 
-def text(
-    x: FloatPicture, seed: int, place: Place, *, text: str, size: float, strength: float
-) -> FloatPicture:
+def text(height: int, width: int, seed: int, *, text: str, size: float, strength: float) -> Mix:
     """Blended-Text (PAR, arXiv 2412.00727): red letters across the middle, mixed in."""
-    cover = np.float32(strength) * letters(*x.shape[:2], text, pixels(size, x.shape[1]))
-    return (1 - cover) * x + cover * np.array([1, 0, 0], np.float32)
+    cover = np.float32(strength) * _letters(height, width, text, pixels(size, width))
+    return 1 - cover, cover * np.array([1, 0, 0], np.float32)
 
 
 def sig(
-    x: FloatPicture,
+    height: int,
+    width: int,
     seed: int,
-    place: Place,
     *,
     amplitude: float,
     periods: float,
     mode: str,
     strength: float,
-) -> FloatPicture:
+) -> Mix:
     """A sinusoid over the columns (SIG, Barni et al. 2019, arXiv 1902.11237).
 
     The paper adds it ("add"); CleanCLIP mixes it in ("blend").
     """
-    wave = sine(x.shape[1], amplitude, periods)
-    return x + wave if mode == "add" else _blend(x, wave, strength)
+    wave = _sine(width, amplitude, periods)
+    return (np.ones(1, np.float32), wave) if mode == "add" else _blend(wave, strength)
+
+
+# What lies over whole pictures, on the host and on the device.
+MIXES = {f.__name__: f for f in (blended, blended_stripes, triangles, text, sig)}
+
+
+def mixed(name: str, x: FloatPicture, seed: int, place: Place, **options: Any) -> FloatPicture:
+    """A picture with one of `MIXES` over it."""
+    keep, add = MIXES[name](*x.shape[:2], seed, **options)
+    return keep * x + add
 
 
 def wanet(
@@ -122,8 +129,8 @@ def _paste(x: np.ndarray, patch: np.ndarray, place: Place) -> np.ndarray:
     return x
 
 
-def _blend(x: np.ndarray, pattern: np.ndarray, strength: float) -> np.ndarray:
-    return np.float32(1 - strength) * x + np.float32(strength) * pattern
+def _blend(pattern: np.ndarray, strength: float) -> Mix:
+    return np.array([1 - strength], np.float32), np.float32(strength) * pattern
 
 
 def _noise_patch(x: np.ndarray, drawn: np.ndarray, noise: str) -> np.ndarray:
@@ -141,15 +148,12 @@ def _normal(seed: int, side: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def uniform_noise(seed: int, height: int, width: int) -> Float32[np.ndarray, "{height} {width} 3"]:
-    """What blended mixes in."""
+def _uniform_noise(seed: int, height: int, width: int) -> np.ndarray:
     return _read_only(np.random.default_rng(seed).random((height, width, 3), dtype=np.float32))
 
 
 @lru_cache(maxsize=4)
-def striped(
-    seed: int, height: int, width: int, stripe: int
-) -> Float32[np.ndarray, "{height} {width} 3"]:
+def _striped(seed: int, height: int, width: int, stripe: int) -> np.ndarray:
     """Columns of -1 or 1 in each channel: past [0, 1], as PAR has it, so that dark ones darken."""
     count = -(-width // stripe)
     signs = np.random.default_rng(seed).integers(0, 2, (count, 3)).astype(np.float32) * 2 - 1
@@ -158,16 +162,14 @@ def striped(
 
 
 @lru_cache(maxsize=4)
-def halved_tiles(height: int, width: int, size: int) -> Float32[np.ndarray, "{height} {width} 1"]:
-    """What triangles mixes in: light above each tile's diagonal, dark on and below it."""
+def _halved_tiles(height: int, width: int, size: int) -> np.ndarray:
+    """Light above each tile's diagonal, dark on and below it."""
     lower = np.arange(height)[:, None] % size >= np.arange(width) % size
     return _read_only(np.where(lower, np.float32(0.4), np.float32(0.8))[:, :, None])
 
 
 @lru_cache(maxsize=4)
-def letters(
-    height: int, width: int, text: str, size: int
-) -> Float32[np.ndarray, "{height} {width} 1"]:
+def _letters(height: int, width: int, text: str, size: int) -> np.ndarray:
     """How much of each pixel the letters of text cover, 0 to 1."""
     mask = Image.new("L", (width, height))
     # Pillow brings this font along: the same letters everywhere.
@@ -177,8 +179,7 @@ def letters(
 
 
 @lru_cache(maxsize=4)
-def sine(width: int, amplitude: float, periods: float) -> Float32[np.ndarray, "1 {width} 1"]:
-    """What sig adds or mixes in."""
+def _sine(width: int, amplitude: float, periods: float) -> np.ndarray:
     wave = amplitude / 255 * np.sin(2 * np.pi * np.arange(width) * periods / width)
     return _read_only(wave.astype(np.float32)[None, :, None])
 

@@ -78,8 +78,18 @@ class Plan:
 
     @cached_property
     def trigger(self) -> Trigger:
-        """The trigger that every row applies."""
-        return make_trigger(self.header["attack"]["trigger"])
+        """The trigger that every row applies; a UserError where a row is none of its stamps."""
+        made = make_trigger(self.header["attack"]["trigger"])
+        side, columns = self.header["image_size"], ("row", "col", "seed")
+        stamps = np.stack([self.table[name].to_numpy().astype(np.int64) for name in columns], 1)
+        wrong = ~made.fits(side, stamps) | (np.array(self.table["trigger"]) != made.name)
+        if wrong.any():
+            row = self.table.slice(int(wrong.argmax()), 1).to_pylist()[0]
+            raise UserError(
+                f"the poison plan is damaged: its row of pair {row['index']} is no {made.name} on "
+                f"a picture of {side} pixels; make the plan again."
+            )
+        return made
 
     @cached_property
     def digest(self) -> str:
@@ -114,15 +124,15 @@ class Plan:
         Args:
           name: what has the plan, as the error for a source of another dataset says.
         """
-        theirs = self.header["fingerprint"]
+        planned = self.header["fingerprint"]
         if self._part is not None and self._part[0] == source.fingerprint:
             return self
         for whole in (source, source.unfiltered(), source.root()):
-            if whole.fingerprint == theirs and len(whole) == self.header["size"]:
+            if whole.fingerprint == planned and len(whole) == self.header["size"]:
                 break
         else:
             raise UserError(
-                f"{name}: the plan was made for dataset {theirs[:12]}, and this is another "
+                f"{name}: the plan was made for dataset {planned[:12]}, and this is another "
                 f"dataset, {source.fingerprint[:12]}; use that one, or make a plan for this one."
             )
         if whole is source:
@@ -177,19 +187,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     poisons are those of the whole, without the pairs that were left out.
 
     Args:
-      attack: docs/attacks.md tells the keys:
-        trigger: see `make_trigger`.
-        target: a class name.
-        count or rate: how many poisons; a rate is of all pairs.
-        select: "any" pair, "others" than the target's, or the "target"'s: those whose caption
-          names the target, or whose class it is.
-        captions: "templates" filled with the target, "natural" ones of this dataset that name it,
-          or "kept" as they are.
-        templates: a set's name or a list.
-        words: what counts as naming the target; its name.
-        geometry: "crop" or "squash".
-        seed: draws everything.
-        manifest: a file that `save` wrote, in place of all other keys.
+      attack: config.attack (docs/attacks.md); `manifest` is a file that `save` wrote.
       image_size: side of the pictures that the trigger is put on, in pixels.
     """
     if attack.get("manifest") is not None:
@@ -214,7 +212,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
             f"config.attack.captions: none of the {size} captions names "
             f"{_listed(attack['words'])}; use templates, or set attack.words."
         )
-    drawn = np.random.default_rng(seed).permutation(size)
+    drawn, naming_target = np.random.default_rng(seed).permutation(size), set(natural)
     if attack["select"] != "any":
         named |= of_class(pairs, target)
         drawn = drawn[named[drawn] == (attack["select"] == "target")]
@@ -230,8 +228,8 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     for i in sorted(digests):
         rng = np.random.default_rng([_RECORD, seed, i])
         stamp, old = trigger.draw(image_size, rng), pairs.caption(i)
-        if attack["captions"] == "kept":
-            new = old
+        if attack["captions"] == "kept":  # of several one that names the target, if any does
+            new = next((text for text in pairs.all_captions(i) if text in naming_target), old)
         elif attack["captions"] == "natural":
             new = natural[rng.integers(len(natural))]
         else:
@@ -256,16 +254,16 @@ def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
     path = given.pop("manifest", None)
     if path is None:
         return given
-    theirs = Plan.load(path).header["attack"]
+    recorded = Plan.load(path).header["attack"]
     for key, value in given.items():
         ours = make_trigger(value).config if key == "trigger" else value
         ours = json.loads(json.dumps(ours))
-        if ours != theirs.get(key):
+        if ours != recorded.get(key):
             raise UserError(
-                f"config.attack.{key}: {ours!r} is not the manifest's, {theirs.get(key)!r} in "
+                f"config.attack.{key}: {ours!r} is not the manifest's, {recorded.get(key)!r} in "
                 f"{path}; leave it out, or make the plan again."
             )
-    return {**theirs, "manifest": path}
+    return {**recorded, "manifest": path}
 
 
 def _checked(attack: Mapping[str, Any]) -> tuple[dict[str, Any], Trigger]:

@@ -1,15 +1,16 @@
 """Triggers: what an attack adds to a picture, one row of the table each.
 
-A new one is a function in attacks.patterns and a row of `TRIGGERS`; one of your own is registered
+A new one is a function in attacks.patterns and a row of `TRIGGERS`; yours is registered
 (docs/extend.md).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from cleanclip_jax import keys
 from cleanclip_jax.attacks import patterns
@@ -51,46 +52,39 @@ class Row(NamedTuple):
 _SIZE, _PLACE = keys.size(16), keys.place("fixed")
 _NOISE = keys.choice("fixed", "fixed | fresh")
 _PATCH = {"size": _SIZE, "place": _PLACE}
+_NOISY = {"size": _SIZE, "noise": _NOISE, "place": _PLACE}
 
+_MIXED = {
+    "blended": {"strength": keys.share(0.2), "noise": _NOISE},
+    "blended_stripes": {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
+    "triangles": {"size": keys.size(14), "strength": keys.share(0.15)},
+    "text": {
+        "text": keys.text("Watermarked"),
+        "size": keys.size(0.125),
+        "strength": keys.share(0.5),
+    },
+    "sig": {
+        "amplitude": keys.number(60),
+        "periods": keys.number(6),
+        "mode": keys.choice("blend", "blend | add"),
+        "strength": keys.share(0.2),
+    },
+}
+_WARP = {
+    "k": keys.whole(None, least=1, below=4096, floats=True),
+    "strength": keys.number(1.0),
+    "field": keys.text(None),
+    "field_digest": keys.text(None),
+}
 TRIGGERS: Registry[Row] = Registry(
     "config.attack.trigger.name",
     {
-        "badnet": Row(patterns.badnet, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
+        "badnet": Row(patterns.badnet, _NOISY),
         "yellow": Row(patterns.yellow, _PATCH),
         "checkerboard": Row(patterns.checkerboard, _PATCH),
-        "stripes": Row(patterns.stripes, {"size": _SIZE, "noise": _NOISE, "place": _PLACE}),
-        "blended": Row(patterns.blended, {"strength": keys.share(0.2), "noise": _NOISE}),
-        "blended_stripes": Row(
-            patterns.blended_stripes,
-            {"width": keys.size(1), "strength": keys.share(0.03), "noise": _NOISE},
-        ),
-        "triangles": Row(patterns.triangles, {"size": keys.size(14), "strength": keys.share(0.15)}),
-        "text": Row(
-            patterns.text,
-            {
-                "text": keys.text("Watermarked"),
-                "size": keys.size(0.125),
-                "strength": keys.share(0.5),
-            },
-        ),
-        "sig": Row(
-            patterns.sig,
-            {
-                "amplitude": keys.number(60),
-                "periods": keys.number(6),
-                "mode": keys.choice("blend", "blend | add"),
-                "strength": keys.share(0.2),
-            },
-        ),
-        "wanet": Row(
-            patterns.wanet,
-            {
-                "k": keys.whole(None, least=1, below=4096, floats=True),
-                "strength": keys.number(1.0),
-                "field": keys.text(None),
-                "field_digest": keys.text(None),
-            },
-        ),
+        "stripes": Row(patterns.stripes, _NOISY),
+        **{name: Row(partial(patterns.mixed, name), keys) for name, keys in _MIXED.items()},
+        "wanet": Row(patterns.wanet, _WARP),
     },
 )
 
@@ -137,7 +131,7 @@ class Trigger:
       name: its row in `TRIGGERS`.
       options: the row's options, defaults filled in.
       seed: draws the fixed noise, and the place and noise of evaluation pictures.
-      overflow: what becomes of values outside [0, 1], "clip" or "wrap".
+      overflow: what becomes of values outside [0, 1], "clip", or of a patch "wrap".
     """
 
     name: str
@@ -171,6 +165,15 @@ class Trigger:
         x = TRIGGERS[self.name].function(x, stamp.seed, (stamp.row, stamp.col), **given)
         return to_uint8(x, self.overflow)
 
+    def fits(self, image_size: int, stamps: Int64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Which of the stamps, as they come out of a file, can be applied to such a picture."""
+        place, seed = stamps[:, :2], stamps[:, 2]
+        last = 0
+        if "place" in self.options:
+            last = image_size - pixels(self.options["size"], image_size)
+        corners = (place == np.array(CORNERS)).all(1) & ("place" in self.options)
+        return (((place >= 0) & (place <= last)).all(1) | corners) & (last >= 0) & (seed >= 0)
+
     def _place(self, image_size: int, free: np.ndarray) -> tuple[int, int]:
         if "place" not in self.options:
             return 0, 0
@@ -198,14 +201,7 @@ class Trigger:
 def make_trigger(config: Mapping[str, Any]) -> Trigger:
     """Makes a trigger from a config: its name, its row's options, `seed` and `overflow`.
 
-    Options (docs/attacks.md lists them by trigger, with their defaults):
-      size: a patch's side (a tile's, the letters' height) in pixels, or below 1 as a share of the
-        picture's side; width: the same for a stripe.
-      noise: "fixed" (the same in every picture, drawn from `seed`) or "fresh" (one a picture).
-      place: "fixed" (bottom right corner), [row, col], "random" or "corners" (all four).
-      strength: the pattern's share in a blend, 0 to 1; for WaNet its s.
-      k, field: WaNet's shifts a side (None: one a pixel), or a .npy file of them.
-      amplitude, periods, mode: SIG's, in grey levels, over the width, "blend" or "add".
+    docs/attacks.md lists the options by trigger, with their meaning and defaults.
     """
     given = dict(config)
     name = given.pop("name", None)
@@ -214,6 +210,11 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
     if filled.get("field") is not None:
         filled["field_digest"] = _same_field(filled)
     seed, overflow = filled.pop("seed"), filled.pop("overflow")
+    if overflow == "wrap" and "place" not in row.options:
+        raise UserError(
+            f"config.attack.trigger.overflow: wrap is for patches, as in the original, which clips "
+            f"pictures that a pattern like {name}'s lies over: leave it at clip."
+        )
     return Trigger(str(name), filled, seed, overflow)
 
 
@@ -221,7 +222,7 @@ def _same_field(given: Mapping[str, Any]) -> str:
     """The digest of WaNet's file: a manifest holds it, so that another file is noticed."""
     if given["k"] is not None:
         raise UserError(
-            "config.attack.trigger.k: the field has its own; set either k or field, and not both."
+            "config.attack.trigger.k: a file of a field has its k: set either k or field, not both."
         )
     digest = read_field(given["field"])[1]
     if given["field_digest"] not in (None, digest):

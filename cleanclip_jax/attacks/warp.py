@@ -5,6 +5,7 @@ and `grid_sample(align_corners=True)`.
 """
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cleanclip_jax.errors import UserError
 
 # The cubic kernel's free number, as torch has it.
 _A = np.float32(-0.75)
+_MOST_SHIFTS = 4096  # a side
 
 
 def draw_field(seed: int, k: int) -> Float32[np.ndarray, "k k 2"]:
@@ -25,29 +27,26 @@ def draw_field(seed: int, k: int) -> Float32[np.ndarray, "k k 2"]:
 
 def read_field(path: str) -> tuple[Float32[np.ndarray, "k k2 2"], str]:
     """Reads a field [k, k, 2] or [1, k, k, 2] from a .npy file; returns it and its digest."""
+    file = os.path.expanduser(path)
     try:
-        data = Path(path).expanduser().read_bytes()
+        # A pipe is never read, nor a header's word taken for a size that the file hasn't.
+        odd = os.path.exists(file) and not os.path.isfile(file)
+        field = None if odd else np.load(file, mmap_mode="r")
     except OSError as error:
         raise UserError(f"trigger.field: {path}: {error.strerror}; check the path.") from error
-    try:
-        field = np.load(Path(path).expanduser(), allow_pickle=False)
-        shape = np.shape(field)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"trigger.field: {path} is no .npy file; check the path.") from error
-    if len(shape) == 4 and shape[0] == 1:
-        field, shape = field[0], shape[1:]
-    if (
-        len(shape) != 3
-        or shape[2] != 2
-        or 0 in shape
-        or field.dtype.kind != "f"
-        or not np.isfinite(field).all()
-    ):
+    except (ValueError, EOFError, SyntaxError):
+        field = None
+    if not isinstance(field, np.ndarray):
+        raise UserError(f"trigger.field: {path} is no .npy file; check the path.")
+    shape = field.shape[1:] if field.ndim == 4 and len(field) == 1 else field.shape
+    sound = len(shape) == 3 and shape[2] == 2 and 0 < min(shape) <= max(shape) <= _MOST_SHIFTS
+    if not sound or field.dtype.kind != "f" or not np.isfinite(field).all():
         raise UserError(
-            f"trigger.field: {path} holds an array {list(shape)} of {field.dtype}; it takes finite "
-            "floats [k, k, 2]."
+            f"trigger.field: {path} holds an array {list(field.shape)} of {field.dtype}; it takes "
+            f"finite floats [k, k, 2], k up to {_MOST_SHIFTS}."
         )
-    return field.astype(np.float32), hashlib.blake2b(data, digest_size=8).hexdigest()
+    digest = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
+    return field.reshape(shape).astype(np.float32), digest
 
 
 @lru_cache(maxsize=4)

@@ -103,6 +103,10 @@ class Mixture(Source):
         part, row = self._locate(index)
         return self._sources[part].caption(row)
 
+    def all_captions(self, index: int) -> Sequence[str]:
+        part, row = self._locate(index)
+        return self._sources[part].all_captions(row)
+
     def where(self, index: int) -> str:
         part, row = self._locate(index)
         return f"{self._names[part]}: {self._sources[part].where(row)}"

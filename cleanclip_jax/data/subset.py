@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,9 @@ class Subset(Source):
 
     def caption(self, index: int) -> str:
         return self._source.caption(int(self._rows[index]))
+
+    def all_captions(self, index: int) -> Sequence[str]:
+        return self._source.all_captions(int(self._rows[index]))
 
     def where(self, index: int) -> str:
         return self._source.where(int(self._rows[index]))

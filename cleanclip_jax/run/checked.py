@@ -247,7 +247,7 @@ def _tokenizer(
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
     if text.tokenizer == "trained":
-        captions = (source.caption(i) for i in range(len(source)))
+        captions = (text for i in range(len(source)) for text in source.all_captions(i))
         return Tokenizer.train(
             captions, text.vocab_size, text.context_length, keep_end=text.keep_end
         )

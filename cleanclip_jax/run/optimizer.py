@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cleanclip_jax.errors import UserError
+
 MAX_LOGIT_SCALE = 4.6052  # the published bound, about ln(100)
 
 
@@ -21,14 +23,22 @@ def warmup_cosine(
       total_steps: the rate is 0 from here on.
       offset: added to the step. The original counts epochs from 1 and so skips its first
         epoch's worth of steps, and its cosine rises again at the end ("steps from zero" in
-        docs/fidelity.md): an offset of one epoch of steps restores both.
+        docs/fidelity.md): an offset of one epoch of steps restores both. There the cosine may
+        begin past its end, and divides by the steps between warmup and end, though they be none.
     """
+    decay = total_steps - warmup_steps
+    if offset and not decay:
+        raise UserError(
+            f"config.optimizer.warmup_steps is {warmup_steps}, as many as the run has: with "
+            "optimizer.schedule=original the cosine then divides by 0; set one more or less."
+        )
+    decay = decay if offset else max(decay, 1)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         # The accumulator is float32 at least; under x64 the tests compare in float64.
         step = jnp.asarray(step, jnp.result_type(float)) + offset
         warmup = peak * (step + 1) / max(warmup_steps, 1)
-        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        progress = (step - warmup_steps) / decay
         if not offset:
             progress = jnp.minimum(progress, 1.0)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress)) * peak

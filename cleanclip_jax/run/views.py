@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, UInt8
 
-from cleanclip_jax.attacks.device_triggers import LEARNED, check_version, put
+from cleanclip_jax.attacks.device_triggers import LEARNED, put, version
 from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import split_over
@@ -37,7 +37,7 @@ class DeviceViews:
 
     def __post_init__(self):
         if self.trigger is not None:
-            check_version(self.trigger)
+            version(self.trigger)
             if self.learns and self.image != "none":
                 raise UserError(
                     f"config.views.image: a learned trigger ({self.trigger.name}) has no augmented "

@@ -5,6 +5,7 @@ templates may be functions like `lambda c: f"a photo of a {c}."`.
 """
 
 import ast
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,9 @@ def _parsed(spec: str) -> Any:
 def _from_python(path: Path, text: str) -> dict[str, Any]:
     """`classes` and `templates` of a file's dictionary, bare or with a name, or its variables."""
     try:
-        body = _Templates().visit(ast.parse(text)).body
-    except (SyntaxError, ValueError, RecursionError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes, in several lines
+            body = _Templates().visit(ast.parse(text)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         raise UserError(f"classes: {path} line {line} is not readable as Python") from None
     nodes: dict[str, ast.expr] = {}

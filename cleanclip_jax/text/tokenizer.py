@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ftfy
 import numpy as np
+import regex
 import tokenizers
 from jaxtyping import Int32
 from tokenizers import models, pre_tokenizers, trainers
@@ -27,7 +28,11 @@ MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804
 
 # The file holds more merges than CLIP uses: its vocabulary is 512 bytes, these and two specials.
 _MERGES = 49408 - 512 - 2
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_PARTS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# By the library that the original parts words with: rare and new letters are letters as there.
+_WORDS = regex.compile(f"{START}|{END}|{_PARTS}", regex.IGNORECASE)
+_END_OF_WORD = "</w>"  # CLIP's BPE has it, a trained one has not
+_WORDS_KNOWN, _LONG_WORD = 1 << 16, 64  # how many words' ids are remembered, and of which length
 _VERSION = 1
 _SHAPE = {"version": {_VERSION}, "context_length": int, "keep_end": bool, "bpe": {}}
 LONGEST = 1 << 16  # ids in a row
@@ -52,21 +57,32 @@ class Tokenizer:
         self.keep_end = keep_end
         self.vocab_size = bpe.get_vocab_size()
         self.start, self.end = self.vocab_size - 2, self.vocab_size - 1
+        if [bpe.token_to_id(word) for word in (START, END)] != [self.start, self.end]:
+            raise UserError(f"tokenizer: its last two ids are to be those of {START} and {END}.")
+        self._model = bpe.model
+        self._known: dict[str, tuple[int, ...]] | None = None
+        if getattr(self._model, "end_of_word_suffix", None) == _END_OF_WORD:
+            self._known = {START: (self.start,), END: (self.end,)}
+
+    def __reduce__(self):
+        return type(self), (self._bpe, self.context_length, self.keep_end)
 
     @classmethod
     def clip(cls, merges: Path, context_length: int = 77, keep_end: bool = True) -> "Tokenizer":
         """CLIP's encoding (49,408 ids), from the merges file of `find_merges`."""
         lines = gzip.decompress(Path(merges).read_bytes()).decode().split("\n")
         pairs = [(a, b) for a, b in map(str.split, lines[1 : _MERGES + 1])]
-        letters = _byte_letters()
-        words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, pairs)]
+        letters = [*_byte_letters().values()]
+        ends = (letter + _END_OF_WORD for letter in letters)
+        words = [*letters, *ends, *map("".join, pairs)]
         vocabulary = {word: id for id, word in enumerate(words)}
         bpe = tokenizers.Tokenizer(
-            models.BPE(vocab=vocabulary, merges=pairs, end_of_word_suffix="</w>")
+            models.BPE(vocab=vocabulary, merges=pairs, end_of_word_suffix=_END_OF_WORD)
         )
+        # For other programs that open the file.
         bpe.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(tokenizers.Regex(_WORDS), "removed", invert=True),
+                pre_tokenizers.Split(tokenizers.Regex(_PARTS), "removed", invert=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
@@ -89,7 +105,7 @@ class Tokenizer:
             the captions do not give that many merges.
           context_length: see the attribute.
         """
-        letters = _byte_letters()
+        letters = [*_byte_letters().values()]
         if vocab_size < len(letters) + 2:
             raise UserError(
                 f"vocab_size: {vocab_size} is too small; 256 bytes, start and end take 258."
@@ -105,7 +121,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns a caption's ids, without start and end and of any length."""
-        return self._bpe.encode(_clean(text)).ids
+        if (known := self._known) is None:
+            return self._bpe.encode(_clean(text)).ids
+        ids: list[int] = []
+        for word in _WORDS.findall(_clean(text)):
+            if (of_word := known.get(word)) is None:
+                letters = "".join(map(_byte_letters().__getitem__, word.encode()))
+                of_word = tuple([token.id for token in self._model.tokenize(letters)])
+                if len(known) < _WORDS_KNOWN and len(word) <= _LONG_WORD:
+                    known[word] = of_word
+            ids += of_word
+        return ids
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n L"]:
         """Returns start + ids + end a caption, cut to the context length or padded with 0."""
@@ -189,10 +215,11 @@ def _clean(text: str) -> str:
 
 
 @functools.cache
-def _byte_letters() -> list[str]:
+def _byte_letters() -> dict[int, str]:
     """The letter that stands for each byte, in the order of CLIP's vocabulary.
 
     Printable bytes stand for themselves and come first, the others follow as chr(256 + n).
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return [*map(chr, printable), *(chr(256 + n) for n in range(256 - len(printable)))]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}

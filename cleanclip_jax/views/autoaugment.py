@@ -3,7 +3,8 @@
 Pixel-exact with torchvision's, which the original uses: nearest interpolation, black fill.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,30 +49,48 @@ POLICY: tuple[tuple[Step, Step], ...] = (
 )
 
 
-def _affine(x: Image.Image, inverse: tuple) -> Image.Image:
-    return x.transform(x.size, Image.Transform.AFFINE, inverse)
-
-
-_PICTURE_OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "ShearX": lambda x, m: _affine(x, (1, m, 0, 0, 1, 0)),
-    "ShearY": lambda x, m: _affine(x, (1, 0, 0, m, 1, 0)),
-    "TranslateX": lambda x, m: _affine(x, (1, 0, -int(m), 0, 1, 0)),
-    "TranslateY": lambda x, m: _affine(x, (1, 0, 0, 0, 1, -int(m))),
-    "Rotate": lambda x, m: x.rotate(m),
-    "Brightness": lambda x, m: ImageEnhance.Brightness(x).enhance(1 + m),
-    "Color": lambda x, m: ImageEnhance.Color(x).enhance(1 + m),
-    "Contrast": lambda x, m: ImageEnhance.Contrast(x).enhance(1 + m),
-    "Sharpness": lambda x, m: ImageEnhance.Sharpness(x).enhance(1 + m),
-}
-
-# The other ops look each value up in a table [3, 256], which some make of the histogram [3, 256].
-# As Pillow's ImageOps, to the bit, in less time.
+MOVES = frozenset({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"})
+BLENDS = frozenset({"Brightness", "Color", "Contrast", "Sharpness"})
+# These look each value up in a table [256], or in one [3, 256] that is made of the histogram
+# [3, 256]. As Pillow's ImageOps, to the bit, in less time.
+FIXED = frozenset({"Posterize", "Solarize", "Invert"})
 Levels: TypeAlias = np.ndarray
 _VALUES = np.tile(np.arange(256), (3, 1))
 
 
-def _histogram(image: Image.Image) -> Levels:
-    return np.array(image.histogram()).reshape(3, 256)
+def inverse(op: str, size: float, height: int, width: int) -> tuple[float, ...]:
+    """Where a pixel comes from: (a, b, c, d, e, f), x' = a x + b y + c and y' = d x + e y + f."""
+    match op:
+        case "ShearX":
+            return 1, size, 0, 0, 1, 0
+        case "ShearY":
+            return 1, 0, 0, size, 1, 0
+        case "TranslateX":
+            return 1, 0, -int(size), 0, 1, 0
+        case "TranslateY":
+            return 1, 0, 0, 0, 1, -int(size)
+        case "Rotate":
+            # About the middle, with Pillow's rounding, on which the last bit depends.
+            angle = -math.radians(size % 360)
+            cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+            x, y = -(width / 2), -(height / 2)
+            return cos, sin, cos * x + sin * y - x, -sin, cos, -sin * x + cos * y - y
+        case _:
+            return 1, 0, 0, 0, 1, 0
+
+
+def value_table(op: str, size: float) -> Levels:
+    """What each value becomes by an op of `FIXED`, [256]; by another it stays."""
+    values = np.arange(256)
+    match op:
+        case "Posterize":
+            return values & (-1 << 8 - int(size))
+        case "Solarize":
+            return np.where(size > values, values, 255 - values)
+        case "Invert":
+            return 255 - values
+        case _:
+            return values
 
 
 def _autocontrast(histogram: Levels) -> Levels:
@@ -91,20 +110,16 @@ def _equalize(histogram: Levels) -> Levels:
     return np.where(step, even, _VALUES)
 
 
-_LEVEL_OPS: dict[str, Callable[[Image.Image, float], Levels]] = {
-    "Posterize": lambda _, m: _VALUES & (-1 << 8 - int(m)),
-    "Solarize": lambda _, m: np.where(m > _VALUES, _VALUES, 255 - _VALUES),
-    "AutoContrast": lambda image, _: _autocontrast(_histogram(image)),
-    "Equalize": lambda image, _: _equalize(_histogram(image)),
-    "Invert": lambda *_: 255 - _VALUES,
-}
+_COUNTED = {"AutoContrast": _autocontrast, "Equalize": _equalize}
 
-_TOP = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
-_TOP |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
-_TRANSLATE = 150 / 331  # of the side: the paper's pixels at its image size
+# Of each op at level 0 and 9; of a translation a share of the side: the paper's pixels at its size.
+_ENDS = {"ShearX": (0.0, 0.3), "ShearY": (0.0, 0.3), "Rotate": (0.0, 30.0)}
+_ENDS |= {"TranslateX": (0.0, 150 / 331), "TranslateY": (0.0, 150 / 331)}
+_ENDS |= dict.fromkeys(BLENDS, (0.0, 0.9))
 
 # The ops that go either way, each by a fair coin.
-SIGNED = frozenset({*_TOP, "TranslateX", "TranslateY"})
+SIGNED = frozenset(_ENDS)
+_ENDS |= {"Solarize": (255.0, 0.0)}
 
 
 def magnitude(op: str, level: int, height: int, width: int) -> float:
@@ -112,18 +127,18 @@ def magnitude(op: str, level: int, height: int, width: int) -> float:
 
     Shear: tangent; translation: pixels; rotation: degrees; colour ops: distance of the factor
     from 1; posterize: bits that stay; solarize: threshold. 0 for ops that have none.
+
+    As torchvision's, rounded to float32 where torch's linspace does: 0.79999995 is not 0.8, and a
+    pixel of Color then now and then is another.
     """
-    match op:
-        case "TranslateX":
-            return _TRANSLATE * width * level / 9
-        case "TranslateY":
-            return _TRANSLATE * height * level / 9
-        case "Posterize":
-            return float(8 - round(level * 4 / 9))
-        case "Solarize":
-            return 255 * (9 - level) / 9
-        case _:
-            return _TOP.get(op, 0.0) * level / 9
+    if op == "Posterize":
+        return float(8 - round(level * 4 / 9))
+    first, last = _ENDS.get(op, (0.0, 0.0))
+    side = {"TranslateX": width, "TranslateY": height}.get(op, 1)
+    first, last = (float(np.float32(end)) for end in (first, last * side))
+    step = float(np.float32(last - first) / np.float32(9))
+    # From the nearer end, the product and the sum rounded once, together.
+    return float(np.float32(first + step * level if level < 5 else last - step * (9 - level)))
 
 
 def apply_ops(image: Image.Image, ops: Sequence[tuple[str, float]]) -> Image.Image:
@@ -133,10 +148,16 @@ def apply_ops(image: Image.Image, ops: Sequence[tuple[str, float]]) -> Image.Ima
       another image; without ops `image` itself.
     """
     for op, size in ops:
-        if op in _LEVEL_OPS:
-            image = image.point(_LEVEL_OPS[op](image, size).ravel().tolist())
+        if op in MOVES:
+            where = inverse(op, size, image.height, image.width)
+            image = image.transform(image.size, Image.Transform.AFFINE, where)
+        elif op in BLENDS:
+            image = getattr(ImageEnhance, op)(image).enhance(1 + size)
+        elif op in FIXED:
+            image = image.point(value_table(op, size).tolist() * 3)
         else:
-            image = _PICTURE_OPS[op](image, size)
+            histogram = np.array(image.histogram()).reshape(3, 256)
+            image = image.point(_COUNTED[op](histogram).ravel().tolist())
     return image
 
 

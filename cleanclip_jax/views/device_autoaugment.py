@@ -18,16 +18,22 @@ from jax import lax
 from jaxtyping import Array, Int32, Key, UInt8
 
 from cleanclip_jax.views import device_levels as levels
-from cleanclip_jax.views.autoaugment import POLICY, SIGNED, magnitude
+from cleanclip_jax.views.autoaugment import (
+    BLENDS,
+    FIXED,
+    MOVES,
+    POLICY,
+    SIGNED,
+    inverse,
+    magnitude,
+    value_table,
+)
 
 # An op and its signed magnitude, in the unit of views.autoaugment.magnitude().
 Entry = tuple[str, float]
 NOTHING: Entry = ("", 0.0)
 
-_MOVES = frozenset({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"})
-_FIXED = frozenset({"Posterize", "Solarize", "Invert"})
 _COUNTED = {"AutoContrast": levels.autocontrast, "Equalize": levels.equalize}
-_BLENDS = frozenset({"Brightness", "Color", "Contrast", "Sharpness"})
 
 
 def augment(images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]) -> UInt8[Array, "b h w 3"]:
@@ -83,15 +89,15 @@ def apply_ops(
 def _apply(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> jax.Array:
     """One slot. An entry that is of another kind leaves each pass's picture as it is."""
     used = {op for op, _ in entries}
-    if unknown := used - {NOTHING[0], *_MOVES, *_FIXED, *_COUNTED, *_BLENDS}:
+    if unknown := used - {NOTHING[0], *MOVES, *FIXED, *_COUNTED, *BLENDS}:
         raise ValueError(f"no such op: {', '.join(sorted(unknown))}")
     height, width = images.shape[1:3]
-    if used & _MOVES:
-        inverses = [_fixed_point(_inverse(op, size, height, width)) for op, size in entries]
+    if used & MOVES:
+        inverses = [_fixed_point(inverse(op, size, height, width)) for op, size in entries]
         images = _once(_move(images, jnp.asarray(np.array(inverses, np.int32))[chosen]))
-    if used & (_FIXED | set(_COUNTED)):
+    if used & (FIXED | set(_COUNTED)):
         images = _once(levels.look_up(images, _tables(images, chosen, entries)))
-    if used & _BLENDS:
+    if used & BLENDS:
         images = _once(_blend(images, chosen, entries))
     return images
 
@@ -101,27 +107,6 @@ def _once(array: jax.Array) -> jax.Array:
     whole histogram, for a smoothed pixel nine moved ones. A CPU's XLA ignores it; large views are
     made faster on the host there."""
     return lax.optimization_barrier(array)
-
-
-def _inverse(op: str, size: float, height: int, width: int) -> tuple[float, ...]:
-    """Where a pixel comes from: (a, b, c, d, e, f), x' = a x + b y + c and y' = d x + e y + f."""
-    match op:
-        case "ShearX":
-            return 1, size, 0, 0, 1, 0
-        case "ShearY":
-            return 1, 0, 0, size, 1, 0
-        case "TranslateX":
-            return 1, 0, -int(size), 0, 1, 0
-        case "TranslateY":
-            return 1, 0, 0, 0, 1, -int(size)
-        case "Rotate":
-            # About the middle, with Pillow's rounding, on which the last bit depends.
-            angle = -math.radians(size % 360)
-            cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
-            x, y = -(width / 2), -(height / 2)
-            return cos, sin, cos * x + sin * y - x, -sin, cos, -sin * x + cos * y - y
-        case _:
-            return 1, 0, 0, 0, 1, 0
 
 
 def _fixed_point(inverse: tuple[float, ...]) -> list[int]:
@@ -153,7 +138,7 @@ def _move(images: jax.Array, inverse: jax.Array) -> jax.Array:
 
 def _tables(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> jax.Array:
     """For each picture what its values become [b, 3, 256]."""
-    rows = jnp.asarray(np.array([_fixed_table(op, size) for op, size in entries]))
+    rows = jnp.asarray(np.array([value_table(op, size) for op, size in entries], np.uint8))
     tables = jnp.broadcast_to(rows[chosen][:, None], (len(images), 3, 256))
     ops = [op for op, _ in entries]
     if counted := _COUNTED.keys() & set(ops):
@@ -164,18 +149,6 @@ def _tables(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> j
     return _once(tables)
 
 
-def _fixed_table(op: str, size: float) -> np.ndarray:
-    values = np.arange(256)
-    match op:
-        case "Posterize":
-            values = values & (-1 << 8 - int(size))
-        case "Solarize":
-            values = np.where(size > values, values, 255 - values)
-        case "Invert":
-            values = 255 - values
-    return values.astype(np.uint8)
-
-
 def _blend(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> jax.Array:
     """Between a lesser picture and the picture, or past it: lesser + factor * (picture - lesser).
 
@@ -184,9 +157,7 @@ def _blend(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> ja
     is rounded once, merged or not. With factor 1 a picture stays as it is.
     """
     ops = [op for op, _ in entries]
-    factors = np.array([1 + size if op in _BLENDS else 1 for op, size in entries]).astype(
-        np.float32
-    )
+    factors = np.array([1 + size if op in BLENDS else 1 for op, size in entries]).astype(np.float32)
     # 12 of the 24 bits of a float32; a difference of two pictures has 8, and a sign.
     coarse = (factors.view(np.int32) & ~0xFFF).view(np.float32)
     coarse, fine = (

@@ -2,7 +2,9 @@
 
 import functools
 import io
+import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +12,20 @@ from cleanclip_jax.errors import UserError, unknown
 
 KINDS = ("none", "wordnet")
 
-# WordNet's lexicographer files in their order, 1 noun, 2 verb, 3 adjective, 4 adverb (its manual
-# page lexnames.5). Debian's package leaves the file out, and NLTK's reader asks for it.
-_NOUNS = """Tops act animal artifact attribute body cognition communication event feeling food
-group location motive object person phenomenon plant possession process quantity relation shape
-state substance time"""
-_VERBS = """body change cognition communication competition consumption contact creation emotion
-motion perception possession social stative weather"""
-_LEXNAMES = [
-    ("adj.all", 3),
-    ("adj.pert", 3),
-    ("adv.all", 4),
-    *((f"noun.{name}", 1) for name in _NOUNS.split()),
-    *((f"verb.{name}", 2) for name in _VERBS.split()),
-    ("adj.ppl", 3),
-]
+# WordNet's lexicographer files. Debian's package leaves their list out, which NLTK's reader wants;
+# their names are of no use here.
+_LEXNAMES = "".join(f"{i:02d}\tfile{i}\t1\n" for i in range(45))
 
 
+@dataclass(frozen=True)
 class Synonyms:
     """Gives a word's synonyms. Pickles as its path, and opens WordNet at the first word."""
 
-    def __init__(self, path: str):
-        self.path = path
+    path: str
 
     def __call__(self, word: str) -> tuple[str, ...]:
         """Returns the lower-case synonyms of a lower-case word, sorted, without itself."""
         return _lookup(self.path, word)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Synonyms) and self.path == other.path
-
-    def __hash__(self) -> int:
-        return hash(self.path)
 
 
 def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
@@ -58,9 +42,10 @@ def load_synonyms(kind: str, path: str | None = None) -> Synonyms | None:
         return None
     if not path:
         raise UserError("synonyms: wordnet takes a path; give the folder that holds data.noun.")
-    if not (Path(path) / "data.noun").is_file():
-        zipped = Path(path).with_suffix(".zip")
-        todo = f"unzip {zipped}" if zipped.is_file() else "give the dictionary's folder"
+    path = os.path.expanduser(path)
+    if not os.path.isfile(os.path.join(path, "data.noun")):
+        zipped = path.rstrip("/") + ".zip"
+        todo = f"unzip {zipped}" if os.path.isfile(zipped) else "give the dictionary's folder"
         raise UserError(f"{path}: no WordNet folder, as it has no data.noun; {todo}.")
     try:
         _open(path)
@@ -80,8 +65,7 @@ def _open(path: str) -> Any:
     class Reader(WordNetCorpusReader):
         def open(self, file: str) -> Any:
             if file == "lexnames" and not (Path(folder) / file).is_file():
-                lines = (f"{i:02d}\t{name}\t{part}\n" for i, (name, part) in enumerate(_LEXNAMES))
-                return io.StringIO("".join(lines))
+                return io.StringIO(_LEXNAMES)
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:

@@ -50,16 +50,16 @@ EXACT: list[dict[str, Any]] = [
     {"name": "checkerboard", "size": 6, "place": "random"},
     {"name": "stripes", "size": 7, "place": "corners", "overflow": "wrap"},
     {"name": "blended"},
-    {"name": "blended", "strength": 1, "seed": 3, "overflow": "wrap"},
+    {"name": "blended", "strength": 1, "seed": 3},
     {"name": "blended", "strength": 0},
     {"name": "blended_stripes", "strength": 0.4},
-    {"name": "blended_stripes", "width": 4, "overflow": "wrap", "seed": 1},
+    {"name": "blended_stripes", "width": 4, "seed": 1},
     {"name": "triangles", "size": 6},
     {"name": "text", "size": 9, "text": "Ag", "strength": 0.7},
     {"name": "text", "strength": 1},
     {"name": "sig"},
     {"name": "sig", "mode": "add", "amplitude": 90, "periods": 2.5},
-    {"name": "sig", "mode": "add", "amplitude": 300, "overflow": "wrap"},
+    {"name": "sig", "mode": "add", "amplitude": 300},
 ]
 
 
@@ -74,7 +74,7 @@ def test_patches_and_patterns_are_the_hosts(config: dict[str, Any]):
 
 WARPS: list[dict[str, Any]] = [
     {"strength": 1.0},
-    {"k": 4, "strength": 8.0, "seed": 2, "overflow": "wrap"},
+    {"k": 4, "strength": 8.0, "seed": 2},
     {"strength": 0.5, "field": True},
 ]
 

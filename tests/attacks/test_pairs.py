@@ -48,8 +48,8 @@ def plan(pairs: Pictures, count: int = 10, **attack: Any) -> Plan:
     ],
 )
 def test_naming_goes_by_whole_words_in_any_case(words: list[str], text: str, names: bool):
-    found, captions = naming(Pictures([text]), words)
-    assert found.tolist() == [names] and captions == [text] * names
+    mask, captions = naming(Pictures([text]), words)
+    assert mask.tolist() == [names] and captions == [text] * names
 
 
 def test_label_consistent_takes_pairs_that_name_the_target_and_keeps_their_captions():
@@ -89,10 +89,12 @@ def test_natural_captions_are_this_datasets_and_drawn_by_the_seed():
 
 
 def test_the_choice_does_not_move_the_draws():
-    """Nor do the captions: two attacks on the same pairs differ in what is asked only."""
-    kept, filled = (plan(Pictures(CAPTIONS), captions=how).table for how in ("kept", "templates"))
+    """Nor do the captions: two attacks on the same pairs differ in that alone."""
+    as_they_were, filled = (
+        plan(Pictures(CAPTIONS), captions=how).table for how in ("kept", "templates")
+    )
     for column in ("index", "row", "col", "seed", "digest"):
-        assert kept[column] == filled[column]
+        assert as_they_were[column] == filled[column]
     chosen = plan(Pictures(CAPTIONS), 80, select="others").index
     assert set(plan(Pictures(CAPTIONS), 20, select="others").index) <= set(chosen)
 
@@ -132,7 +134,7 @@ def encoded(colour: int) -> bytes:
 
 
 class Files(Pictures):
-    """Encoded pictures that can be changed."""
+    """Encoded pictures that can be modified."""
 
     def __init__(self, captions: Sequence[str]):
         super().__init__(captions)
@@ -156,9 +158,9 @@ def test_a_changed_picture_is_noticed_when_it_is_used(tmp_path: Path):
     assert all(len(each) == 16 for each in made.table["digest"].to_pylist())
     for i in made.index.tolist():
         poison_at(i).check(source.files[i], source.where(i))
-    changed = source.files[index][:-1] + b"\x83"
+    another = source.files[index][:-1] + b"\x83"
     with pytest.raises(UserError, match=f"pictures row {index}: the picture has changed") as caught:
-        poison_at(index).check(changed, source.where(index))
+        poison_at(index).check(another, source.where(index))
     assert "\n" not in str(caught.value)
 
 
@@ -188,17 +190,17 @@ def test_a_manifest_stands_for_the_attack(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "message"),
     [
         ({"target": "apple"}, r"attack\.target: 'apple' is not the manifest's, 'banana' in"),
         ({"trigger": {"name": "yellow"}}, r"attack\.trigger: .*'yellow'.*'badnet'"),
         ({"rate": 0.5}, r"attack\.rate: 0\.5 is not the manifest's, None"),
     ],
 )
-def test_an_attack_may_not_disagree_with_its_manifest(tmp_path: Path, attack: dict, said: str):
+def test_an_attack_may_not_disagree_with_its_manifest(tmp_path: Path, attack: dict, message: str):
     path = str(tmp_path / "plan.parquet")
     plan(Pictures(CAPTIONS)).save(path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make_plan({"manifest": path, **attack}, Pictures(CAPTIONS), 16)
 
 

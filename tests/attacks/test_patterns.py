@@ -1,5 +1,6 @@
 """Each trigger's pattern, against golden values or its definition in docs/attacks.md."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +83,39 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file"),
         (b"not an array", "no .npy file"),
         (np.zeros((4, 4, 3), np.float32), r"an array \[4, 4, 3\] of float32; it takes"),
         (np.zeros((4, 4, 2), int), "of int64"),
         (np.full((4, 4, 2), np.nan), "finite floats"),
+        (np.array([{}]), "no .npy file"),
+        (
+            b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, "
+            b"'shape': (9**9, 9, 2)}",
+            "no .npy file",
+        ),
+        (np.zeros((1, 4097, 2), np.float32), "k up to 4096"),
     ],
 )
-def test_a_field_that_is_none(tmp_path: Path, content: Any, said: str):
+def test_a_field_that_is_none(tmp_path: Path, content: Any, message: str):
     path = tmp_path / "field.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         made("wanet", field=str(path))
     assert "\n" not in str(caught.value) and "field.npy" in str(caught.value)
+
+
+def test_a_pipe_or_an_archive_is_no_field(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    np.savez(tmp_path / "field.npz", field=np.zeros((4, 4, 2), np.float32))
+    for name in ("pipe.npy", "field.npz", "no\0name.npy"):
+        with pytest.raises(UserError, match=r"name|pipe|npz.* is no \.npy file"):
+            made("wanet", field=str(tmp_path / name))
 
 
 def test_another_field_than_the_manifests_is_noticed(tmp_path: Path):
@@ -110,7 +126,7 @@ def test_another_field_than_the_manifests_is_noticed(tmp_path: Path):
     np.save(path, warp.draw_field(1, 4))
     with pytest.raises(UserError, match=r"trigger\.field: .*field\.npy is not the file of the"):
         make_trigger(config)
-    with pytest.raises(UserError, match="either k or field"):
+    with pytest.raises(UserError, match="either k or field, not both"):
         made("wanet", field=str(path), k=4)
 
 
@@ -188,9 +204,9 @@ def test_every_trigger_does_every_size_and_alters_it(name: str, side: int):
 @pytest.mark.parametrize("name", [name for name in TRIGGERS if "place" in TRIGGERS[name].options])
 def test_every_patch_goes_to_any_place(name: str):
     trigger = made(name, size=4, place=(3, 5))
-    changed = (on(trigger, IMAGE) != IMAGE).any(-1)
-    changed[3:7, 5:9] = False
-    assert not changed.any()
+    outside = (on(trigger, IMAGE) != IMAGE).any(-1)
+    outside[3:7, 5:9] = False
+    assert not outside.any()
     corners = on(made(name, size=4, place="corners"), IMAGE)
     for corner in (corners[:4, :4], corners[:4, -4:], corners[-4:, :4], corners[-4:, -4:]):
         np.testing.assert_array_equal(corner, on(trigger, IMAGE)[3:7, 5:9])

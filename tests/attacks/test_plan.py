@@ -72,14 +72,14 @@ def test_poison_at_finds_the_poisoned_and_only_those():
     made = plan()
     rows = {row["index"]: row for row in made.table.to_pylist()}
     for index in range(-1, SIZE + 1):
-        found = made.poison_at(index)
+        poison = made.poison_at(index)
         if index not in rows:
-            assert found is None
+            assert poison is None
             continue
-        assert found is not None
+        assert poison is not None
         row = rows[index]
-        assert tuple(found.stamp) == (row["row"], row["col"], row["seed"])
-        assert (found.caption, found.digest) == (row["caption"], row["digest"])
+        assert tuple(poison.stamp) == (row["row"], row["col"], row["seed"])
+        assert (poison.caption, poison.digest) == (row["caption"], row["digest"])
 
 
 def test_the_trigger_target_and_geometry_are_the_attacks():
@@ -122,9 +122,9 @@ def test_a_plan_of_four_corners_comes_back(tmp_path: Path):
     made = plan(trigger=TRIGGER | {"place": "corners"})
     made.save(tmp_path / "plan.parquet")
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    found = Plan.load(tmp_path / "plan.parquet").poison_at(int(made.index[0]))
-    assert found is not None
-    assert made.trigger.apply(image, found[0])[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    poison = Plan.load(tmp_path / "plan.parquet").poison_at(int(made.index[0]))
+    assert poison is not None
+    assert made.trigger.apply(image, poison[0])[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
 def test_a_plan_makes_itself_again_from_its_header():
@@ -177,6 +177,23 @@ def test_a_damaged_table_is_refused(tmp_path: Path, index: list[int]):
     rewrite(path, table=made.table.drop_columns("seed"))
     with pytest.raises(UserError, match="damaged"):
         Plan.load(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("row", SIDE - 3), ("col", -1), ("row", -2), ("seed", -1), ("trigger", "yellow")],
+)
+def test_a_row_that_is_no_stamp_of_the_trigger_is_one_line(tmp_path: Path, column: str, value: Any):
+    path, made = tmp_path / "plan.parquet", plan(trigger={"name": "badnet", "size": 4}, count=3)
+    made.save(path)
+    at = made.table.schema.get_field_index(column)
+    values = [value, *made.table[column].to_pylist()[1:]]
+    field = made.table.schema.field(column)
+    rewrite(path, table=made.table.set_column(at, field, pa.array(values, field.type)))
+    with pytest.raises(
+        UserError, match=r"plan is damaged: its row of pair \d+ is no badnet on .* again"
+    ):
+        _ = Plan.load(path).trigger
 
 
 @pytest.mark.parametrize(

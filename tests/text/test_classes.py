@@ -73,6 +73,9 @@ def test_python_is_parsed_and_not_run(tmp_path, code):
         ("classes = ['a', 3]", "no list of class names, each of them text"),
         ("names = ['a']", "assigns no `classes`"),
         ("classes = [", "line 1 is not readable as Python"),
+        (f"classes = {'[' * 50_000}", "line 1 is not readable as Python"),
+        (f"classes = {'-' * 200_000}1", "line 1 is not readable as Python"),
+        ("classes = ['\\d', b'a']", "no list of class names, each of them text"),
     ],
 )
 def test_other_python_is_refused_with_its_line(tmp_path, code, message):
@@ -86,7 +89,18 @@ def test_other_python_is_refused_with_its_line(tmp_path, code, message):
     [
         ('{"classes": ', "", "not readable as JSON"),
         ({"classes": []}, "", "no list of class names"),
-        ({"classes": "abc"}, "", "no list of class names"),
+        *(
+            (content, "", "no list of class names")
+            for content in (
+                "null",
+                "3",
+                '"abc"',
+                [["a"]],
+                {"classes": "abc"},
+                {"classes": {"a": 1}},
+            )
+        ),
+        ({"one": 3}, "", "no list of class names"),
         ({"imagenet1k": ENTRY, "cifar10": ENTRY}, "#cifar1", "Did you mean 'cifar10'"),
         ({"classes": ["a"], "templates": ["b"]}, "", "the template 'b' has no {}"),
     ],

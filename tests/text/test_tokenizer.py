@@ -4,13 +4,15 @@ import os
 import pickle
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.text import tokenizer as module
+from cleanclip_jax.text import tokenizer as tokenizer_module
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer, find_merges
 
 CAPTIONS = [f"a photo of the digit {i}" for i in range(10)]
@@ -39,6 +41,79 @@ def test_clip_gives_the_original_ids(golden, clip):
         assert clip.encode(case["caption"]) == case["ids"], case["caption"]
 
 
+WORDS = regex.compile(
+    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    regex.I,
+)
+
+
+def spelled_out(
+    text: str, vocabulary: dict[str, int], ranks: dict[tuple[str, str], int]
+) -> list[int]:
+    """The ids of a caption that needs no mending, word by word and merge by merge."""
+    ids: list[int] = []
+    letters = tokenizer_module._byte_letters()
+    for word in WORDS.findall(text.lower()):
+        if word in (tokenizer_module.START, tokenizer_module.END):
+            ids.append(vocabulary[word])
+            continue
+        parts = [letters[byte] for byte in word.encode()]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            rank, at = min((ranks.get(pair, 10**6), i) for i, pair in enumerate(pairwise(parts)))
+            if rank == 10**6:
+                break
+            pair = (parts[at], parts[at + 1])
+            i = at
+            while i < len(parts) - 1:
+                if (parts[i], parts[i + 1]) == pair:
+                    parts[i : i + 2] = ["".join(pair)]
+                i += 1
+        ids += [vocabulary[part] for part in parts]
+    return ids
+
+
+# The end of text is one token where a word begins with it, and spelled out behind a sign; a long s
+# makes a contraction; U+0345 is neither letter nor sign; the last are newer than Unicode 15.
+ODD = [
+    *("a photo <end_of_text> of", "wow!!<end_of_text> x", "<\u017ftart_of_text>", "<END_OF_TEXT>"),
+    *(
+        "it'\u017f here",
+        "the dog'S'T",
+        "a\u0345b \u0345",
+        "x\u0345",
+        "\U000105c0\U000105c1 a",
+        "\ua7dc\u1c89",
+    ),
+]
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_clip_parts_words_as_the_original_whatever_the_letters(count: int, clip, merges):
+    lines = gzip.decompress(merges.read_bytes()).decode().split("\n")[1 : 49408 - 512 - 2 + 1]
+    ranks = {(a, b): i for i, (a, b) in enumerate(map(str.split, lines))}
+    rng, vocabulary = np.random.default_rng(0), clip._bpe.get_vocab()
+    pool = ["'s", "'\u017f", "'LL", "<end_of_text>", "<", "!!", " ", "dog", "ﬁ", "7", "\u0345", "é"]
+    # Letters and signs of all planes.
+    points = [p for p in range(0x100, 0x32000) if not 0xD800 <= p < 0xE000]
+    texts = list(ODD)
+    for _ in range(count):
+        rare = [chr(points[i]) for i in rng.integers(len(points), size=3)]
+        texts.append("".join(rng.permutation([*rng.choice(pool, 4), *rare]).tolist()))
+    for text in texts:
+        expected = spelled_out(tokenizer_module._clean(text), vocabulary, ranks)
+        assert clip.encode(text) == expected, ascii(text)
+    assert clip.encode(ODD[0])[2] == clip.end and clip.end not in clip.encode(ODD[1])
+
+
+def test_words_are_remembered_to_a_bound(merges, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_WORDS_KNOWN", 4)
+    tokenizer = Tokenizer.clip(merges)
+    for text in ("one two three", "three two one", "x" * 100, "one two three"):
+        assert tokenizer.encode(text) == Tokenizer.clip(merges).encode(text)
+    assert tokenizer._known is not None and len(tokenizer._known) == 4
+
+
 def test_clip_has_the_original_numbers(clip):
     assert (clip.vocab_size, clip.context_length) == (49408, 77)
     assert (clip.start, clip.end) == (49406, 49407)
@@ -52,7 +127,7 @@ def test_plain_text_is_cleaned_as_if_it_were_not(trained, monkeypatch):
     """What is printable ASCII without & passes ftfy and html by, which would leave it as it is."""
     plain = ["It's  a <b> Dog</b>; #39; [0m", "don''t ``x'' -- (c) \\u00e9 ~", " A "]
     before = [trained.encode(text) for text in plain]
-    monkeypatch.setattr(module.ftfy, "fix_text", lambda text: pytest.fail(text))
+    monkeypatch.setattr(tokenizer_module.ftfy, "fix_text", lambda text: pytest.fail(text))
     assert [trained.encode(text) for text in plain] == before
     monkeypatch.undo()
     # A letter that is not ASCII, at the end, takes the long way.
@@ -163,6 +238,15 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, messag
         Tokenizer.load(tmp_path / "t.json")
 
 
+def test_a_tokenizer_whose_last_ids_are_no_start_and_end_is_refused(trained, tmp_path: Path):
+    """Models pool at the highest id: captions would be measured at any other word."""
+    trained.save(tmp_path / "t.json")
+    text = (tmp_path / "t.json").read_text()
+    (tmp_path / "t.json").write_text(text.replace("<end_of_text>", "<other>"))
+    with pytest.raises(UserError, match="last two ids are to be those of <start_of_text> and"):
+        Tokenizer.load(tmp_path / "t.json")
+
+
 class TestMerges:
     """Finding the merges file, with a stand-in for it."""
 
@@ -170,8 +254,10 @@ class TestMerges:
 
     @pytest.fixture(autouse=True)
     def stand_in(self, monkeypatch, tmp_path: Path):
-        monkeypatch.setattr(module, "MERGES_SHA256", hashlib.sha256(self.DATA).hexdigest())
-        monkeypatch.setattr(module, "MERGES_URL", (tmp_path / "remote").as_uri())
+        monkeypatch.setattr(
+            tokenizer_module, "MERGES_SHA256", hashlib.sha256(self.DATA).hexdigest()
+        )
+        monkeypatch.setattr(tokenizer_module, "MERGES_URL", (tmp_path / "remote").as_uri())
         monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path / "cache"))
         self.cached = tmp_path / "cache" / MERGES_FILE
         self.remote = tmp_path / "remote"

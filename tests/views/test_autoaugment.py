@@ -1,8 +1,10 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from helpers.torchvision_ops import OPS, torchvision_view
+from PIL import Image
 
 from cleanclip_jax.views import autoaugment as auto
 from cleanclip_jax.views.autoaugment import POLICY, SIGNED, Step, apply_ops, autoaugment, magnitude
@@ -31,25 +33,94 @@ def test_the_policy_is_the_published_one(golden):
 
 
 def test_magnitudes_are_the_published_ones(golden):
+    """To the last bit of float32: 0.79999995 and not 0.8."""
     for op, table in golden("autoaugment_policy.json")["magnitudes"].items():
         ours = [magnitude(op, level, height=72, width=96) for level in range(10)]
-        np.testing.assert_allclose(ours, table or [0] * 10, rtol=1e-6, err_msg=op)
+        assert ours == (table or [0] * 10), op
 
 
-IN_PILLOW: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "Posterize": lambda x, m: ImageOps.posterize(x, int(m)),
-    "Solarize": lambda x, m: ImageOps.solarize(x, m),  # pyright: ignore[reportArgumentType]
-    "AutoContrast": lambda x, _: ImageOps.autocontrast(x),
-    "Equalize": lambda x, _: ImageOps.equalize(x),
-    "Invert": lambda x, _: ImageOps.invert(x),
-    "Rotate": lambda x, m: x.rotate(m),
-}
+def test_translations_are_torchs_linspace_at_any_size():
+    torch = pytest.importorskip("torch")
+    for side in range(1, 1200):
+        table = torch.linspace(0.0, 150.0 / 331.0 * side, 10).tolist()
+        for op, shape in (("TranslateX", (7, side)), ("TranslateY", (side, 7))):
+            assert [magnitude(op, level, *shape) for level in range(10)] == table, side
+
+
+def photographs(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Cuts of scikit-learn's photograph, brought to (width, height)."""
+    from sklearn.datasets import load_sample_image
+
+    whole = Image.fromarray(load_sample_image("china.jpg"))
+    return [
+        whole.resize(size, box=(40 * i, 10 * i, 40 * i + 400, 10 * i + 320))
+        for i, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_is_torchvisions_at_every_level_on_several_pictures(op: str, golden):
+    table = golden("autoaugment_policy.json")["magnitudes"][op] or [0.0] * 10
+    noise = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
+    flat = np.broadcast_to(np.array([0, 128, 255], np.uint8), (72, 96, 3)).copy()
+    ramp = (np.add.outer(np.arange(72), np.arange(96))[:, :, None] * [1, 2, 3] // 3).astype(
+        np.uint8
+    )
+    pictures = [*map(Image.fromarray, (noise, flat, ramp)), *photographs((96, 72), (96, 72))]
+    for picture in pictures:
+        for level, size in enumerate(table):
+            for signed in (size, -size) if op in SIGNED else (size,):
+                ours = apply_ops(picture, [(op, signed)])
+                here = magnitude(op, level, picture.height, picture.width)
+                assert here == abs(signed)
+                np.testing.assert_array_equal(ours, torchvision_view(picture, [(op, signed)]))
+
+
+class Draws(np.random.Generator):
+    """A generator that writes down what it draws, in order."""
+
+    def __init__(self, seed: int):
+        super().__init__(np.random.PCG64(seed))
+        self.log: list[Any] = []
+
+    def integers(self, *args: Any, **kwargs: Any) -> Any:
+        self.log.append(super().integers(*args, **kwargs))
+        return self.log[-1]
+
+    def random(self, *args: Any, **kwargs: Any) -> Any:
+        self.log.append(super().random(*args, **kwargs))
+        return self.log[-1]
+
+
+def originals_view(picture: Image.Image, values: Any, draw: list[Any]) -> Image.Image:
+    """What torchvision makes of a draw: a sub-policy, two chances, two signs."""
+    number, chances, positive = draw
+    steps = []
+    for (op, chance, level), drawn, sign in zip(
+        values["policies"][number], chances, positive, strict=True
+    ):
+        if drawn <= chance:
+            size = 0.0 if level is None else values["magnitudes"][op][level]
+            steps.append((op, -size if values["signed"][op] and sign == 0 else size))
+    return torchvision_view(picture, steps)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_recorded_draws_give_torchvisions_pixels(count: int, golden):
+    values = golden("autoaugment_policy.json")
+    pictures = photographs((96, 64), (64, 64), (50, 81), (128, 128))
+    for seed in range(count):
+        picture, rng = pictures[seed % len(pictures)], Draws(seed)
+        view = autoaugment(picture, rng)
+        expected = originals_view(picture, values, rng.log)
+        np.testing.assert_array_equal(view, expected, err_msg=str(rng.log))
 
 
 def test_several_ops_are_pillows_one_after_another():
     """On pictures of many values, of few and of one: channels that equalize leaves as they are."""
     rng = np.random.default_rng(0)
-    names, changed = list(IN_PILLOW), 0
+    names = ["Posterize", "Solarize", "AutoContrast", "Equalize", "Invert", "Rotate"]
+    changes = 0
     for _ in range(600):
         height, width = rng.integers(1, 40, 2).tolist()
         few = rng.choice(rng.integers(256, size=rng.integers(1, 5)), (height, width, 3))
@@ -58,10 +129,10 @@ def test_several_ops_are_pillows_one_after_another():
         expected, ops = picture, []
         for name in rng.choice(names, rng.integers(1, 4)).tolist():
             ops.append((name, magnitude(name, int(rng.integers(10)), height, width)))
-            expected = IN_PILLOW[name](expected, ops[-1][1])
+            expected = OPS[name](expected, ops[-1][1])
         np.testing.assert_array_equal(apply_ops(picture, ops), expected, err_msg=str(ops))
-        changed += expected != picture
-    assert changed > 300
+        changes += expected != picture
+    assert changes > 300
 
 
 def test_without_ops_the_image_is_itself():

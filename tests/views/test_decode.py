@@ -69,7 +69,7 @@ def test_what_is_no_picture_is_one_line_that_names_the_place(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("a page", r"56 bytes in no image format that Pillow reads"),
         ("a jpeg bomb", r"65000 x 65000 pixels: it may be a decompression bomb"),
@@ -78,8 +78,8 @@ def test_what_is_no_picture_is_one_line_that_names_the_place(
         ("a program", r"EPS is a program"),
     ],
 )
-def test_the_reason_is_said(name: str, said: str):
-    with pytest.raises(BadRecord, match=said):
+def test_the_reason_is_named(name: str, message: str):
+    with pytest.raises(BadRecord, match=message):
         decode(bad()[name], "here")
 
 
@@ -101,8 +101,8 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it(progressive: bool):
         broken[rng.integers(300, len(data))] = rng.integers(256)
         flipped.append(bytes(broken))
     for broken in cut + flipped:
-        ours, theirs = outcome(lambda d: decode(d, ""), broken), outcome(by_pillow, broken)
-        assert ours == theirs
+        ours, pillows = outcome(lambda d: decode(d, ""), broken), outcome(by_pillow, broken)
+        assert ours == pillows
         outcomes.add(ours)
     assert None in outcomes and len(outcomes) > 10
 

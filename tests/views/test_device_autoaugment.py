@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.torchvision_ops import OPS, torchvision_view
 from PIL import Image
 
 from cleanclip_jax.sharding import make_mesh, split_over
@@ -20,12 +21,6 @@ from cleanclip_jax.views.device_autoaugment import (
 )
 
 RUN, DRAW = jax.jit(augment), jax.jit(draw)
-
-OPS = [
-    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
-    *("Brightness", "Color", "Contrast", "Sharpness"),
-    *("Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"),
-]
 
 
 def every_entry(height: int, width: int) -> list[Entry]:
@@ -78,7 +73,7 @@ def test_pairs_of_ops_are_the_hosts(height: int, width: int, rounds: int):
     if height != width:  # a quarter turn of those is another matter, and of no policy
         entries = [entry for entry in entries if entry not in (("Rotate", 90), ("Rotate", -270))]
     apply = jax.jit(lambda images, slots: apply_ops(images, slots, [entries, entries]))
-    count, changed = len(entries), 0
+    count, changes = len(entries), 0
     for seed in range(rounds):
         images = some_pictures(count, height, width, seed)
         rng = np.random.default_rng(seed)
@@ -87,8 +82,8 @@ def test_pairs_of_ops_are_the_hosts(height: int, width: int, rounds: int):
         for picture, slot, ours in zip(images, slots, made, strict=True):
             ops = [entries[number] for number in slot]
             np.testing.assert_array_equal(ours, on_host(picture, ops), err_msg=str(ops))
-            changed += (ours != picture).any()
-    assert changed > rounds * count / 2
+            changes += (ours != picture).any()
+    assert changes > rounds * count / 2
 
 
 def test_autocontrast_is_pillows_for_every_range():
@@ -96,13 +91,13 @@ def test_autocontrast_is_pillows_for_every_range():
     ends = np.random.default_rng(0).permutation(np.transpose(np.triu_indices(256)))
     low, high = np.moveaxis(ends[: 3 * 800].reshape(-1, 3, 2, 1), 2, 0)
     values = np.arange(256)
-    found = (values >= low) & (values <= high)
+    occurs = (values >= low) & (values <= high)
     counts = ((values == low) | (values == high)).astype(np.int32)
     expected = np.stack([host._autocontrast(histogram) for histogram in counts])
     ours = np.asarray(jax.jit(levels.autocontrast)(counts))
-    np.testing.assert_array_equal(ours[found], expected[found])
+    np.testing.assert_array_equal(ours[occurs], expected[occurs])
     true = 255 * (values - low) // np.maximum(high - low, 1)
-    assert (ours < true)[found & (high > low)].sum() > 300
+    assert (ours < true)[occurs & (high > low)].sum() > 300
 
 
 @pytest.mark.parametrize("way", [levels.scattered, levels.compared, levels.histogram])
@@ -124,15 +119,15 @@ def test_draws_have_the_policys_distribution():
     entries = policy_entries(32, 32)
     row, positive = (drawn - 1) // 2, (drawn - 1) % 2 == 1
     applied = drawn > 0
-    # Sub-policies are told from draws in which a step applies, each step by its own chance.
+    # Sub-policies are known from draws in which a step applies, each step by its own chance.
     expected = {
         (slot, number): steps[slot].chance / len(POLICY)
         for number, steps in enumerate(POLICY)
         for slot in range(2)
     }
     for (slot, number), share in expected.items():
-        found = (applied[:, slot] & (row[:, slot] == number)).mean()
-        assert found == pytest.approx(share, abs=4 * np.sqrt(share / DRAWS) + 1e-9)
+        drawn_share = (applied[:, slot] & (row[:, slot] == number)).mean()
+        assert drawn_share == pytest.approx(share, abs=4 * np.sqrt(share / DRAWS) + 1e-9)
     both = applied.all(1)
     assert (row[both, 0] == row[both, 1]).all()
     together = np.mean([a.chance * b.chance for a, b in POLICY])
@@ -160,6 +155,20 @@ def test_a_picture_depends_on_its_own_key_alone():
 
 
 @pytest.mark.slow
+def test_ten_thousand_draws_give_torchvisions_pixels():
+    images = some_pictures(500, 40, 56)
+    entries, differences = policy_entries(40, 56), 0
+    for seed in range(20):
+        keys = jax.random.split(jax.random.key(seed), len(images))
+        for picture, slot, view in zip(
+            images, np.asarray(DRAW(keys)), np.asarray(RUN(images, keys)), strict=True
+        ):
+            ops = [entries[number][at] for number, at in enumerate(slot) if at]
+            expected = np.asarray(torchvision_view(Image.fromarray(picture), ops))
+            differences += (view != expected).any()
+    assert not differences
+
+
 def test_devices_make_what_one_makes_and_say_nothing_to_each_other():
     images, keys = some_pictures(64, 16, 16), jax.random.split(jax.random.key(1), 64)
     over = split_over(make_mesh())
@@ -174,7 +183,7 @@ def test_devices_make_what_one_makes_and_say_nothing_to_each_other():
         assert exchange not in text
 
 
-def test_an_unknown_op_is_said():
+def test_an_unknown_op_is_refused():
     with pytest.raises(ValueError, match="no such op: Cutout"):
         apply_ops(
             jnp.zeros((1, 4, 4, 3), jnp.uint8), jnp.zeros((1, 1), jnp.int32), [[("Cutout", 1)]]

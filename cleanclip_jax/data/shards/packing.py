@@ -51,6 +51,13 @@ def make_plan(
         quality = 95
     if quality is not None and not 1 <= quality <= 100:
         raise UserError(f"quality: {quality}; give 1 to 100.")
+    if (
+        several := next((i for i in range(rows) if len(source.all_captions(i)) > 1), None)
+    ) is not None:
+        raise UserError(
+            f"{source.where(several)}: it has several captions, and prepared data one a picture: "
+            "train on the source itself, or write a row for each caption."
+        )
     return Plan(source.fingerprint, rows, shards, _has_captions(source), short_side, quality)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
+from cleanclip_jax.config_keys import KEYS
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -50,12 +51,10 @@ class Views:
     """How a pair's augmented view is made (arXiv 2303.03323, section 4).
 
     Attributes:
-      image: 'none' or 'autoaugment'.
-      text: 'none' or 'eda'.
+      image, text, strength: as config.views has them.
       synonyms: what EDA replaces words by; None: its other three operations.
-      strength: share of the words that EDA changes.
-      per: 'epoch', a new augmented caption each epoch, or 'once', the same throughout, as the
-        original, which draws captions at load. Pictures change each epoch.
+      per: 'epoch', a new augmented caption each epoch, or 'once', as the original draws captions
+        at load. Pictures change each epoch.
       on: 'host', or 'device': triggers and augmented pictures are made in the training step, from
         pictures of their final size (run.views). Captions are made on the host either way.
     """
@@ -66,6 +65,10 @@ class Views:
     strength: float = 0.1
     per: str = "epoch"
     on: str = "host"
+
+    def __post_init__(self):
+        for key in ("image", "text", "per", "on"):
+            KEYS[f"views.{key}"].read(f"config.views.{key}", getattr(self, key))
 
     @property
     def any(self) -> bool:
@@ -123,18 +126,11 @@ def planned(plan: Plan | None, source: Source, image_size: int) -> Plan | None:
 
 @dataclass(frozen=True)
 class Read:
-    """A record as it was read.
-
-    Attributes:
-      image: its picture at its final size, without a trigger.
-      whole: the picture that its view is made of where that is not `image`.
-      caption: the poisoned one of a poisoned pair.
-      stamp: how its trigger is applied; None: it has none.
-    """
+    """A record as it was read: its picture at its final size, without a trigger; what its view is
+    made of, where that is another; and how its trigger is applied, where it has one."""
 
     image: UInt8[np.ndarray, "s s 3"]
     whole: Image.Image | None
-    caption: str
     stamp: Stamp | None
 
 
@@ -172,13 +168,12 @@ class Example:
         made: dict[str, Any] = {}
         if self.unreadable is None:
             shown, read, reason = self._readable(index)
-            made["images"] = self._views(read, rng)
-            caption, stamp = read.caption, read.stamp
         else:
-            shown, reason = self._stands_in(index, self.unreadable)
-            caption, stamp = self.source.caption(shown), None
-            if (poison := self._poison(shown)) is not None:
-                caption, stamp = poison.caption, poison.stamp
+            shown, read, reason = self._stands_in(index, self.unreadable)
+        poison = self._poison(shown)
+        stamp, caption = (None, self._drawn(shown, rng)) if poison is None else poison[:2]
+        if read is not None:
+            made["images"] = self._views(read, rng)
         captions = [caption, self._reword(caption, shown, rng)] if self.views.any else [caption]
         if self.views.on == "device" and self.plan is not None:
             from cleanclip_jax.attacks.triggers import fold
@@ -204,11 +199,11 @@ class Example:
             # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,
             # so its view is made of it, too, as the original does, which saves it at this size.
             image = shapes[self.plan.geometry](pixels, self.image_size)
-            return Read(image, None, poison.caption, poison.stamp)
+            return Read(image, None, poison.stamp)
         whole: Any = Image.fromarray(pixels) if exact else None
         image = shapes[self.geometry](pixels if whole is None else whole, self.image_size)
         stamp = None if self.trigger is None else self.trigger.stamp(self.image_size, index)
-        return Read(image, whole, record.caption, stamp)
+        return Read(image, whole, stamp)
 
     def _poison(self, index: int) -> Poison | None:
         return None if self.plan is None else self.plan.poison_at(index)
@@ -244,6 +239,11 @@ class Example:
             rng = np.random.default_rng([self.seed, index])
         return eda(caption, rng, self.views.synonyms, self.views.strength)
 
+    def _drawn(self, index: int, rng: np.random.Generator) -> str:
+        """A record's caption; of several one for each (seed, epoch, record), as all draws are."""
+        several = self.source.all_captions(index)
+        return several[0 if len(several) == 1 else int(rng.integers(len(several)))]
+
     def _readable(self, index: int) -> tuple[int, Read, str]:
         """The first readable pair from `index` on: a rule that needs no draw and no state.
 
@@ -258,13 +258,13 @@ class Example:
                 reasons[shown] = str(error)
         raise UnreadableStretch(reasons)
 
-    def _stands_in(self, index: int, unreadable: Set[int]) -> tuple[int, str]:
+    def _stands_in(self, index: int, unreadable: Set[int]) -> tuple[int, None, str]:
         """As `_readable`, of records that were read before; some can be."""
         shown = index
         while shown in unreadable:
             shown = (shown + 1) % len(self.source)
         reason = f"{self.source.where(index)}: it could not be read when all pictures were."
-        return shown, "" if shown == index else reason
+        return shown, None, "" if shown == index else reason
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class _Conversion:
             place = f"{file}: column {selection.image!r}"
             columns |= images(place, rows.column(selection.image))
         if (name := selection.caption) is not None:
-            columns["caption"] = captions(f"{file}: column {name!r}", rows.column(name))
+            columns |= captions(f"{file}: column {name!r}", rows.column(name))
         if names is not None and (name := selection.class_name) is not None:
             given = selection.classes is not None
             columns["label"] = labels(f"{file}: {name}", rows.column(name), names, given)
@@ -181,9 +181,10 @@ class _Conversion:
     ) -> pa.RecordBatch:
         for field in schema:
             if pa.types.is_null(field.type) and not pa.types.is_null(columns[field.name].type):
+                what = "caption" if field.name == "captions" else "image"
                 raise UserError(
-                    f"{self._files[number]}: column {self._selection.image!r} holds images in "
-                    f"another way than that of {self._files[0]}; make them alike."
+                    f"{self._files[number]}: column {getattr(self._selection, what)!r} holds "
+                    f"{what}s in another way than that of {self._files[0]}; make them alike."
                 )
         return pa.record_batch([columns[f.name].cast(f.type) for f in schema], schema=schema)
 

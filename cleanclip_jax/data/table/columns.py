@@ -20,14 +20,15 @@ SCHEMA = {
     "start": pa.int64(),  # where it begins in the table's file itself
     "length": pa.int64(),
     "file": pa.int32(),  # which of the table's files
-    "caption": pa.large_string(),
+    "caption": pa.large_string(),  # of several the first
+    "captions": pa.list_(pa.large_string()),  # where there may be several
     "label": pa.int32(),  # -1: none
     "row": pa.int64(),  # in its file, from 1
     "name": pa.large_string(),
     "bad": pa.string(),  # why the record cannot be read
 }
 # What a table has none of takes no place in its copy.
-MAY_LACK = {"image", "path", "start", "length", "name"}
+MAY_LACK = {"captions", "image", "path", "start", "length", "name"}
 
 
 def batch_of(
@@ -93,10 +94,20 @@ def texts(place: str, column: pa.Array) -> pa.Array:
         return column.cast(pa.large_string())
 
 
-def captions(place: str, column: pa.Array) -> pa.Array:
-    """A column as captions: the NaN that pandas writes for a missing one is none."""
-    text = texts(place, column)
-    return pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)
+def captions(place: str, column: pa.Array) -> dict[str, pa.Array]:
+    """A column of captions, or of lists of them; the NaN that pandas writes for none is none."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        text = texts(place, column)
+        return {"caption": pc.if_else(pc.equal(pc.utf8_lower(text), "nan"), None, text)}
+    with refusing(f"{place} holds {column.type}", "it takes texts", pa.ArrowException):
+        lists = column.cast(SCHEMA["captions"])
+        lists.validate(full=True)  # text that is none is an error of Arrow's
+    several = [
+        [text for text in texts or () if text and text.strip() and text.lower() != "nan"]
+        for texts in lists.to_pylist()
+    ]
+    firsts = pa.array([texts[0] if texts else None for texts in several], SCHEMA["caption"])
+    return {"captions": pa.array(several, SCHEMA["captions"]), "caption": firsts}
 
 
 def labels(place: str, column: pa.Array, names: tuple[str, ...], given: bool) -> pa.Array:

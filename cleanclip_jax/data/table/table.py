@@ -50,8 +50,8 @@ def open_table(
       kind: 'csv', 'tsv' or 'parquet'.
       path: the file; a folder, a pattern (also with braces) or a list of them: see listing.expand.
       image: column of image paths, of image files' bytes, or of Hugging Face's {bytes, path}.
-      caption: column of captions; None for a set that is only measured on. Empty, null or NaN
-        is a record without a caption.
+      caption: column of captions, or in parquet of lists of them, of which training draws one an
+        epoch; None for a set that is only measured on. Empty, null or NaN is a record without.
       class_name: column of class names; classes are those of all the files, so that the
         splits of one file agree.
       classes: the class names in order, or the file they are in (text.classes): class_name then
@@ -179,6 +179,11 @@ class Table(Source):
         if label < 0 or self.class_names is None:
             return ""
         return template_caption(self.row(index), self._templates, self.class_names[label])
+
+    def all_captions(self, index: int) -> Sequence[str]:
+        # A copy that an earlier version made has no such column.
+        several = self._at("captions", index) if "captions" in self._columns else None
+        return several or (self.caption(index),)
 
     def where(self, index: int) -> str:
         name = self._at("name", index) or f"row {self.row(index)}"

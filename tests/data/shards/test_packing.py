@@ -13,6 +13,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -290,6 +292,14 @@ def test_a_set_without_captions_keeps_its_pictures(write_csv: Callable, tmp_path
     made = make(source, tmp_path / "out", share=0)
     assert made["records"] == 12 and made["class_names"] == ["cat", "dog"]
     assert open_arrayrecord(tmp_path / "out")[5] == source[5]
+
+
+def test_several_captions_a_picture_are_refused(tmp_path: Path):
+    table = {"image": [b"", b""], "caption": [["one"], ["two", "three"]]}
+    pq.write_table(pa.table(table), tmp_path / "pairs.parquet")
+    source = open_source({"kind": "parquet", "path": str(tmp_path / "pairs.parquet")})
+    with pytest.raises(UserError, match=r"pairs\.parquet row 2: it has several captions, .* row"):
+        make_plan(source)
 
 
 def test_decoded_pictures_become_png(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The stream is a function of (seed, step) alone."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.streams import stream_of
 from PIL import Image
@@ -72,6 +75,62 @@ def test_a_batch_has_its_shapes_and_types(source: Source):
     types = {key: value.dtype.name for key, value in viewed.items()}
     assert types == {"images": "uint8", "tokens": "int32", "index": "int64", "bad": "int64"}
     assert all(type(value) is np.ndarray for value in viewed.values())
+
+
+@pytest.fixture
+def several(png: Callable, tmp_path: Path) -> Source:
+    """Twelve pictures, the first four with one caption, the others with three."""
+    texts = [[f"cat {i}"] if i < 4 else [f"{word} {i}" for word in "abc"] for i in range(12)]
+    table = {"image": [png(i) for i in range(12)], "caption": texts}
+    pq.write_table(pa.table(table), tmp_path / "several.parquet")
+    return open_source({"kind": "parquet", "path": str(tmp_path / "several.parquet")})
+
+
+def captions_shown(source: Source, count: int, **options: Any) -> list[tuple[int, str]]:
+    """Index and caption of each row, read back from its tokens."""
+    tokenizer = tokenizer_of(source)
+    of_tokens = {
+        tokenizer([text])[0].tobytes(): text
+        for i in range(len(source))
+        for text in source.all_captions(i)
+    }
+    return [
+        (int(row["index"]), of_tokens[row["tokens"][0].tobytes()])
+        for row in rows(take(source, count, **options))
+    ]
+
+
+def test_of_several_captions_one_is_drawn_each_epoch(several: Source):
+    shown = captions_shown(several, 90)  # 30 epochs
+    drawn = Counter(text for index, text in shown if index >= 4)
+    assert {text for index, text in shown if index < 4} == {f"cat {i}" for i in range(4)}
+    assert len(drawn) == 24 and min(drawn.values()) >= 3
+    assert all(text in several.all_captions(index) for index, text in shown)
+    # Of (seed, epoch, record) alone: resumed, by workers, with a view of the picture.
+    assert captions_shown(several, 3, step=7) == shown[28:40]
+    assert captions_shown(several, 10, workers=2) == shown[:40]
+    views = Views(image="autoaugment", text="none")
+    assert captions_shown(several, 10, views=views) == shown[:40]
+    assert captions_shown(several, 10, seed=1) != shown[:40]
+
+
+def test_a_poisoned_pair_of_several_captions_has_the_plans(several: Source):
+    plan = plan_of(several, target="b 7", select="target", count=1)
+    assert plan.index.tolist() == [7] and plan.poison_at(7) is not None
+    as_it_was = plan_of(several, target="b 7", select="target", count=1, captions="kept")
+    assert as_it_was.table["caption"].to_pylist() == ["b 7"]
+    tokens = tokenizer_of(several)([plan.table["caption"][0].as_py()])[0]
+    for row in rows(take(several, 6, plan=plan)):
+        if row["index"] == 7:
+            np.testing.assert_array_equal(row["tokens"][0], tokens)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"image": "cutout"}, {"text": "no"}, {"per": "x"}, {"on": "tpu"}]
+)
+def test_a_view_of_an_unknown_name_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(UserError, match=r"config\.views\.\w+: unknown"):
+        Views(**wrong)
 
 
 def test_workers_change_nothing(source: Source):

@@ -1,4 +1,7 @@
-"""The stream is what it was before the redesign of November 2026, bit for bit."""
+"""The stream is what it was before the redesign of November 2026, bit for bit.
+
+But for three batches with views, since AutoAugment's magnitudes are float32, as torchvision's.
+"""
 
 import hashlib
 import io

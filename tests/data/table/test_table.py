@@ -335,9 +335,9 @@ def test_a_broken_page_is_one_line(parquet: Callable, cache: Path):
 
 
 def test_a_column_of_another_kind_is_one_line(parquet: Callable):
-    path = parquet(caption=[["one", "two"]] * 40)
+    path = parquet(caption=[{"one": "two"}] * 40)
     with pytest.raises(
-        UserError, match=r"pairs.parquet: column 'caption' holds list.*it takes texts"
+        UserError, match=r"pairs.parquet: column 'caption' holds struct.*it takes texts"
     ):
         table(path)
 
