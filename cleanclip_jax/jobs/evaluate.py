@@ -4,6 +4,7 @@ What is measured, and on what, stands under config.evaluation (docs/metrics.md).
 figures lie projection.npz and projection.png, where config.evaluation.projection asks for them.
 """
 
+import shlex
 from collections.abc import Sequence
 
 from cleanclip_jax.args import Parser, apply, parse
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     if of_torch and args.output is None:
         raise UserError(f"{workdir} is no workdir: name the file to write with --output=FILE.json")
     path = args.output or workdir / EVALUATION
-    evaluation = measure_run(start, config, path)
+    command = shlex.join(["cleanclip", "evaluate", *argv])
+    evaluation = measure_run(start, config, path, command)
     if is_first():
         print(table(evaluation))
         print(f"written: {path}")

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.attacks.triggers import Trigger, make_trigger
 from cleanclip_jax.data.stream import pipeline
 from cleanclip_jax.data.stream.example import read_picture
 from cleanclip_jax.data.stream.pipeline import Batches, PictureBatch, evaluation_batches
@@ -220,3 +220,23 @@ def texts_of(encoder: Encoder, texts: Sequence[str]) -> Float32[np.ndarray, "n d
     rows = encoder.text_features(texts)
     check_finite(rows, "texts")
     return rows
+
+
+def geometry_of(settings: ConfigDict) -> str:
+    """How triggered pictures come to their size ("trigger after crop" in docs/fidelity.md)."""
+    return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
+
+
+def with_trigger(settings: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
+    """Pictures with the trigger of a `config.evaluation`."""
+    trigger = make_trigger(settings.attack.trigger.to_dict())
+    return Shown(source, indices, trigger, geometry_of(settings))
+
+
+def clean_and_triggered(
+    config: ConfigDict, encoder: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
+) -> tuple[Features, Features]:
+    """Features of the same pictures without and with the trigger."""
+    reading = reading_of(config)
+    clean = embed(encoder, Shown(source, indices), reading)
+    return clean, embed(encoder, with_trigger(config.evaluation, source, clean.index), reading)

@@ -10,7 +10,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.estimates import Figure
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.measure.zeroshot import unit
-from cleanclip_jax.registry import Registry
+from cleanclip_jax.registry import Registry, in_words
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> dict[str, Figur
     """What each of the metrics gives."""
     figures: dict[str, Figure] = {}
     for name, function in metrics.items():
-        given = function(seen)
+        try:
+            given = function(seen)
+        except Exception as error:
+            raise UserError(f"config.evaluation.metrics: {name}: {in_words(error)}") from error
         named = given if isinstance(given, Mapping) else {"": given}
         parts = {f"{name}_{part}".removesuffix("_"): one for part, one in named.items()}
         for key, figure in parts.items():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -10,8 +11,8 @@ from ml_collections import ConfigDict
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.measure import clean_and_triggered
-from cleanclip_jax.measure.sets import attacked_set
+from cleanclip_jax.measure.features import clean_and_triggered
+from cleanclip_jax.measure.sets import LabelledSet, attacked_set
 from cleanclip_jax.measure.zeroshot import unit
 
 LEAST = 10  # pictures; fewer have no shape
@@ -66,18 +67,28 @@ class Projection:
             raise UserError(f"{path} is no projection that evaluate wrote: {error}") from None
 
 
+def check_projection(settings: ConfigDict, first: LabelledSet | None) -> LabelledSet:
+    """Returns the set whose pictures are projected; refuses what gives no projection."""
+    where = f"config.evaluation.projection is {settings.projection}"
+    if settings.projection < LEAST:
+        raise UserError(f"{where}: it takes {LEAST} or more pictures, or 0 for none")
+    if first is None or first.target is None:
+        raise UserError(f"{where}: it needs a labelled set and an attack on it, or 0 for none")
+    if len(first.indices) < LEAST:
+        raise UserError(f"{where}: {first.name} has {len(first.indices)}, {LEAST} are needed")
+    return first
+
+
 def project_first(config: ConfigDict, encoder: Encoder) -> Projection:
     """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them."""
-    first = attacked_set(config.evaluation)
-    if first is None or first.target is None:
-        raise UserError("config.evaluation.projection needs a labelled set and an attack on it")
+    first = check_projection(config.evaluation, attacked_set(config.evaluation))
     # All of them, though few are drawn: they are in the cache from measuring the set.
     clean, triggered = clean_and_triggered(config, encoder, first.source, first.indices)
     drawn = np.isin(clean.index, choose(first.labels, config.evaluation.projection, config.seed))
     index = clean.index[drawn]
     return project(
         *(unit(clean.rows[drawn]), unit(triggered.rows[drawn])),
-        *(first.labels[index], index, first.target, config.seed),
+        *(first.labels[index], index, cast(int, first.target), config.seed),
     )
 
 

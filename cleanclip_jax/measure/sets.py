@@ -114,17 +114,14 @@ def open_sets(settings: ConfigDict) -> list[LabelledSet]:
     return sets
 
 
-def first_set(settings: ConfigDict) -> LabelledSet:
-    """The first set of a `config.evaluation`, which has to have one."""
-    sets = open_sets(settings)
-    if not sets:
-        raise UserError("config.evaluation.data is not set: name a labelled source")
-    return sets[0]
-
-
 def attacked_set(settings: ConfigDict) -> LabelledSet | None:
     """The first set of a `config.evaluation`, if it has the target of an attack."""
-    first = next(iter(open_sets(settings)), None)
+    return attacked(settings, open_sets(settings))
+
+
+def attacked(settings: ConfigDict, sets: list[LabelledSet]) -> LabelledSet | None:
+    """The first of the sets that `config.evaluation` opened, if it has the target of an attack."""
+    first = next(iter(sets), None)
     return None if first is None or first.target is None or settings.attack is None else first
 
 
