@@ -13,6 +13,13 @@ class UserError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """A text with line breaks, escape codes and the like written out, as in `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class StartAgain(Exception):
     """The run stopped and loses nothing by it: the same command goes on where it was.
 

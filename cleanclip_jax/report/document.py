@@ -3,12 +3,14 @@
 import os
 import platform
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report import pictures as drawn
+from cleanclip_jax.report.evaluation import differing
 from cleanclip_jax.report.page import Block, Code, Section, Table, write_page
 from cleanclip_jax.report.results import every_figure, results, training
 from cleanclip_jax.report.runs import Entry, Gathered, Run, chosen_runs
@@ -54,12 +56,12 @@ def write_report(
         files |= pngs
     sections += [
         Section("What was run", [*what_was_run(gathered), *([facts] if facts else [])]),
-        Section("Commands", [Code("\n".join(commands(gathered, command)))]),
+        Section("Commands", [Code(commands(gathered, command))]),
         Section("The report's environment", [environment(bool(models))]),
         Section("Every figure", every_figure(shown, len(runs))),
     ]
     if gathered.notes:
-        sections.insert(0, Section("Note", ["\n\n".join(dict.fromkeys(gathered.notes))]))
+        sections.insert(0, Section("Note", list(dict.fromkeys(gathered.notes))))
     for name, png in files.items():
         write_whole(output / name, png)
     title, intro = title or title_of(gathered), intro or intro_of(chosen)
@@ -100,17 +102,34 @@ def what_was_run(gathered: Gathered) -> list[Block]:
         for run in entry.runs
     ]
     columns = ["model", "training", "steps", "batch", "rate", "seed", "trained on"]
-    blocks: list[Block] = [Table("The runs; steps are those that were measured.", columns, rows)]
-    keys = {entry: _keys_of(entry) for entry in gathered.entries}
-    first, *others = keys.values()
-    shared = {k: v for k, v in first.items() if others and all(o.get(k) == v for o in others)}
-    if others:
-        blocks += ["In all configs, where they are not the default:", _listing(shared)]
+    caption = "The runs; steps are those that were measured."
+    return [Table(caption, columns, rows), *configs(gathered.entries)]
+
+
+def configs(entries: Sequence[Entry]) -> list[Block]:
+    """The keys that are not the defaults: as most entries have them, and what is otherwise."""
+    keys = {entry: _keys_of(entry) for entry in entries}
+    names = sorted({name for values in keys.values() for name in values})
+    usual = {
+        name: Counter(values.get(name) for values in keys.values()).most_common(1)[0][0]
+        for name in names
+    }
+    listing = Code([f"{name} = {value}" for name, value in usual.items() if value is not None])
+    rows = []
     for entry, values in keys.items():
-        rest = {key: value for key, value in values.items() if key not in shared}
-        blocks.append(f"{entry.name}: {', '.join(str(run.workdir) for run in entry.runs)}")
-        blocks += [_listing(rest)] if rest else []
-    return blocks
+        others = [
+            f"{name} = {values[name]}" if name in values else f"{name} as by default"
+            for name in names
+            if values.get(name) != usual[name]
+        ]
+        places = ", ".join(str(run.workdir) for run in entry.runs)
+        rows.append([entry.name, places, "; ".join(others) or "—"])
+    if len(entries) == 1:
+        return ["Keys that are not the default:", listing]
+    table = Table(
+        "Where the runs lie, and their other keys.", ["model", "workdir", "other keys"], rows
+    )
+    return ["Keys that are not the default, as most of the runs have them:", listing, table]
 
 
 def trained_on(run: Run) -> str:
@@ -129,17 +148,30 @@ def _keys_of(entry: Entry) -> dict[str, str]:
     }
 
 
-def _listing(keys: Mapping[str, str]) -> Code:
-    return Code("\n".join(f"{key} = {value}" for key, value in keys.items()))
-
-
-def commands(gathered: Gathered, command: str) -> Sequence[str]:
-    """What makes the runs and the page again; runs of before starts.jsonl have their config."""
-    lines = list(gathered.commands)
+def commands(gathered: Gathered, command: str) -> list[str]:
+    """What makes the runs, in the order in which it was run, what measures them, and the page."""
+    trained = [(_begun(gathered, folder), line) for folder, line in gathered.commands.items()]
+    measured = []
     for run in (run for entry in gathered.entries if entry.sweep is None for run in entry.runs):
-        lines += [start["command"] for start in run.workdir.lines(STARTS)]
-        lines.append(f"cleanclip evaluate --workdir={shlex.quote(str(run.workdir))}")
-    return [*dict.fromkeys(lines), command]
+        trained += [(row["time"], row["command"]) for row in run.workdir.lines(STARTS)]
+        measured.append(measured_by(run))
+    lines = [line for _, line in sorted(trained, key=lambda pair: pair[0])]
+    return [*dict.fromkeys([*lines, *measured]), command]
+
+
+def _begun(gathered: Gathered, folder: Path) -> float:
+    """When the first run of a sweep was begun."""
+    runs = [run for entry in gathered.entries if entry.sweep == folder for run in entry.runs]
+    return min((row["time"] for run in runs for row in run.workdir.lines(STARTS)), default=0.0)
+
+
+def measured_by(run: Run) -> str:
+    """The command that measured a run; where its evaluation names none, the like of it."""
+    if "command" in run.evaluation:
+        return run.evaluation["command"]
+    other = differing(run.evaluation["evaluation"], run.config.evaluation.to_dict())
+    flags = [f"--config.evaluation.{key}={value}" for key, value in other.items()]
+    return shlex.join(["cleanclip", "evaluate", f"--workdir={run.workdir}", *flags])
 
 
 def environment(devices: bool) -> dict[str, str]:

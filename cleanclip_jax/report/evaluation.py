@@ -76,11 +76,10 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def differing(config: ConfigDict, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `config.evaluation` that decide figures and have another value than earlier."""
+def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of two `config.evaluation` that decide figures and have another value, as now."""
     now, before = (
-        flatten(ConfigDict(json.loads(json.dumps(each))))
-        for each in (config.evaluation.to_dict(), dict(earlier))
+        flatten(ConfigDict(json.loads(json.dumps(settings)))) for settings in (now, before)
     )
     keys = [key for key in {**before, **now} if key not in ("cache", "batch_size", "workers")]
     return {key: now.get(key) for key in keys if now.get(key) != before.get(key)}
@@ -99,7 +98,7 @@ def measure_run(
     with writing(start.path), writing(path.parent):
         opened, floor = check_measured(config, path)
         earlier = _earlier(path)
-        if earlier is not None and (keys := differing(config, earlier)):
+        if earlier is not None and (keys := differing(config.evaluation.to_dict(), earlier)):
             what = ", ".join(f"evaluation.{key}" for key in keys)
             log.warning(
                 "the figures in %s, measured with other %s, are replaced; --output=FILE keeps them",

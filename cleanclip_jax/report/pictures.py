@@ -101,7 +101,10 @@ def shifts(models: Mapping[str, Loaded], count: int) -> Shown:
         [
             [
                 *(f"{number}. {each.where}", each.true),
-                *(f"{p.clean} → {p.triggered}\n{p.cosine:.3f}" for p in each.predictions.values()),
+                *(
+                    (f"{p.clean} → {p.triggered}", f"{p.cosine:.3f}")
+                    for p in each.predictions.values()
+                ),
             ]
             for number, each in enumerate(largest, 1)
         ],

@@ -1,13 +1,22 @@
 """The sections of a report that need nothing but what was measured: tables, curve, training."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.report.figure_table import counted, percent
-from cleanclip_jax.report.page import Block, Picture, Section, Table
+from cleanclip_jax.report.page import Block, Cell, Picture, Section, Table
 from cleanclip_jax.report.plots import Point, ca_asr_curve, training_curves
-from cleanclip_jax.report.runs import Entry, Gathered, Run, measured_in_words, measured_on
+from cleanclip_jax.report.runs import (
+    Entry,
+    Gathered,
+    Run,
+    measured_in_words,
+    measured_on,
+    short_paths,
+)
 from cleanclip_jax.report.sweeps import LIMITS, Sweep, best_cells
 from cleanclip_jax.report.tables import FIGURES, PICTURES, SEEDS, over_rows
 
@@ -45,7 +54,10 @@ def results(gathered: Gathered) -> tuple[list[Section], Pictures]:
         blocks: list[Block] = [apart] if several else []
         rows = list(entries.values())
         first = rows[0].runs[0]
-        blocks += [measured_in_words(first), main_table(rows), meanings(rows)]
+        scores = classifiers(rows)
+        by = "by a " if scores[:1] and not scores[0].startswith("from") else ""
+        alike = f" Classes are scored {by}{scores[0]}." if len(scores) == 1 else ""
+        blocks += [measured_in_words(first) + alike, main_table(rows), meanings(rows)]
         blocks += [main_table(rows, name) for name in list(first.evaluation["sets"])[1:]]
         curve = curve_of(rows, [entries[start] for start in gathered.starts if start in entries])
         if curve is not None:
@@ -62,28 +74,69 @@ def results(gathered: Gathered) -> tuple[list[Section], Pictures]:
 def main_table(entries: Sequence[Entry], name: str = "") -> Table:
     """CA, ASR and what goes with them, a row an entry; intervals stand below the values.
 
+    What gave the classes their scores stands below an entry's name where it is not the same for all
+    entries and sets, and the floor below what was measured of it.
+
     Args:
       name: of a further set; "" is the first.
     """
     tables = [entry.table(f"{name}." if name else "") for entry in entries]
     shown = [figure for figure in FIGURES if any(figure in table for table in tables)]
     several = any(len(entry.runs) > 1 for entry in entries)
-    heads = len({scored_by(entry) for entry in entries}) > 1 and not name
-    rows = []
+    apart = len(classifiers(entries)) > 1
+    floors = floor_names(entries)
+    rows: list[list[Cell]] = []
     for entry, table in zip(entries, tables, strict=True):
-        label = f"{entry.name}\n{scored_by(entry)}" if heads else entry.name
-        values = [_broken(str(over_rows(table, figure) or "—")) for figure in shown]
-        rows.append([label, *([str(len(entry.runs))] if several else []), *values])
+        row: list[Cell] = [(entry.name, scored_by(entry, name))] if apart else [entry.name]
+        row += [str(len(entry.runs))] if several else []
+        for figure in shown:
+            lines = in_lines(over_rows(table, figure))
+            row.append(
+                (*lines, floors[entry]) if figure == "floor_asr" and entry in floors else lines
+            )
+        rows.append(row)
     intervals = f"{SEEDS}; {PICTURES}" if several else PICTURES
     caption = f"{name}, in percent: {intervals}." if name else f"In percent: {intervals}."
     columns = ["model", *(["seeds"] if several else []), *(NAMES[figure] for figure in shown)]
     return Table(caption, columns, rows)
 
 
-def scored_by(entry: Entry) -> str:
-    """What gave the first set's classes their scores."""
-    sets = [next(iter(run.evaluation["sets"].values()), None) for run in entry.runs]
-    return ", ".join(dict.fromkeys(facts["classifier"] for facts in sets if facts)) or "—"
+def classifiers(entries: Sequence[Entry]) -> list[str]:
+    """What gave classes their scores, in all sets."""
+    sets = [facts for e in entries for run in e.runs for facts in run.evaluation["sets"].values()]
+    return list(dict.fromkeys(in_words(facts["classifier"]) for facts in sets))
+
+
+def scored_by(entry: Entry, name: str = "") -> str:
+    """What gave a set's classes their scores; of the first by default."""
+    sets = [run.evaluation["sets"] for run in entry.runs]
+    facts = [each.get(name) if name else next(iter(each.values()), None) for each in sets]
+    return ", ".join(dict.fromkeys(in_words(one["classifier"]) for one in facts if one)) or "—"
+
+
+def in_words(classifier: str) -> str:
+    """A set's `classifier` of evaluation.json: "text, 1 templates" is from prompts."""
+    if not classifier.startswith("text, "):
+        return classifier
+    return re.sub(r"^text, (1 template)?s?", r"from prompts, \1", classifier)
+
+
+def floor_names(entries: Sequence[Entry]) -> dict[Entry, str]:
+    """Which model is the floor of each entry that has one."""
+    paths = {
+        entry: [
+            Path(f["workdir"]).resolve() for run in entry.runs if (f := run.evaluation.get("floor"))
+        ]
+        for entry in entries
+    }
+    names = short_paths(list(dict.fromkeys(path for several in paths.values() for path in several)))
+    floors = {}
+    for entry, several in paths.items():
+        if several:
+            words = ", ".join(dict.fromkeys(names[path] for path in several))
+            prompts = "" if scored_by(entry).startswith("from prompts") else ", from prompts"
+            floors[entry] = f"of {words}{prompts}"
+    return floors
 
 
 def meanings(entries: Sequence[Entry]) -> dict[str, str]:
@@ -136,38 +189,43 @@ def training(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Bloc
 
 def every_figure(runs: Mapping[str, Run], of: int) -> list[Block]:
     """All that was measured of runs by name, with counts and denominators; `of` runs there are."""
-    blocks: list[Block] = []
+    cells: dict[tuple[str, str], dict[str, Cell]] = {}
+    for name, run in runs.items():
+        for key, figure in run.figures.items():
+            lines = (*in_lines(percent(figure)), counted(figure))
+            cells.setdefault((key, figure["definition"]), {})[name] = lines
+    rows: list[list[Cell]] = [
+        [key, *(values.get(name, "—") for name in runs), definition]
+        for (key, definition), values in cells.items()
+    ]
+    caption = (
+        "Shares in percent with Wilson's 95 % intervals, ranks with those of a median; below, what "
+        "was counted."
+    )
+    blocks: list[Block] = [Table(caption, ["figure", *runs, "of what"], rows)]
     if of > len(runs):
         blocks.append(f"Of {len(runs)} of {of} runs; evaluation.json has those of the others.")
-    for name, run in runs.items():
-        caption = (
-            f"{name} ({run.workdir}), step {run.evaluation['step']}: shares in percent with "
-            "Wilson's 95 % intervals, ranks with those of a median."
-        )
-        rows = [
-            [key, _broken(percent(figure)), counted(figure), figure["definition"]]
-            for key, figure in run.figures.items()
-        ]
-        blocks.append(Table(caption, ["figure", "value", "counted", "of what"], rows))
     return blocks
 
 
 def _sweep_blocks(sweep: Sweep, pictures: Pictures, name: str) -> list[Block]:
     blocks: list[Block] = []
     if chosen := sweep.best():
+        each_seed = "for each seed by itself, " if sweep.several else ""
         caption = (
-            f"Best CA in percent at an ASR of at most so much: {SEEDS}. The point is chosen for "
-            "each seed by itself, on the same pictures, which flatters it a little."
+            f"Best CA at an ASR of at most so much. {sweep.intervals} The point is chosen "
+            f"{each_seed}on the same pictures, which flatters it a little."
         )
         columns, cells = best_cells(chosen)
-        blocks.append(Table(caption, columns, [[_broken(cell) for cell in row] for row in cells]))
+        blocks.append(Table(caption, columns, [[in_lines(cell) for cell in row] for row in cells]))
         places = [
-            [each["line"], f"{100 * each['limit']:g} %", _chosen(each["chosen"])]
+            [each["line"], f"{100 * each['limit']:g} %", _chosen(each["chosen"], sweep.several)]
             for each in chosen
             if each["chosen"]
         ]
         if places:
-            blocks.append(Table("What was chosen.", ["line", "ASR up to", "by seed"], places))
+            by = "by seed" if sweep.several else "point"
+            blocks.append(Table("What was chosen.", ["line", "ASR up to", by], places))
     if lines := sweep.courses():
         png = ca_asr_curve(lines, None, LIMITS[1])
         pictures[f"courses{name and f'-{name}'}.png"] = png
@@ -176,15 +234,16 @@ def _sweep_blocks(sweep: Sweep, pictures: Pictures, name: str) -> list[Block]:
             + ", ".join(f"step {p.label} {100 * p.ca:.1f}/{100 * p.asr:.1f}" for p in points)
             for line, points in lines.items()
         )
-        caption = "CA against ASR on the way, each point named by its step; means over the seeds."
+        means = "; means over the seeds" if sweep.several else ""
+        caption = f"CA against ASR on the way, each point named by its step{means}."
         blocks.append(Picture(png, alt, caption))
     return blocks
 
 
-def _chosen(chosen: Mapping[str, str]) -> str:
-    return "; ".join(f"{seed}: {where}" if seed else where for seed, where in chosen.items())
+def _chosen(chosen: Mapping[str, str], seeds: bool) -> str:
+    return "; ".join(f"{seed}: {where}" if seeds else where for seed, where in chosen.items())
 
 
-def _broken(text: str) -> str:
-    """'55.4 [53.2, 57.6]' with its interval on a line of its own."""
-    return text.replace(" [", "\n[", 1)
+def in_lines(text: object) -> tuple[str, ...]:
+    """'55.4 [53.2, 57.6]' as a cell with its interval on a line of its own; '—' of None."""
+    return tuple(re.split(r" (?=\[)", str(text or "—"), maxsplit=1))

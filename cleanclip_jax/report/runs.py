@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import defaults, flatten, from_json
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, printable
 from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
 from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
@@ -107,7 +108,7 @@ class Gathered:
     starts: list[Entry] = field(default_factory=list)
     added: list[Entry] = field(default_factory=list)
     sweeps: dict[Path, Sweep] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
+    commands: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -192,8 +193,16 @@ def measured_on(run: Run) -> str:
     if evaluation["retrieval"]:
         sets["retrieval"] = [evaluation["retrieval"][key] for key in ("fingerprint", "target")]
     definitions = {k: run.figures[k]["definition"] for k in FIGURES[:5] if k in run.figures}
-    shared = [evaluation["trigger"], evaluation["geometry"], sets, definitions]
+    shared = [trigger_of(evaluation), evaluation["geometry"], sets, definitions]
     return json.dumps(shared, sort_keys=True)
+
+
+def trigger_of(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The trigger with every option spelled out; as it stands where nobody here knows it."""
+    try:
+        return evaluation["trigger"] and make_trigger(evaluation["trigger"]).config
+    except UserError:
+        return evaluation["trigger"]
 
 
 def measured_in_words(run: Run) -> str:
@@ -205,7 +214,7 @@ def measured_in_words(run: Run) -> str:
         words.append(f"{name}: {pictures} pictures of {facts['classes']} classes{target}")
     if facts := evaluation["retrieval"]:
         words.append(f"retrieval: {facts['pictures']} pictures, {facts['captions']} captions")
-    if trigger := evaluation["trigger"]:
+    if trigger := trigger_of(evaluation):
         options = ", ".join(f"{key} {value}" for key, value in trigger.items())
         geometry = evaluation["geometry"]
         words.append(f"trigger: {options}; pictures come to their size by {geometry}")
@@ -222,7 +231,7 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
         ends = {folder: "/".join(part[-length:]) for folder, part in parts.items()}
         if len(set(ends.values())) == len(ends):
             break
-    return ends
+    return {folder: printable(end) for folder, end in ends.items()}
 
 
 def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
@@ -239,7 +248,8 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
     if not rows:
         raise UserError(f"{folder}: no run of this sweep is measured")
     sweep = gathered.sweeps[folder] = Sweep(content["over"], rows)
-    gathered.commands += [content["command"]] if "command" in content else []
+    if "command" in content:
+        gathered.commands[folder] = content["command"]
     only = sweep.names[sweep.along] if sweep.along else folder.name
     newest = sweep.table[sweep.table.newest]
     for (group, line, label), members in newest.groupby(["group", "line", "point"], sort=False):

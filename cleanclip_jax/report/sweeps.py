@@ -161,9 +161,14 @@ class Sweep:
         return [*(self.names[key] for key in self.keys), "runs", *shown], rows
 
     @property
+    def several(self) -> bool:
+        """Whether there is more than one seed."""
+        return len(self.over.get(SEED, ())) > 1
+
+    @property
     def intervals(self) -> str:
         """What the intervals of the table of means are."""
-        if len(self.over.get(SEED, ())) > 1:
+        if self.several:
             return f"In percent: {SEEDS}; of a single run, Wilson's."
         return f"In percent: {PICTURES}."
 
@@ -172,7 +177,8 @@ def markdown(sweep: Sweep) -> str:
     """Markdown tables: the means over the seeds, and the best CA at each limit of ASR."""
     lines = [_markdown(sweep.cells()), "", sweep.intervals]
     if best := sweep.best():
-        lines += ["", "Best CA, the point chosen for each seed on the same pictures:", ""]
+        each_seed = "for each seed " if sweep.several else ""
+        lines += ["", f"Best CA, the point chosen {each_seed}on the same pictures:", ""]
         lines.append(_markdown(best_cells(best)))
     lines += [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
     return "\n".join(lines)
