@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.estimates import Figure, Figures
+from cleanclip_jax.measure.estimates import Figure, Figures, attack_figures, clean_figures
 from cleanclip_jax.measure.features import (
     Shown,
     clean_and_triggered,
@@ -24,10 +23,9 @@ from cleanclip_jax.measure.features import (
 )
 from cleanclip_jax.measure.metrics import Metric, Seen, custom_figures, find_metrics
 from cleanclip_jax.measure.projection import check_projection
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
 from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_of
-from cleanclip_jax.measure.zeroshot import text_classifier, unit
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.

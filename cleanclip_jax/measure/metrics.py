@@ -8,8 +8,7 @@ from jaxtyping import Float32, Int
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.estimates import Figure
-from cleanclip_jax.measure.ranks import Classifier
-from cleanclip_jax.measure.zeroshot import unit
+from cleanclip_jax.measure.ranks import Classifier, unit
 from cleanclip_jax.registry import Registry, in_words
 
 

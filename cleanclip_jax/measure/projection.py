@@ -12,8 +12,8 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import clean_and_triggered
+from cleanclip_jax.measure.ranks import unit
 from cleanclip_jax.measure.sets import LabelledSet, attacked_set
-from cleanclip_jax.measure.zeroshot import unit
 
 LEAST = 10  # pictures; fewer have no shape
 

@@ -11,9 +11,8 @@ from cleanclip_jax.data.stream.pipeline import Reading, evaluation_batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import Shown, clean_and_triggered, with_trigger
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.sets import attacked_set
-from cleanclip_jax.measure.zeroshot import text_classifier, unit
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cleanclip_jax.files import in_bucket, write_whole, writing
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.measure import Opened, evaluate, open_measured
 from cleanclip_jax.measure.projection import project_first
-from cleanclip_jax.measure.zeroshot import head_classifier
+from cleanclip_jax.measure.ranks import head_classifier
 from cleanclip_jax.process import is_first
 from cleanclip_jax.report.pictures import PROJECTION, draw
 from cleanclip_jax.report.tables import Row, values_of

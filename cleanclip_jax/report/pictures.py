@@ -13,9 +13,8 @@ from cleanclip_jax.data.stream.example import read_pair
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.projection import Projection, project_first
-from cleanclip_jax.measure.ranks import Classifier
+from cleanclip_jax.measure.ranks import Classifier, head_classifier
 from cleanclip_jax.measure.trigger_shift import Shift, largest_shifts
-from cleanclip_jax.measure.zeroshot import head_classifier
 from cleanclip_jax.report.page import Block, Picture, Table
 from cleanclip_jax.report.plots import Scatter, contact_sheet, difference, projection_figure
 from cleanclip_jax.report.results import Pictures

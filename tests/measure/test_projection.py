@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.projection import Projection, choose, project
-from cleanclip_jax.measure.zeroshot import unit
+from cleanclip_jax.measure.ranks import unit
 
 
 @pytest.fixture(scope="module")
