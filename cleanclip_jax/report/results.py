@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.report.figure_table import counted, percent
 from cleanclip_jax.report.page import Block, Cell, Picture, Section, Table
 from cleanclip_jax.report.plots import Point, ca_asr_curve, training_curves
 from cleanclip_jax.report.runs import (
@@ -18,7 +17,15 @@ from cleanclip_jax.report.runs import (
     short_paths,
 )
 from cleanclip_jax.report.sweeps import LIMITS, Sweep, best_cells
-from cleanclip_jax.report.tables import FIGURES, PICTURES, SEEDS, over_rows
+from cleanclip_jax.report.tables import (
+    FIGURES,
+    PICTURES,
+    SEEDS,
+    counted,
+    in_words,
+    over_rows,
+    percent,
+)
 
 NAMES = {
     "ca": "CA",
@@ -112,13 +119,6 @@ def scored_by(entry: Entry, name: str = "") -> str:
     sets = [run.evaluation["sets"] for run in entry.runs]
     facts = [each.get(name) if name else next(iter(each.values()), None) for each in sets]
     return ", ".join(dict.fromkeys(in_words(one["classifier"]) for one in facts if one)) or "—"
-
-
-def in_words(classifier: str) -> str:
-    """A set's `classifier` of evaluation.json: "text, 1 templates" is from prompts."""
-    if not classifier.startswith("text, "):
-        return classifier
-    return re.sub(r"^text, (1 template)?s?", r"from prompts, \1", classifier)
 
 
 def floor_names(entries: Sequence[Entry]) -> dict[Entry, str]:

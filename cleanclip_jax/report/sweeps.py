@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from cleanclip_jax.errors import printable
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 from cleanclip_jax.report.tables import (
     FIGURES,
@@ -180,8 +181,8 @@ def markdown(sweep: Sweep) -> str:
         each_seed = "for each seed " if sweep.several else ""
         lines += ["", f"Best CA, the point chosen {each_seed}on the same pictures:", ""]
         lines.append(_markdown(best_cells(best)))
-    lines += [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
-    return "\n".join(lines)
+    failed = [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
+    return "\n".join([*lines, *map(printable, failed)])
 
 
 def write_sweep(folder: Path, sweep: Sweep, command: str) -> None:
@@ -213,7 +214,8 @@ def _starting_point(rows: Sequence[Row]) -> Point | None:
 
 def _markdown(cells: Cells) -> str:
     columns, rows = cells
-    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    cut = [[printable(cell).replace("|", r"\|") for cell in row] for row in (columns, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cut]
     return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
