@@ -16,7 +16,7 @@ from cleanclip_jax.measure.projection import Projection, project_first
 from cleanclip_jax.measure.ranks import Classifier, head_classifier
 from cleanclip_jax.measure.trigger_shift import Shift, largest_shifts
 from cleanclip_jax.report.page import Block, Picture, Table
-from cleanclip_jax.report.plots import Scatter, contact_sheet, difference, projection_figure
+from cleanclip_jax.report.plots import contact_sheet, difference, projection_figure
 from cleanclip_jax.report.results import Pictures
 from cleanclip_jax.report.runs import Run
 from cleanclip_jax.sharding import make_mesh
@@ -184,6 +184,6 @@ def draw(projections: Mapping[str, Projection]) -> bytes:
     for name, projection in projections.items():
         first, second = (100 * share for share in projection.explained.tolist())
         pca = f"PCA: {first:.0f} % and {second:.0f} % of the variance"
-        panels = [Scatter(pca, projection.pca), Scatter("t-SNE", projection.tsne)]
+        panels = {pca: projection.pca, "t-SNE": projection.tsne}
         rows[name] = panels, projection.groups
     return projection_figure(rows)
