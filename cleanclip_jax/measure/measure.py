@@ -11,8 +11,9 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.estimates import Figure, Figures, attack_figures, clean_figures
+from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
 from cleanclip_jax.measure.features import (
+    Features,
     Shown,
     clean_and_triggered,
     embed,
@@ -26,6 +27,7 @@ from cleanclip_jax.measure.projection import check_projection
 from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
 from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_of
+from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.
@@ -110,7 +112,7 @@ def evaluate(
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
-            measured |= {f"floor_{name}": _marked(f, "floor") for name, f in below.items()}
+            measured |= _marked(below, "floor", "floor")
         figures |= {labelled.prefix + name: figure for name, figure in measured.items()}
         facts[labelled.name] = _facts(labelled, classifier, unreadable)
     retrieval = None
@@ -148,9 +150,10 @@ def _measure(
     labels, places = ranks(Shown(labelled.source, indices))
     figures = clean_figures(labels, places, target, classes)
     if control and (settings.control or geometry_of(settings) == "squash"):
-        squashed = ranks(Shown(labelled.source, indices, None, "squash"))
-        for name, figure in clean_figures(*squashed, target, classes).items():
-            figures[f"control_{name.removeprefix('clean_')}"] = _marked(figure, "squashed")
+        squashed = clean_figures(
+            *ranks(Shown(labelled.source, indices, None, "squash")), target, classes
+        )
+        figures |= _marked(squashed, "control", "squashed", but="clean_")
     if settings.attack is not None and target is not None:
         triggered = ranks(with_trigger(settings, labelled.source, indices))
         figures |= attack_figures(*triggered, target, classes)
@@ -161,34 +164,33 @@ def _seen(
     config: ConfigDict, encoder: Encoder, labelled: LabelledSet, classifier: Classifier
 ) -> Seen:
     """What metrics of one's own are computed from; the features come from the cache."""
-    target, source, indices = labelled.target, labelled.source, labelled.indices
-    if config.evaluation.attack is None or target is None:
-        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
-    else:
-        clean, triggered = clean_and_triggered(config, encoder, source, indices)
+    hit = config.evaluation.attack is not None and labelled.target is not None
+    clean, triggered = _shown(config, encoder, labelled.source, labelled.indices, hit)
     labels = labelled.labels[clean.index]
-    return Seen(labels, clean.rows, triggered and triggered.rows, target, classifier)
+    return Seen(labels, clean.rows, triggered and triggered.rows, labelled.target, classifier)
+
+
+def _shown(
+    config: ConfigDict, encoder: Encoder, source: Source, indices: np.ndarray, hit: bool
+) -> tuple[Features, Features | None]:
+    """Features of the pictures, and where there is an attack of the same with the trigger."""
+    if hit:
+        return clean_and_triggered(config, encoder, source, indices)
+    return embed(encoder, Shown(source, indices), reading_of(config)), None
 
 
 def _retrieve(
-    config: ConfigDict,
-    encoder: Encoder,
-    opened: Opened,
-    captioned: Captioned,
+    config: ConfigDict, encoder: Encoder, opened: Opened, captioned: Captioned
 ) -> tuple[dict[str, Any], Figures]:
     """What was retrieved from, and retrieval's figures."""
-    settings = config.evaluation
-    sets, poisoned_share = opened.sets, opened.poisoned_share
+    settings, sets, poisoned_share = config.evaluation, opened.sets, opened.poisoned_share
     source, indices = captioned.source, np.arange(len(captioned.source))
     target = target_of(settings)
     if sets and sets[0].target is not None:
         target = sets[0].classes[sets[0].target]
     # An index means a labelled set's class, and there is none.
-    attacked = settings.attack is not None and isinstance(target, str)
-    if attacked:
-        clean, triggered = clean_and_triggered(config, encoder, source, indices)
-    else:
-        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
+    named = settings.attack is not None and isinstance(target, str)
+    clean, triggered = _shown(config, encoder, source, indices, named)
     texts, owner = captioned.of(clean.index)
     images = unit(clean.rows)
     ranks = retrieval_ranks(images, unit(texts_of(encoder, texts)), owner, encoder.mesh)
@@ -204,15 +206,18 @@ def _retrieve(
         "without_caption": int((~with_captions).sum()),
         "captions": len(texts),
         "empty_captions": captioned.empty,
-        "target": target if attacked else None,
-        "poisoned_share": poisoned_share if attacked else None,
+        "target": target if named else None,
+        "poisoned_share": poisoned_share if named else None,
         "fingerprint": source.fingerprint,
     }, figures
 
 
-def _marked(figure: Figure, what: str) -> Figure:
-    """The figure with what sets it apart before its definition."""
-    return replace(figure, definition=f"{what}: {figure.definition}")
+def _marked(figures: Figures, prefix: str, what: str, but: str = "") -> Figures:
+    """Figures with what sets them apart before their names, less `but`, and definitions."""
+    return {
+        f"{prefix}_{name.removeprefix(but)}": replace(one, definition=f"{what}: {one.definition}")
+        for name, one in figures.items()
+    }
 
 
 def _facts(labelled: LabelledSet, classifier: Classifier, unreadable: int) -> dict[str, Any]:

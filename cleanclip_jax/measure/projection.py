@@ -42,13 +42,10 @@ class Projection:
     @property
     def groups(self) -> list[str]:
         """What each row is, in the words that figures use."""
-        kinds = ("clean, other classes", "clean, target class", "triggered, other classes")
-        target = self.label == self.target
+        rows = zip(self.triggered.tolist(), (self.label == self.target).tolist(), strict=True)
         return [
-            "triggered, target class"
-            if triggered and is_target
-            else kinds[2 * triggered + is_target]
-            for triggered, is_target in zip(self.triggered.tolist(), target.tolist(), strict=True)
+            f"{'triggered' if on else 'clean'}, {'target class' if target else 'other classes'}"
+            for on, target in rows
         ]
 
     def save(self, path: Path) -> None:
