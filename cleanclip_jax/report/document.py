@@ -4,19 +4,22 @@ import os
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from cleanclip_jax.config import flatten
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report import pictures as drawn
 from cleanclip_jax.report.evaluation import differing
 from cleanclip_jax.report.page import Block, Code, Section, Table, write_page
 from cleanclip_jax.report.results import every_figure, results, training
-from cleanclip_jax.report.runs import Entry, Gathered, Run, chosen_runs
+from cleanclip_jax.report.runs import Gathered, Run, chosen_runs
 from cleanclip_jax.workdir import METRICS, STARTS
 
 PAGE = "report.html"
+# Keys that have a column of their own among the runs.
+COLUMNS = {"train.batch_size": "batch", "optimizer.learning_rate": "rate", "seed": "seed"}
 LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")
 
 
@@ -78,74 +81,44 @@ def title_of(gathered: Gathered) -> str:
 
 def intro_of(chosen: Mapping[str, Run]) -> str:
     """The page in a few sentences: the first and the best."""
-    sentences = []
+    sentences = ""
     for name, run in chosen.items():
         values = [
-            f"{words} {100 * run.figures[key]['value']:.1f} %"
+            f"{words} {100 * figure['value']:.1f} %"
             for key, words in (("ca", "clean accuracy"), ("asr", "attack success"))
-            if key in run.figures and run.figures[key]["value"] is not None
+            if (figure := run.figures.get(key)) and figure["value"] is not None
         ]
-        if values:
-            sentences.append(f"{name} ({run.method}): {', '.join(values)}.")
-    return " ".join(sentences)
+        sentences += f"{name} ({run.method}): {', '.join(values)}. " if values else ""
+    return sentences.rstrip()
 
 
 def what_was_run(gathered: Gathered) -> list[Block]:
-    """A table of the runs, and the keys of each config that are not the defaults."""
-    rows = [
-        [
-            *(entry.name, run.method, str(run.evaluation["step"])),
-            *(str(run.config.train.batch_size), f"{run.config.optimizer.learning_rate:g}"),
-            *(str(run.config.seed), trained_on(run)),
-        ]
-        for entry in gathered.entries
-        for run in entry.runs
-    ]
-    columns = ["model", "training", "steps", "batch", "rate", "seed", "trained on"]
-    caption = "The runs; steps are those that were measured."
-    return [Table(caption, columns, rows), *configs(gathered.entries)]
-
-
-def configs(entries: Sequence[Entry]) -> list[Block]:
-    """The keys that are not the defaults: as most entries have them, and what is otherwise."""
-    keys = {entry: _keys_of(entry) for entry in entries}
-    names = sorted({name for values in keys.values() for name in values})
+    """The keys that are not the defaults, as most runs have them, and a table of the runs."""
+    runs = [(entry.name, run) for entry in gathered.entries for run in entry.runs]
+    settings = [{key: repr(value) for key, value in run.settings().items()} for _, run in runs]
     usual = {
-        name: Counter(values.get(name) for values in keys.values()).most_common(1)[0][0]
-        for name in names
+        key: Counter(values.get(key) for values in settings).most_common(1)[0][0]
+        for key in sorted({key for values in settings for key in values} - set(COLUMNS))
     }
-    listing = Code([f"{name} = {value}" for name, value in usual.items() if value is not None])
     rows = []
-    for entry, values in keys.items():
+    for (name, run), values in zip(runs, settings, strict=True):
         others = [
-            f"{name} = {values[name]}" if name in values else f"{name} as by default"
-            for name in names
-            if values.get(name) != usual[name]
+            f"{key} = {values[key]}" if key in values else f"{key} as by default"
+            for key, value in usual.items()
+            if values.get(key) != value
         ]
-        places = ", ".join(str(run.workdir) for run in entry.runs)
-        rows.append([entry.name, places, "; ".join(others) or "—"])
-    if len(entries) == 1:
-        return ["Keys that are not the default:", listing]
-    table = Table(
-        "Where the runs lie, and their other keys.", ["model", "workdir", "other keys"], rows
-    )
-    return ["Keys that are not the default, as most of the runs have them:", listing, table]
-
-
-def trained_on(run: Run) -> str:
-    """The devices of a run's last start, as '8 TPU v4', or '—'."""
-    starts = run.workdir.lines(STARTS)
-    return f"{starts[-1]['devices']} {starts[-1]['device']}" if starts else "—"
-
-
-def _keys_of(entry: Entry) -> dict[str, str]:
-    """The keys that are not the defaults; several values where the seeds' runs differ."""
-    several = [run.settings() for run in entry.runs]
-    keys = dict.fromkeys(key for settings in several for key in settings)
-    return {
-        key: ", ".join(dict.fromkeys(repr(settings.get(key)) for settings in several))
-        for key in keys
-    }
+        columns = [f"{flatten(run.config)[key]:g}" for key in COLUMNS]
+        starts = run.workdir.lines(STARTS)
+        device = f"{starts[-1]['devices']} {starts[-1]['device']}" if starts else "—"
+        rows.append([name, run.method, str(run.evaluation["step"]), *columns, device])
+        rows[-1] += [str(run.workdir), "; ".join(others) or "—"]
+    columns = ["model", "training", "steps", *COLUMNS.values(), "trained on", "workdir"]
+    caption = "The runs; steps are those that were measured."
+    return [
+        Table(caption, [*columns, "other keys"], rows),
+        f"Keys that are not the default{', as most runs have them' if len(runs) > 1 else ''}:",
+        Code([f"{key} = {value}" for key, value in usual.items() if value is not None]),
+    ]
 
 
 def commands(gathered: Gathered, command: str) -> list[str]:
@@ -176,15 +149,11 @@ def measured_by(run: Run) -> str:
 
 def environment(devices: bool) -> dict[str, str]:
     """The machine and the libraries of this process, with JAX's devices where it uses them."""
-    used = {}
+    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     if devices:
         import jax
 
         kinds = jax.devices()
-        used["JAX runs on"] = f"{len(kinds)} device(s): {kinds[0].device_kind}"
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        **used,
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-    }
+        facts["JAX runs on"] = f"{len(kinds)} device(s): {kinds[0].device_kind}"
+    libraries = {name: version(name) for name in LIBRARIES}
+    return facts | {"python": platform.python_version(), **libraries}

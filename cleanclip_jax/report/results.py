@@ -27,18 +27,13 @@ from cleanclip_jax.report.tables import (
     percent,
 )
 
-NAMES = {
-    "ca": "CA",
-    "asr": "ASR",
-    "asr_all": "ASR, all",
-    "pa": "PA",
-    "clean_target_rate": "clean target rate",
-    "floor_asr": "floor ASR",
-    "control_ca": "control CA",
-    "retrieval.image_to_text_r1": "image to text R@1",
-    "retrieval.text_to_image_r1": "text to image R@1",
-    "retrieval.backdoor_r1": "triggered, for the target R@1",
-}
+_NAMES = "CA|ASR|ASR, all|PA|clean target rate|floor ASR|control CA"
+_NAMES += "|image to text R@1|text to image R@1|triggered, for the target R@1"
+NAMES = dict(zip(FIGURES, _NAMES.split("|"), strict=True))
+APART = (
+    "These runs were measured on other pictures, with another trigger or by other definitions than "
+    "those in the other results: the figures don't compare."
+)
 PANELS = ("loss", "accuracy", "learning_rate", "pairs_per_second")
 MOST_LINES = 6  # of training curves: as many as can be told apart
 Pictures = dict[str, bytes]  # PNGs by the names of their files
@@ -54,16 +49,10 @@ def results(gathered: Gathered) -> tuple[list[Section], Pictures]:
     sections, pictures = [], {}
     for number, entries in enumerate(kinds.values(), 1):
         several = f" {number}" if len(kinds) > 1 else ""
-        apart = (
-            "These runs were measured on other pictures, with another trigger or by other "
-            "definitions than those in the other results: the figures don't compare."
-        )
-        blocks: list[Block] = [apart] if several else []
         rows = list(entries.values())
         first = rows[0].runs[0]
-        scores = classifiers(rows)
-        by = "by a " if scores[:1] and not scores[0].startswith("from") else ""
-        alike = f" Classes are scored {by}{scores[0]}." if len(scores) == 1 else ""
+        alike = f" Classes are scored {scores[0]}." if len(scores := scored(rows)) == 1 else ""
+        blocks: list[Block] = [APART] if several else []
         blocks += [measured_in_words(first) + alike, main_table(rows), meanings(rows)]
         blocks += [main_table(rows, name) for name in list(first.evaluation["sets"])[1:]]
         curve = curve_of(rows, [entries[start] for start in gathered.starts if start in entries])
@@ -90,52 +79,43 @@ def main_table(entries: Sequence[Entry], name: str = "") -> Table:
     tables = [entry.table(f"{name}." if name else "") for entry in entries]
     shown = [figure for figure in FIGURES if any(figure in table for table in tables)]
     several = any(len(entry.runs) > 1 for entry in entries)
-    apart = len(classifiers(entries)) > 1
-    floors = floor_names(entries)
+    apart, floors = len(scored(entries)) > 1, floor_names(entries)
     rows: list[list[Cell]] = []
     for entry, table in zip(entries, tables, strict=True):
-        row: list[Cell] = [(entry.name, scored_by(entry, name))] if apart else [entry.name]
-        row += [str(len(entry.runs))] if several else []
+        by = ", ".join(scored([entry], name)) or "—"
+        rows.append([(entry.name, by) if apart else entry.name])
+        rows[-1] += [str(len(entry.runs))] if several else []
         for figure in shown:
-            lines = in_lines(over_rows(table, figure))
-            row.append(
-                (*lines, floors[entry]) if figure == "floor_asr" and entry in floors else lines
-            )
-        rows.append(row)
+            below = floors[entry] if figure == "floor_asr" else ()
+            rows[-1].append((*in_lines(over_rows(table, figure)), *below))
     intervals = f"{SEEDS}; {PICTURES}" if several else PICTURES
     caption = f"{name}, in percent: {intervals}." if name else f"In percent: {intervals}."
     columns = ["model", *(["seeds"] if several else []), *(NAMES[figure] for figure in shown)]
     return Table(caption, columns, rows)
 
 
-def classifiers(entries: Sequence[Entry]) -> list[str]:
-    """What gave classes their scores, in all sets."""
-    sets = [facts for e in entries for run in e.runs for facts in run.evaluation["sets"].values()]
-    return list(dict.fromkeys(in_words(facts["classifier"]) for facts in sets))
+def scored(entries: Sequence[Entry], name: str | None = None) -> list[str]:
+    """What scored the classes, in words: of all sets, of the first ("") or of one by its name."""
+    words = {}
+    for run in (run for entry in entries for run in entry.runs):
+        sets = run.evaluation["sets"]
+        for one in sets if name is None else [name or next(iter(sets), "")]:
+            words |= {in_words(sets[one]["classifier"]): None} if one in sets else {}
+    return list(words)
 
 
-def scored_by(entry: Entry, name: str = "") -> str:
-    """What gave a set's classes their scores; of the first by default."""
-    sets = [run.evaluation["sets"] for run in entry.runs]
-    facts = [each.get(name) if name else next(iter(each.values()), None) for each in sets]
-    return ", ".join(dict.fromkeys(in_words(one["classifier"]) for one in facts if one)) or "—"
-
-
-def floor_names(entries: Sequence[Entry]) -> dict[Entry, str]:
-    """Which model is the floor of each entry that has one."""
+def floor_names(entries: Sequence[Entry]) -> dict[Entry, tuple[str, ...]]:
+    """Which model is an entry's floor, as a line of a cell; none where it has none."""
     paths = {
-        entry: [
-            Path(f["workdir"]).resolve() for run in entry.runs if (f := run.evaluation.get("floor"))
-        ]
+        entry: {Path(floor["workdir"]).resolve(): None for floor in entry.floors}
         for entry in entries
     }
-    names = short_paths(list(dict.fromkeys(path for several in paths.values() for path in several)))
-    floors = {}
+    names = short_paths(list({path: None for several in paths.values() for path in several}))
+    floors: dict[Entry, tuple[str, ...]] = dict.fromkeys(entries, ())
     for entry, several in paths.items():
-        if several:
-            words = ", ".join(dict.fromkeys(names[path] for path in several))
-            prompts = "" if scored_by(entry).startswith("from prompts") else ", from prompts"
-            floors[entry] = f"of {words}{prompts}"
+        head = any(words.startswith("by a ") for words in scored([entry], ""))
+        words = ", ".join(names[path] for path in several) + (", from prompts" if head else "")
+        floors[entry] = (f"of {words}",) if several else ()
     return floors
 
 
@@ -198,10 +178,7 @@ def every_figure(runs: Mapping[str, Run], of: int) -> list[Block]:
         [key, *(values.get(name, "—") for name in runs), definition]
         for (key, definition), values in cells.items()
     ]
-    caption = (
-        "Shares in percent with Wilson's 95 % intervals, ranks with those of a median; below, what "
-        "was counted."
-    )
+    caption = "Shares in percent with Wilson's 95 % intervals, ranks with those of a median."
     blocks: list[Block] = [Table(caption, ["figure", *runs, "of what"], rows)]
     if of > len(runs):
         blocks.append(f"Of {len(runs)} of {of} runs; evaluation.json has those of the others.")
@@ -211,10 +188,9 @@ def every_figure(runs: Mapping[str, Run], of: int) -> list[Block]:
 def _sweep_blocks(sweep: Sweep, pictures: Pictures, name: str) -> list[Block]:
     blocks: list[Block] = []
     if chosen := sweep.best():
-        each_seed = "for each seed by itself, " if sweep.several else ""
         caption = (
             f"Best CA at an ASR of at most so much. {sweep.intervals} The point is chosen "
-            f"{each_seed}on the same pictures, which flatters it a little."
+            f"{sweep.each_seed}on the same pictures, which flatters it a little."
         )
         columns, cells = best_cells(chosen)
         blocks.append(Table(caption, columns, [[in_lines(cell) for cell in row] for row in cells]))

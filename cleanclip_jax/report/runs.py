@@ -83,6 +83,11 @@ class Entry:
     label: str = ""
     sweep: Path | None = None
 
+    @property
+    def floors(self) -> list[Mapping[str, Any]]:
+        """The never poisoned models beside which its runs were measured."""
+        return [floor for run in self.runs if (floor := run.evaluation.get("floor"))]
+
     def table(self, prefix: str = "") -> Frame:
         """The figures of its runs, of the set whose figures' names have that prefix."""
         n = len(prefix)

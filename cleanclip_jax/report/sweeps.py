@@ -167,6 +167,11 @@ class Sweep:
         return len(self.over.get(SEED, ())) > 1
 
     @property
+    def each_seed(self) -> str:
+        """How a point is chosen of several seeds, in words."""
+        return "for each seed by itself, " if self.several else ""
+
+    @property
     def intervals(self) -> str:
         """What the intervals of the table of means are."""
         if self.several:
@@ -178,8 +183,7 @@ def markdown(sweep: Sweep) -> str:
     """Markdown tables: the means over the seeds, and the best CA at each limit of ASR."""
     lines = [_markdown(sweep.cells()), "", sweep.intervals]
     if best := sweep.best():
-        each_seed = "for each seed " if sweep.several else ""
-        lines += ["", f"Best CA, the point chosen {each_seed}on the same pictures:", ""]
+        lines += ["", f"Best CA, the point chosen {sweep.each_seed}on the same pictures:", ""]
         lines.append(_markdown(best_cells(best)))
     failed = [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
     return "\n".join([*lines, *map(printable, failed)])

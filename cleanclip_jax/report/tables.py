@@ -131,7 +131,8 @@ def counted(figure: Mapping[str, Any]) -> str:
 
 def in_words(classifier: str) -> str:
     """What scored a set's classes, as evaluation.json has it: "text, 1 templates" is prompts."""
-    return re.sub(r"^text, (1 template)?s?", r"from prompts, \1", classifier)
+    prompts = re.sub(r"^text, (1 template)?s?", r"from prompts, \1", classifier)
+    return f"by a {classifier}" if prompts == classifier else prompts
 
 
 def as_text(evaluation: Mapping[str, Any]) -> str:
@@ -152,7 +153,7 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         ((name, facts),) = sets.items()
         target = facts["target"]
         lines.append(
-            f"{name}: {facts['classes']} classes, {in_words(facts['classifier'])}"
+            f"{name}: {facts['classes']} classes, scored {in_words(facts['classifier'])}"
             + (f", target {target['name']!r} ({target['index']})" if target else "")
             + "; in percent, with 95 % intervals"
         )

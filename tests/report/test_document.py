@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from cleanclip_jax.report.document import commands, configs
+from cleanclip_jax.report.document import commands, what_was_run
 from cleanclip_jax.report.page import Code, Table
 from cleanclip_jax.report.runs import Gathered
 
@@ -45,18 +45,18 @@ def test_commands_in_their_order_and_with_their_flags(make_entry, tmp_path):
 
 
 def test_what_most_configs_hold_is_listed_once(make_entry):
-    rates = {
-        name: {"optimizer.learning_rate": rate}
-        for name, rate in zip("abc", (1.0, 2.0, 2.0), strict=True)
-    }
-    entries = [make_entry(name, config=config) for name, config in rates.items()]
-    entries.append(make_entry("d", config={"optimizer.learning_rate": 5e-4}))  # the default
-    _, usual, table = configs(entries)
+    decays = dict(zip("abc", (1.0, 2.0, 2.0), strict=True))
+    entries = [make_entry(k, config={"optimizer.weight_decay": v}) for k, v in decays.items()]
+    entries.append(
+        make_entry("d", config={"optimizer.weight_decay": 0.1, "seed": 7})
+    )  # the default
+    table, _, usual = what_was_run(Gathered(entries))
     assert isinstance(usual, Code) and isinstance(table, Table)
-    assert usual.lines.count("optimizer.learning_rate = 2.0") == 1
-    assert "train.batch_size = 16" in usual.lines
-    assert [row[2] for row in table.rows] == [
-        *("optimizer.learning_rate = 1.0", "—", "—", "optimizer.learning_rate as by default"),
+    assert usual.lines.count("optimizer.weight_decay = 2.0") == 1
+    assert "train.steps = 40" in usual.lines
+    assert [row[-1] for row in table.rows] == [
+        *("optimizer.weight_decay = 1.0", "—", "—", "optimizer.weight_decay as by default"),
     ]
-    (_, usual) = configs(entries[:1])
-    assert "optimizer.learning_rate = 1.0" in usual.lines
+    assert table.rows[3][3:8] == ["16", "0.002", "7", "1 cpu", str(GOLDEN)]
+    (_, _, usual) = what_was_run(Gathered(entries[:1]))
+    assert isinstance(usual, Code) and "optimizer.weight_decay = 1.0" in usual.lines

@@ -41,7 +41,7 @@ def test_what_scored_the_classes_is_named_where_it_differs(make_entry):
     )
     assert [row[0] for row in main_table([prompts, head]).rows] == [
         ("a", "from prompts, 1 template"),
-        ("b", HEAD),
+        ("b", f"by a {HEAD}"),
     ]
     assert [row[0] for row in main_table([prompts, prompts]).rows] == ["a", "a"]
     # A head scores the set that it was trained for; another one's figures are from prompts.
