@@ -164,4 +164,4 @@ def test_a_metric_that_gives_no_figure_is_one_line():
     with pytest.raises(UserError, match="x gave float, no Figure"):
         metrics.custom_figures({"x": lambda seen: 0.5}, seen)  # pyright: ignore
     with pytest.raises(UserError, match="unknown 'none'"):
-        metrics.find_metrics("none")
+        metrics.METRICS.find("none")

@@ -22,7 +22,7 @@ from cleanclip_jax.measure.features import (
     texts_of,
     with_trigger,
 )
-from cleanclip_jax.measure.metrics import Metric, Seen, custom_figures, find_metrics
+from cleanclip_jax.measure.metrics import METRICS, Metric, Seen, custom_figures
 from cleanclip_jax.measure.projection import check_projection
 from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
@@ -67,7 +67,8 @@ def open_measured(settings: ConfigDict) -> Opened:
             f"config.evaluation.retrieval.poisoned_share is {poisoned_share!r}: give a share "
             "between 0 and 1"
         )
-    metrics, gallery = find_metrics(settings.metrics), None
+    names = [settings.metrics] if isinstance(settings.metrics, str) else settings.metrics or ()
+    metrics, gallery = {name: METRICS.find(name) for name in names}, None
     if settings.retrieval:
         templates(settings.templates)
         gallery = open_captioned(options)

@@ -50,12 +50,6 @@ def metric(name: str) -> Callable[[Metric], Metric]:
     return METRICS.register(name)
 
 
-def find_metrics(names: str | list[str] | tuple[str, ...] | None) -> dict[str, Metric]:
-    """The metrics that config.evaluation.metrics names."""
-    names = [names] if isinstance(names, str) else names or ()
-    return {name: METRICS.find(name) for name in names}
-
-
 def custom_figures(metrics: Mapping[str, Metric], seen: Seen) -> dict[str, Figure]:
     """What each of the metrics gives."""
     figures: dict[str, Figure] = {}

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,15 +28,8 @@ COURSE = "course.json"
 log = logging.getLogger(__name__)
 
 
-class Checked(NamedTuple):
-    """What is measured, opened, with the floor; see `check_measured`."""
-
-    opened: Opened
-    floor: Start | None
-
-
-def check_measured(config: ConfigDict, path: Path) -> Checked:
-    """Refuses what can't be measured, or written to `path`, before anything is computed."""
+def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None]:
+    """Opens what is measured and its floor; refuses what can't be, or not be written to `path`."""
     try:
         _check_file(path)
     except (OSError, ValueError) as error:
@@ -50,7 +43,7 @@ def check_measured(config: ConfigDict, path: Path) -> Checked:
     start = open_start(workdir_path(floor), config) if floor else None
     if isinstance(start, RunStart):
         _ = start.step  # an error where it has no checkpoint
-    return Checked(open_measured(config.evaluation), start)
+    return open_measured(config.evaluation), start
 
 
 def _check_file(path: Path) -> None:

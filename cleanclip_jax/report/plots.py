@@ -81,8 +81,7 @@ def ca_asr_curve(
             x, y, name = 100 * start.asr, 100 * start.ca, start.label or "poisoned"
             axes.plot(x, y, "*", color=INK, markersize=11, label=name, clip_on=False, zorder=4)
         shown = [*itertools.chain(*series.values()), *([start] if start is not None else [])]
-        axes.set_xlim(-2, 102)
-        axes.set_ylim(*_range([100 * point.ca for point in shown]))
+        axes.set(xlim=(-2, 102), ylim=_range([100 * point.ca for point in shown]))
         axes.set_xlabel(f"attack success rate (%); shaded: at most {100 * limit:g} %")
         axes.set_ylabel("clean accuracy (%)")
         _legend(figure)
@@ -152,17 +151,16 @@ def contact_sheet(
 
 
 def projection_figure(
-    models: Mapping[str, tuple[Mapping[str, Places], Sequence[str]]], height: float = 2.7
+    models: Mapping[str, tuple[Mapping[str, Places], Sequence[str]]],
 ) -> bytes:
     """Draws each model's panels in a row.
 
     Args:
       models: name → its panels, places of embeddings by title, and each place's group of `GROUPS`.
-      height: of a row, in inches.
     """
     columns = max(len(panels) for panels, _ in models.values())
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height * len(models) + 0.6), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.7 * len(models) + 0.6), dpi=DPI, layout="constrained")
         grid = figure.subplots(len(models), columns, squeeze=False)
         for axes_row, (name, (panels, groups)) in zip(grid, models.items(), strict=True):
             kinds = np.array(groups)
@@ -172,9 +170,7 @@ def projection_figure(
                     look = {"color": colour, "label": group, "zorder": 2 + order}
                     axes.plot(x, y, marker, **look, markersize=3.2, markeredgewidth=0.3)
                 axes.set_title(title, fontsize=9)
-                # Neither method's axes have a unit.
-                axes.set_xticks([])
-                axes.set_yticks([])
+                axes.set(xticks=[], yticks=[])  # neither method's axes have a unit
                 axes.grid(visible=False)
             lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
             axes_row[0].set_ylabel("\n".join(lines), fontsize=9)

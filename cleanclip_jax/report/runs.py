@@ -12,7 +12,7 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError, printable
 from cleanclip_jax.report.sweeps import LIMITS, SWEEP, Sweep
-from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
+from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of, with_prefix
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
 MOST_MODELS = 4  # that are loaded and drawn
@@ -63,8 +63,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """The config's keys whose values are not the defaults."""
-        usual = flatten(defaults())
-        values = flatten(self.config).items()
+        usual, values = flatten(defaults()), flatten(self.config).items()
         return {key: value for key, value in values if key not in usual or usual[key] != value}
 
 
@@ -90,11 +89,7 @@ class Entry:
 
     def table(self, prefix: str = "") -> Frame:
         """The figures of its runs, of the set whose figures' names have that prefix."""
-        n = len(prefix)
-        named = (
-            {k[n:]: f for k, f in r.figures.items() if k.startswith(prefix)} for r in self.runs
-        )
-        return table_of([values_of(figures) for figures in named])
+        return table_of([values_of(with_prefix(run.figures, prefix)) for run in self.runs])
 
 
 @dataclass

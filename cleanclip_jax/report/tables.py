@@ -146,7 +146,7 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     if floor := evaluation.get("floor"):
         lines.append(f"floor: {floor['workdir']} at step {floor['step']}, from prompts")
     # The first set's figures have no set's name before theirs.
-    figures = {name: _with_prefix(every, f"{name}.") for name in sets}
+    figures = {name: with_prefix(every, f"{name}.") for name in sets}
     for name in list(sets)[:1]:
         figures[name] = {key: figure for key, figure in every.items() if "." not in key}
     if len(sets) == 1:
@@ -170,13 +170,14 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         target = f", target {retrieval['target']!r}" if retrieval["target"] else ""
         pictures, captions = retrieval["pictures"], retrieval["captions"]
         lines.append(f"retrieval: {pictures} pictures, {captions} captions{target}")
-        lines += _in_full(_with_prefix(every, "retrieval."))
+        lines += _in_full(with_prefix(every, "retrieval."))
         kinds = ("unreadable", "without_caption", "empty_captions")
         lines += [f"  {text}" for text in _left_out(retrieval, *kinds)]
     return "\n".join(map(printable, lines))
 
 
-def _with_prefix(figures: Figures, prefix: str) -> Figures:
+def with_prefix(figures: Figures, prefix: str) -> Figures:
+    """Those figures whose names begin so, without that."""
     return {k.removeprefix(prefix): f for k, f in figures.items() if k.startswith(prefix)}
 
 
