@@ -35,7 +35,7 @@ class Known(NamedTuple):
       split: the one that is measured on.
       templates: a name of text/prompts.py.
       key: of its entry in a file of class names for several sets.
-      subset: only the classes that occur in it are told apart.
+      subset: only the classes that occur in it are distinguished.
     """
 
     tfds: str | None
@@ -73,7 +73,7 @@ class LabelledSet:
 
     Attributes:
       prefix: before its figures' names, "" for the main set's.
-      classes: the names that are told apart.
+      classes: the names that are distinguished.
       labels: index into `classes` of every record of the source, -1 where there is none.
       target: the attack's class, None without one; `note` says why there is none.
     """

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import flatten
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import in_bucket, write_whole, writing
 from cleanclip_jax.measure.encoder import encoder_of
@@ -63,7 +63,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     """The settings that figures which lie there were measured with; None without figures."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     settings = content.get("evaluation") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else None
@@ -72,7 +72,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
 def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of two `config.evaluation` that decide figures and have another value, as now."""
     now, before = (
-        flatten(ConfigDict(json.loads(json.dumps(settings)))) for settings in (now, before)
+        flatten_dict(json.loads(json.dumps(settings)), sep=".") for settings in (now, before)
     )
     keys = [key for key in {**before, **now} if key not in ("cache", "batch_size", "workers")]
     return {key: now.get(key) for key in keys if now.get(key) != before.get(key)}
@@ -105,8 +105,8 @@ def measure_run(
             "workdir": str(start.path),
             "step": run.step,
             "seed": config.seed,
-            **({} if command is None else {"command": command}),
-            "floor": below and {"workdir": str(floor.path), "step": below.step},
+            **({"command": command} if command else {}),
+            "floor": {"workdir": str(floor.path), "step": below.step} if floor and below else None,
             **evaluate(
                 config,
                 encoder,

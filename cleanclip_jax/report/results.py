@@ -35,7 +35,7 @@ APART = (
     "those in the other results: the figures don't compare."
 )
 PANELS = ("loss", "accuracy", "learning_rate", "pairs_per_second")
-MOST_LINES = 6  # of training curves: as many as can be told apart
+MOST_LINES = 6  # of training curves: more than that nobody distinguishes
 Pictures = dict[str, bytes]  # PNGs by the names of their files
 
 

@@ -226,11 +226,10 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
     parts = {folder: folder.resolve().parts for folder in folders}
     if len(set(parts.values())) < len(folders):
         raise UserError("two of the folders are the same: name each once")
-    ends: dict[Path, str] = {}
-    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+    length, ends = 0, {}
+    while len(set(ends.values())) < len(folders):
+        length += 1
         ends = {folder: "/".join(part[-length:]) for folder, part in parts.items()}
-        if len(set(ends.values())) == len(ends):
-            break
     return {folder: printable(end) for folder, end in ends.items()}
 
 

@@ -146,31 +146,26 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     if floor := evaluation.get("floor"):
         lines.append(f"floor: {floor['workdir']} at step {floor['step']}, from prompts")
     # The first set's figures have no set's name before theirs.
-    figures = {name: with_prefix(every, f"{name}.") for name in sets}
-    for name in list(sets)[:1]:
-        figures[name] = {key: figure for key, figure in every.items() if "." not in key}
-    if len(sets) == 1:
-        ((name, facts),) = sets.items()
-        target = facts["target"]
-        lines.append(
-            f"{name}: {facts['classes']} classes, scored {in_words(facts['classifier'])}"
-            + (f", target {target['name']!r} ({target['index']})" if target else "")
-            + "; in percent, with 95 % intervals"
-        )
-        lines += _in_full(figures[name])
-    elif sets:
+    main = {"": {key: figure for key, figure in every.items() if "." not in key}}
+    names = ["" if row == 0 else name for row, name in enumerate(sets)]
+    figures = [main.get(name) or with_prefix(every, f"{name}.") for name in names]
+    if len(sets) > 1:
         lines += _rows(sets, figures)
-    apart = len({facts["classifier"] for facts in sets.values()}) > 1
     for name, facts in sets.items():
-        lines += [f"  {name}: {in_words(facts['classifier'])}"] if apart else []
+        scored, target = f"scored {in_words(facts['classifier'])}", facts["target"]
+        if len(sets) == 1:
+            goal = f", target {target['name']!r} ({target['index']})" if target else ""
+            count = f"{facts['classes']} classes, {scored}{goal}"
+            lines += [f"{name}: {count}; in percent, with 95 % intervals", *_in_full(figures[0])]
+        elif len({facts["classifier"] for facts in sets.values()}) > 1:
+            lines.append(f"  {name}: {scored}")
         lines += [f"  {name}: {facts['note']}"] if facts["note"] else []
-        for text in _left_out(facts["pictures"], "without_class", "unreadable"):
-            lines.append(f"  {name}: {text}")
+        left_out = _left_out(facts["pictures"], "without_class", "unreadable")
+        lines += [f"  {name}: {text}" for text in left_out]
     if retrieval:
         target = f", target {retrieval['target']!r}" if retrieval["target"] else ""
-        pictures, captions = retrieval["pictures"], retrieval["captions"]
-        lines.append(f"retrieval: {pictures} pictures, {captions} captions{target}")
-        lines += _in_full(with_prefix(every, "retrieval."))
+        counts = f"{retrieval['pictures']} pictures, {retrieval['captions']} captions"
+        lines += [f"retrieval: {counts}{target}", *_in_full(with_prefix(every, "retrieval."))]
         kinds = ("unreadable", "without_caption", "empty_captions")
         lines += [f"  {text}" for text in _left_out(retrieval, *kinds)]
     return "\n".join(map(printable, lines))
@@ -199,19 +194,16 @@ def _in_full(figures: Figures) -> list[str]:
     return lines
 
 
-def _rows(sets: Figures, figures: Mapping[str, Figures]) -> list[str]:
-    columns = [c for c in COLUMNS if any(c in some for some in figures.values())]
+def _rows(sets: Figures, figures: Sequence[Figures]) -> list[str]:
+    columns = [c for c in COLUMNS if any(c in some for some in figures)]
     rows = [["set", "classes", "target", *columns]]
-    for name, facts in sets.items():
+    for (name, facts), some in zip(sets.items(), figures, strict=True):
         target = facts["target"]["name"] if facts["target"] else "—"
-        values = [percent(figures[name].get(column), 1) for column in columns]
+        values = [percent(some.get(column), 1) for column in columns]
         rows.append([name, str(facts["classes"]), target, *values])
-    meanings = {c: next(f[c] for f in figures.values() if c in f)["definition"] for c in columns}
-    return [
-        *_aligned(rows),
-        "in percent, with 95 % intervals:",
-        *(f"  {column}: {meaning}" for column, meaning in meanings.items()),
-    ]
+    meanings = {c: next(f[c] for f in figures if c in f)["definition"] for c in columns}
+    texts = [f"  {column}: {meaning}" for column, meaning in meanings.items()]
+    return [*_aligned(rows), "in percent, with 95 % intervals:", *texts]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -58,7 +58,7 @@ def test_a_sweep_resumes_and_draws(capsys, start, tmp_path):
     assert (tmp_path / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_step_is_measured_and_none_is_changed(capsys, start, tmp_path):
+def test_every_step_is_measured_and_no_step_differs(capsys, start, tmp_path):
     """More checkpoints are no other training: the weights that come out are the same."""
     flags = ("--over=seed=0", "--config.train.steps=5", "--config.train.keep=1")
     assert sweep(tmp_path / "once", start, *flags) == 0
@@ -100,6 +100,21 @@ def test_the_sweep_goes_on_after_a_failed_run(capsys, tmp_path):
     assert "failed:" in shown and "config.model.variant: unknown" in shown
 
 
+def test_what_cannot_be_measured_is_not_trained(capsys, tmp_path, monkeypatch):
+    def build(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("cleanclip_jax.jobs.sweep.build", build)
+    argv = ["sweep", "--config=configs/demo.py", f"--workdir={tmp_path}/sweep", *FLAGS]
+    for key, message in {
+        "evaluation.projection=9": "10 or more pictures",
+        f"evaluation.floor={tmp_path}/none": "no workdir of a run",
+        "evaluation.metrics=none": "unknown 'none'",
+    }.items():
+        assert cli.main([*argv, "--over=seed=0", f"--config.{key}"]) == 1
+        assert message in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -128,7 +143,7 @@ def test_commas_in_brackets_part_no_values():
     }
 
 
-def test_a_point_has_a_folder_of_its_own():
+def test_a_point_has_its_folder():
     assert run_name({"seed": "0", "optimizer.learning_rate": "1e-3"}) == "seed=0,learning_rate=1e-3"
     assert run_name({"attack.target": "a", "evaluation.target": "b"}) == (
         "attack.target=a,evaluation.target=b"

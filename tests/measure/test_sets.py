@@ -87,7 +87,7 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
     assert (main.name, main.prefix, main.target) == ("data", "", 2)
     assert main.templates == tuple(TEMPLATES["imagenet"]) and main.classes == tuple(WORDS)
     assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
-    # Only the classes that occur are told apart, and labels count them.
+    # Only the classes that occur are distinguished, and labels count them.
     assert subset.classes == ("goldfish", "ambulance")
     assert subset.labels.tolist() == [1, 1, -1, 0]
     assert subset.target is None and subset.note == "'banana' is not among the 2 classes"

@@ -113,7 +113,7 @@ def test_any_caption_is_drawn(caption: str):
     )
 
 
-def test_difference_is_black_where_nothing_changed():
+def test_difference_is_black_where_nothing_differs():
     before = np.full((4, 4, 3), 100, np.uint8)
     after = before.copy()
     after[3, 3] = (90, 110, 120)

@@ -122,5 +122,6 @@ def test_names_stay_in_their_lines_and_floor_and_head_are_named():
     assert all(line.isprintable() for line in lines) and len(lines) == 10
     assert lines[1] == r"floor: a\nb at step 3, from prompts"
     assert (
-        r"  a\x1b[31m\nb: from prompts, 3 templates" in lines and "  far: by a linear head" in lines
+        r"  a\x1b[31m\nb: scored from prompts, 3 templates" in lines
+        and "  far: scored by a linear head" in lines
     )
