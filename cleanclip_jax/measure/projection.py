@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from ml_collections import ConfigDict
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import clean_and_triggered
@@ -59,9 +59,13 @@ class Projection:
         try:
             with path.open("rb") as stream, np.load(stream) as arrays:
                 parts = dict(arrays)
-            return cls(**{**parts, "target": int(parts["target"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no projection that evaluate wrote: {error}") from None
+            loaded = cls(**{**parts, "target": int(parts["target"])})
+            if not loaded.pca.shape == loaded.tsne.shape == (*loaded.label.shape, 2):
+                raise ValueError("its arrays don't belong together")
+            return loaded
+        except Exception as error:  # NumPy has errors of many kinds
+            what = f"{path} is no projection that evaluate wrote: {reason(error)}"
+            raise UserError(what) from None
 
 
 def check_projection(settings: ConfigDict, first: LabelledSet | None) -> LabelledSet:

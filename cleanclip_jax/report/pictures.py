@@ -117,16 +117,19 @@ def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Shown:
     }
     # As many pictures of each as of the others, where that can be had.
     count = max((len(one.label) // 2 for one in saved.values()), default=PROJECTED)
-    shown = {}
+    shown, notes = {}, []
     for name in (name for name in runs if name in saved or name in models):
         if name in saved:
             shown[name] = saved[name]
         else:
             config = models[name].config.copy_and_resolve_references()
             config.evaluation.projection = count
-            shown[name] = project_first(config, models[name].encoder)
+            try:
+                shown[name] = project_first(config, models[name].encoder)
+            except UserError as error:
+                notes.append(f"The embeddings of {name} can't be shown: {error}.")
     if not shown:
-        return [], {}
+        return notes, {}
     png = draw(shown)
     words = " ".join(f"{name}: {_apart(projection)}" for name, projection in shown.items())
     counts = dict.fromkeys(str(len(one.label) // 2) for one in shown.values())
@@ -135,7 +138,7 @@ def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Shown:
         "In t-SNE the size of a cluster and the gap between two mean nothing."
     )
     alt = f"Embeddings on a plane, a row a model, PCA left and t-SNE right. {words}"
-    return [Picture(png, alt, caption)], {"projection.png": png}
+    return [Picture(png, alt, caption), *notes], {"projection.png": png}
 
 
 def _apart(projection: Projection) -> str:

@@ -1,7 +1,5 @@
 """The tables of a report: what they name and mark."""
 
-import dataclasses
-
 import pytest
 
 from cleanclip_jax.report.page import Table
@@ -49,7 +47,7 @@ def test_what_scored_the_classes_is_named_where_it_differs(make_entry):
     sets["far"] = {**sets["data"], "classifier": "text, 80 templates"}
     both = make_entry("b", sets=sets)
     assert main_table([both], "far").rows[0][0] == ("b", "from prompts, 80 templates")
-    words = [results(Gathered([entry]))[0][0].blocks[0] for entry in (prompts, head, both)]
+    words = [str(results(Gathered([entry]))[0][0].blocks[0]) for entry in (prompts, head, both)]
     assert ["Classes are scored" in each for each in words] == [True, True, False]
     assert words[1].endswith(f"Classes are scored by a {HEAD}.")
 
@@ -61,7 +59,7 @@ def test_every_figure_is_a_row_with_all_runs(make_entry):
     (table, note) = every_figure({"one": one, "two": two}, 5)
     assert isinstance(table, Table) and table.columns == ["figure", "one", "two", "of what"]
     rows = {(row[0], row[-1]): row[1:3] for row in table.rows}
-    assert len(rows) == len(one.figures) + 1 and note.startswith("Of 2 of 5 runs")
+    assert len(rows) == len(one.figures) + 1 and str(note).startswith("Of 2 of 5 runs")
     assert rows["ca", "another"] == ["—", ("29.00", "[24.77, 33.63]", "116 of 400")]
     assert rows["asr", one.figures["asr"]["definition"]][0][2].startswith("21 of 355")
 
@@ -72,5 +70,5 @@ def test_seeds_are_spoken_of_where_there_are_several(tmp_path, make_entry, seeds
     rows = [{"seed": seed, "ca": 0.5, "asr": 0.01, "course": way} for seed in seeds]
     gathered = Gathered([make_entry()], sweeps={tmp_path: Sweep({"seed": seeds}, rows)})
     best = results(gathered)[0][-1]
-    words = " ".join(str(dataclasses.asdict(block)) for block in best.blocks)
+    words = " ".join(map(repr, best.blocks))
     assert ("seed" in words) == (len(seeds) > 1) and best.title == "The best of each line"
