@@ -93,17 +93,7 @@ class PictureFiles(Source):
 
 
 def open_captioned(config: Mapping[str, Any]) -> Captioned:
-    """Opens `config.evaluation.retrieval`.
-
-    Args:
-      config: `kind` and its keys.
-        csv, tsv: `path`, columns `image` and `caption`, `root` of the images' paths, `where`
-          (column → value); rows with the same image are one picture with several captions.
-        json: `path`, `root`; COCO's captions, or Karpathy's files of COCO and Flickr30k, of which
-          `split` (test) is taken.
-        parquet with a column of lists of captions: as the source of that kind.
-        Any other source: each record is a pair.
-    """
+    """Opens `config.evaluation.retrieval`, whose kinds and keys docs/metrics.md lists."""
     options = dict(config)
     kind = options.get("kind")
     if kind in FILE_KINDS:

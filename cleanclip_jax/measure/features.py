@@ -50,13 +50,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Reading(pipeline.Reading):
-    """How pictures are read and features cached: keys of `config.evaluation` and `config.data`.
+    """How pictures are read and features cached: keys of `config.evaluation` and `config.data`."""
 
-    Attributes:
-      cache: GB of features that the cache may hold; 0: none are cached.
-    """
-
-    cache: int | float = 0
+    cache: int | float = 0  # GB of features that the cache may hold; 0: none are cached
 
 
 def reading_of(config: ConfigDict) -> Reading:

@@ -20,24 +20,15 @@ LEAST = 10  # pictures; fewer have no shape
 
 @dataclass(frozen=True)
 class Projection:
-    """Places of `m` embeddings: those of clean pictures, then of the same pictures triggered.
-
-    Attributes:
-      pca, tsne: places on the plane.
-      explained: share of the variance on each of PCA's two axes.
-      triggered: whether the trigger is on.
-      label: true class, an index.
-      index: the record.
-      target: the attack's class.
-    """
+    """Places of `m` embeddings: those of clean pictures, then of the same pictures triggered."""
 
     pca: Float32[np.ndarray, "m 2"]
     tsne: Float32[np.ndarray, "m 2"]
-    explained: Float32[np.ndarray, " 2"]
+    explained: Float32[np.ndarray, " 2"]  # share of the variance on each of PCA's axes
     triggered: Bool[np.ndarray, " m"]
-    label: Int64[np.ndarray, " m"]
-    index: Int64[np.ndarray, " m"]
-    target: int
+    label: Int64[np.ndarray, " m"]  # true class
+    index: Int64[np.ndarray, " m"]  # the record
+    target: int  # the attack's class
 
     @property
     def groups(self) -> list[str]:

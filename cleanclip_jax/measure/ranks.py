@@ -26,19 +26,13 @@ NAMES_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Classifier:
-    """What gives each class a score: unit text embeddings, or a linear head.
+    """What gives each class a score: unit text embeddings, or a linear head."""
 
-    Attributes:
-      names: the classes, in the order of the rows.
-      normalised: whether features are scaled to unit length before they are scored.
-      what: in words, for evaluation.json.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the classes, in the order of the rows
     weights: Float[np.ndarray, "c d"]
     bias: Float[np.ndarray, " c"] | None
-    normalised: bool
-    what: str
+    normalised: bool  # whether features are scaled to unit length before they are scored
+    what: str  # in words, for evaluation.json
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.names):

@@ -28,21 +28,13 @@ WORDNET_ID = re.compile(r"n\d{8}")
 
 
 class Known(NamedTuple):
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-      tfds: its name in TensorFlow Datasets; None: it comes from a folder.
-      split: the one that is measured on.
-      templates: a name of text/prompts.py.
-      key: of its entry in a file of class names for several sets.
-      subset: only the classes that occur in it are distinguished.
-    """
-
-    tfds: str | None
-    split: str
-    templates: str
-    key: str | None = None
-    subset: bool = False
+    tfds: str | None  # its name in TensorFlow Datasets; None: it comes from a folder
+    split: str  # the one that is measured on
+    templates: str  # a name of text/prompts.py
+    key: str | None = None  # of its entry in a file of class names for several sets
+    subset: bool = False  # only the classes that occur in it are distinguished
 
 
 SETS: dict[str, Known] = {

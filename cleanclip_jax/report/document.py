@@ -1,5 +1,6 @@
 """The whole report: what was measured, pictures, what was run and how, written as one page."""
 
+import math
 import os
 import platform
 import shlex
@@ -123,19 +124,14 @@ def what_was_run(gathered: Gathered) -> list[Block]:
 
 def commands(gathered: Gathered, command: str) -> list[str]:
     """What makes the runs, in the order in which it was run, what measures them, and the page."""
-    trained = [(_begun(gathered, folder), line) for folder, line in gathered.commands.items()]
+    trained = [(math.inf, line) for line in gathered.commands.values()]
     measured = []
-    for run in (run for entry in gathered.entries if entry.sweep is None for run in entry.runs):
-        trained += [(row["time"], row["command"]) for row in run.workdir.lines(STARTS)]
-        measured.append(measured_by(run))
+    for entry in gathered.entries:
+        for row in (row for run in entry.runs for row in run.workdir.lines(STARTS)):
+            trained.append((row["time"], gathered.commands.get(entry.sweep, row["command"])))
+        measured += map(measured_by, entry.runs if entry.sweep is None else ())
     lines = [line for _, line in sorted(trained, key=lambda pair: pair[0])]
     return [*dict.fromkeys([*lines, *measured]), command]
-
-
-def _begun(gathered: Gathered, folder: Path) -> float:
-    """When the first run of a sweep was begun."""
-    runs = [run for entry in gathered.entries if entry.sweep == folder for run in entry.runs]
-    return min((row["time"] for run in runs for row in run.workdir.lines(STARTS)), default=0.0)
 
 
 def measured_by(run: Run) -> str:

@@ -27,11 +27,6 @@ class Run:
     evaluation: Mapping[str, Any]
 
     @property
-    def place(self) -> Path:
-        """Where it lies, by which it is known however it is named."""
-        return self.workdir.path.resolve()
-
-    @property
     def figures(self) -> Mapping[str, Mapping[str, Any]]:
         """The figures of evaluation.json."""
         return self.evaluation["figures"]
@@ -108,7 +103,7 @@ class Gathered:
     starts: list[Entry] = field(default_factory=list)
     added: list[Entry] = field(default_factory=list)
     sweeps: dict[Path, Sweep] = field(default_factory=dict)
-    commands: dict[Path, str] = field(default_factory=dict)
+    commands: dict[Path | None, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -265,7 +260,9 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
 
 def _read_starts(gathered: Gathered) -> None:
     """Finds which entries others began with; adds those that are measured and not named."""
-    entries = {run.place: entry for entry in gathered.entries for run in entry.runs}
+    entries = {
+        run.workdir.path.resolve(): entry for entry in gathered.entries for run in entry.runs
+    }
     unnamed: dict[tuple[str, str], dict[Path, Run]] = {}
     for entry in gathered.entries:
         for run in entry.runs:
