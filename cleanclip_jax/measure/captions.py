@@ -30,18 +30,12 @@ FILE_KEYS = {
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures, and captions of which each belongs to one.
-
-    Attributes:
-      captions: none of them empty; a picture may have none.
-      owner: the record that each caption belongs to, ascending.
-      empty: captions that were left out.
-    """
+    """Pictures, and captions of which each belongs to one."""
 
     source: Source
-    captions: list[str]
-    owner: Int64[np.ndarray, " m"]
-    empty: int
+    captions: list[str]  # none of them empty; a picture may have none
+    owner: Int64[np.ndarray, " m"]  # the record that each caption belongs to, ascending
+    empty: int  # captions that were left out
 
     def of(self, index: Int64[np.ndarray, " k"]) -> tuple[list[str], Int64[np.ndarray, " c"]]:
         """The captions of these records, and for each its record's place in `index`."""

@@ -32,20 +32,13 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Shown:
-    """Which pictures of a source are shown to a model, and how.
-
-    Attributes:
-      indices: the records.
-      trigger: what is put on each, or None.
-      geometry: 'crop' or 'squash'.
-      plan: in place of a trigger: the records are shown as they are trained on, poisoned or clean.
-    """
+    """Which pictures of a source are shown to a model, and how."""
 
     source: Source
-    indices: Int64[np.ndarray, " n"]
-    trigger: Trigger | None = None
-    geometry: str = "crop"
-    plan: Plan | None = None
+    indices: Int64[np.ndarray, " n"]  # the records
+    trigger: Trigger | None = None  # what is put on each
+    geometry: str = "crop"  # or squash
+    plan: Plan | None = None  # in place of a trigger: as they are trained on, poisoned or clean
 
 
 @dataclass(frozen=True)
@@ -64,16 +57,11 @@ def reading_of(config: ConfigDict) -> Reading:
 
 @dataclass(frozen=True)
 class Features:
-    """Un-normalised image features of the pictures that could be read.
-
-    Attributes:
-      index: the record of each row, in the order of `Shown.indices`.
-      unreadable: record → what is wrong with it.
-    """
+    """Un-normalised image features of the pictures that could be read."""
 
     rows: Float32[np.ndarray, "n d"]
-    index: Int64[np.ndarray, " n"]
-    unreadable: dict[int, str]
+    index: Int64[np.ndarray, " n"]  # the record of each row, in the order of `Shown.indices`
+    unreadable: dict[int, str]  # record → what is wrong with it
 
 
 def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:

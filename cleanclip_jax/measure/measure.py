@@ -35,17 +35,12 @@ POISONED_SHARE = 0.01
 
 
 class Opened(NamedTuple):
-    """What a `config.evaluation` measures: all that may be refused is, before anything is computed.
+    """What a `config.evaluation` measures, opened: what may be refused was."""
 
-    Attributes:
-      sets: the main one first; none where retrieval alone is measured.
-      gallery: to retrieve from, or None; `poisoned_share` of it bears the trigger in one figure.
-    """
-
-    sets: list[LabelledSet]
+    sets: list[LabelledSet]  # the main one first; none where retrieval alone is measured
     metrics: dict[str, Metric]
-    gallery: Captioned | None
-    poisoned_share: float
+    gallery: Captioned | None  # to retrieve from
+    poisoned_share: float  # of the gallery, that bears the trigger in one figure
 
 
 def open_measured(settings: ConfigDict) -> Opened:

@@ -61,23 +61,16 @@ SETS: dict[str, Known] = {
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set as it is measured.
-
-    Attributes:
-      prefix: before its figures' names, "" for the main set's.
-      classes: the names that are distinguished.
-      labels: index into `classes` of every record of the source, -1 where there is none.
-      target: the attack's class, None without one; `note` says why there is none.
-    """
+    """A set as it is measured."""
 
     name: str
-    prefix: str
+    prefix: str  # before its figures' names, "" for the main set's
     source: Source
-    classes: tuple[str, ...]
-    labels: Int64[np.ndarray, " n"]
+    classes: tuple[str, ...]  # the names that are distinguished
+    labels: Int64[np.ndarray, " n"]  # index into `classes` of every record, -1 of none
     templates: tuple[str, ...]
-    target: int | None
-    note: str
+    target: int | None  # the attack's class, None without one
+    note: str  # why there is none
 
     @property
     def indices(self) -> Int64[np.ndarray, " m"]:

@@ -21,30 +21,21 @@ from cleanclip_jax.measure.sets import attacked_set
 
 
 class Prediction(NamedTuple):
-    """What one model takes a picture for, without and with the trigger.
-
-    Attributes:
-      cosine: between the two embeddings; 1 where the trigger changes nothing.
-    """
+    """What one model takes a picture for, without and with the trigger."""
 
     clean: str
     triggered: str
-    cosine: float
+    cosine: float  # between the two embeddings; 1 where the trigger changes nothing
 
 
 class Shift(NamedTuple):
-    """A picture as the first model was shown it, without and with the trigger.
+    """A picture as the first model was shown it, without and with the trigger."""
 
-    Attributes:
-      where: its place in the set.
-      predictions: by the models' names, in their order.
-    """
-
-    where: str
+    where: str  # its place in the set
     true: str
     clean: UInt8[np.ndarray, "s s 3"]
     triggered: UInt8[np.ndarray, "s s 3"]
-    predictions: Mapping[str, Prediction]
+    predictions: Mapping[str, Prediction]  # by the models' names, in their order
 
 
 def largest_shifts(

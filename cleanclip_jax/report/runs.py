@@ -64,18 +64,13 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the tables: one run, or runs that differ by their seed.
-
-    Attributes:
-      line: the line of the curve that it is a point of; its name there is `label`.
-      sweep: the folder it is from, None for a run that was named itself.
-    """
+    """A row of the tables: one run, or runs that differ by their seed."""
 
     name: str
     runs: Sequence[Run]
-    line: str
-    label: str = ""
-    sweep: Path | None = None
+    line: str  # the line of the curve that it is a point of
+    label: str = ""  # its name there
+    sweep: Path | None = None  # the folder it is from, None for a run that was named itself
 
     @property
     def floors(self) -> list[Mapping[str, Any]]:
@@ -89,22 +84,15 @@ class Entry:
 
 @dataclass
 class Gathered:
-    """What a report is about.
+    """What a report is about."""
 
-    Attributes:
-      entries: in the order in which they were named; starts that nobody named come first.
-      starts: the entries that others began with.
-      added: the starts that nobody named.
-      sweeps: by their folders; `commands` made them.
-      notes: what a reader must know beside the tables.
-    """
-
+    # In the order in which they were named; starts that nobody named come first.
     entries: list[Entry] = field(default_factory=list)
-    starts: list[Entry] = field(default_factory=list)
-    added: list[Entry] = field(default_factory=list)
+    starts: list[Entry] = field(default_factory=list)  # those that others began with
+    added: list[Entry] = field(default_factory=list)  # the starts that nobody named
     sweeps: dict[Path, Sweep] = field(default_factory=dict)
-    commands: dict[Path | None, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    commands: dict[Path | None, str] = field(default_factory=dict)  # that made the sweeps
+    notes: list[str] = field(default_factory=list)  # for the reader, beside the tables
 
     @property
     def runs(self) -> Iterator[Run]:

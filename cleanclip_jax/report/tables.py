@@ -30,17 +30,12 @@ Frame = Any  # a pandas.DataFrame; pyright doesn't follow what is computed with 
 
 @dataclass(frozen=True)
 class Spread:
-    """A share (a fraction) over `n` runs.
-
-    Attributes:
-      deviation: standard deviation between the runs; None of one.
-      interval: of the mean over `seeds`; of one run that of its `pictures`, None where unknown.
-    """
+    """A share (a fraction) over `n` runs."""
 
     mean: float
-    deviation: float | None
-    interval: tuple[float, float] | None
-    of: str
+    deviation: float | None  # standard deviation between the runs; None of one
+    interval: tuple[float, float] | None  # of the mean, or one run's over its pictures, if known
+    of: str  # "seeds" or "pictures"
     n: int
 
     def __str__(self) -> str:
