@@ -125,7 +125,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path):
 def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Path):
     """The page in a frame of that width, measured by the page around it: it has no scripts itself.
 
-    What is wider than the phone (the table, the command) scrolls in a box of its own.
+    What is wider than the phone (the table, the figure) scrolls in a box.
     """
     frame = tmp_path / "frame.html"
     frame.write_text(
@@ -136,6 +136,8 @@ def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Pat
         " document.body.innerHTML = `<output>${JSON.stringify({"
         " scroll: page.documentElement.scrollWidth,"
         " right: Math.max(...boxes.map(b => b.getBoundingClientRect().right)),"
+        " chart: page.images[0].getBoundingClientRect().width,"
+        " sign: getComputedStyle(page.querySelector('.wide')).backgroundAttachment,"
         " pictures: [...page.images].every(i => i.complete && i.naturalWidth > 0)"
         " })}</output>`; }</script>"
     )
@@ -152,3 +154,5 @@ def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Pat
     assert seen["scroll"] <= width
     assert seen["right"] <= width
     assert seen["pictures"]
+    # Letters stay as large as on a wide screen, and what goes on has a shadow at the edge.
+    assert seen["chart"] >= 36 * 16 and seen["sign"] == "local, scroll"
