@@ -21,9 +21,8 @@ import jax
 import numpy as np
 
 from cleanclip_jax.measure.feature_cache import load_features, save_features
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, unit
 from cleanclip_jax.measure.retrieval import retrieval_ranks
-from cleanclip_jax.measure.zeroshot import unit
 from cleanclip_jax.sharding import make_mesh
 
 

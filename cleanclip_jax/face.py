@@ -61,7 +61,7 @@ def embed_images(
     """
     import numpy as np
 
-    from cleanclip_jax.measure.zeroshot import unit
+    from cleanclip_jax.measure.ranks import unit
 
     size, rows = model.model.variant.image_size, []
     for at in range(0, len(images), batch_size):
@@ -72,7 +72,7 @@ def embed_images(
 
 def embed_texts(model: "Encoder", texts: Sequence[str]) -> "np.ndarray":
     """Returns embeddings float32 [n, d] of unit length."""
-    from cleanclip_jax.measure.zeroshot import unit
+    from cleanclip_jax.measure.ranks import unit
 
     return unit(model.text_features(texts))
 

@@ -105,7 +105,12 @@ def _load(name: str, where: str) -> None:
     except UserError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{where}: {what} ({place.filename} line {place.lineno})") from error
+        raise UserError(f"{where}: {in_words(error)}") from error
     _loaded[name] = None
+
+
+def in_words(error: Exception) -> str:
+    """An error of an extension's code in one line, with its place."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{what} ({place.filename} line {place.lineno})"

@@ -169,4 +169,4 @@ def test_a_metric_that_gives_no_figure_is_one_line():
             {"ca": lambda seen: share(seen.labels == 0, "x")}, seen, taken=["ca"]
         )
     with pytest.raises(UserError, match="unknown 'none'"):
-        metrics.find_metrics("none")
+        metrics.METRICS.find("none")

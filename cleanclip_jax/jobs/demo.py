@@ -15,12 +15,12 @@ from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.document import PAGE, write_report
-from cleanclip_jax.report.evaluation import measure_run
+from cleanclip_jax.report.evaluation import check_measured, measure_run
 from cleanclip_jax.report.runs import gather
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.start.start import open_start
-from cleanclip_jax.workdir import MANIFEST, Workdir, workdir_path
+from cleanclip_jax.workdir import EVALUATION, MANIFEST, Workdir, workdir_path
 
 STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
@@ -78,6 +78,7 @@ def demo(folder: Path, overrides: Mapping[str, str]) -> Results:
         config = apply(load(f"configs/demo.py:{stage}"), keys)
         config.start = None if first else str(folder / "poisoned")
         with build(config, folder / stage) as run:
+            check_measured(run.config, folder / stage / EVALUATION)
             train(run)
         start = open_start(folder / stage)
         figures, seed = measure_run(start, run.config)["figures"], config.seed

@@ -4,6 +4,7 @@ What is measured, and on what, stands under config.evaluation (docs/metrics.md).
 figures lie projection.npz and projection.png, where config.evaluation.projection asks for them.
 """
 
+import shlex
 from collections.abc import Sequence
 
 from cleanclip_jax.args import Parser, apply, parse
@@ -11,7 +12,7 @@ from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.report.evaluation import measure_run
-from cleanclip_jax.report.figure_table import table
+from cleanclip_jax.report.tables import as_text
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path
@@ -57,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
     if of_torch and args.output is None:
         raise UserError(f"{workdir} is no workdir: name the file to write with --output=FILE.json")
     path = args.output or workdir / EVALUATION
-    evaluation = measure_run(start, config, path)
+    command = shlex.join(["cleanclip", "evaluate", *argv])
+    evaluation = measure_run(start, config, path, command)
     if is_first():
-        print(table(evaluation))
+        print(as_text(evaluation))
         print(f"written: {path}")
     return 0

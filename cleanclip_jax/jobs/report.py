@@ -6,10 +6,12 @@ its figures lie beside it as PNGs. What a run began with is shown beside it wher
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import writing
 from cleanclip_jax.process import keep_compiled
 from cleanclip_jax.report.document import PAGE, write_report
 from cleanclip_jax.report.runs import gather
@@ -52,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
     keep_compiled()
     command = shlex.join(["cleanclip", "report", *argv])
     pictures = 0 if args.quick else args.pictures
-    write_report(output, gather(args.workdirs), command, pictures, title=args.title)
+    with ExitStack() as stack:
+        for folder in (*args.workdirs, output):  # a bucket's connection may be lost at each
+            stack.enter_context(writing(folder))
+        write_report(output, gather(args.workdirs), command, pictures, title=args.title)
     print(f"written: {output / PAGE}")
     return 0

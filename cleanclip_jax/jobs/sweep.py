@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.sets import first_set
+from cleanclip_jax.files import writing
 from cleanclip_jax.process import add_flags, begin, is_first
-from cleanclip_jax.report.evaluation import measure_course, measure_run
+from cleanclip_jax.report.evaluation import check_measured, measure_course, measure_run
 from cleanclip_jax.report.sweeps import Grid, Sweep, markdown, short_names, write_sweep
 from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.run.build import build
@@ -69,10 +69,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--over: two points would have the same folder; name other values")
     command = shlex.join(["cleanclip", "sweep", *argv])
     rows: list[Row] = []
-    for point in points(grid):
-        rows.append(run_point(args.config, args.workdir, overrides, point, args.every))
-        if is_first():
-            write_sweep(args.workdir, Sweep(grid, rows), command)
+    with writing(args.workdir):
+        for point in points(grid):
+            rows.append(run_point(args.config, args.workdir, overrides, point, args.every))
+            if is_first():
+                write_sweep(args.workdir, Sweep(grid, rows), command)
     if is_first():
         print(markdown(Sweep(grid, rows)))
         print(f"written: {args.workdir}/sweep.json, sweep.csv, sweep.png")
@@ -146,7 +147,7 @@ def run_point(
         if every is not None:
             keep_all(config, every)
         resolved = resolve(config, workdir)
-        first_set(resolved.evaluation)
+        check_measured(resolved, workdir / EVALUATION)
         evaluation = workdir.read_json(EVALUATION) if workdir.has(EVALUATION) else {}
         if evaluation:
             source = open_pairs(resolved, make_objective(resolved))

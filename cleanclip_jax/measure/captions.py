@@ -36,18 +36,12 @@ FILE_KEYS = {
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures, and captions of which each belongs to one.
-
-    Attributes:
-      captions: none of them empty; a picture may have none.
-      owner: the record that each caption belongs to, ascending.
-      empty: captions that were left out.
-    """
+    """Pictures, and captions of which each belongs to one."""
 
     source: Source
-    captions: list[str]
-    owner: Int64[np.ndarray, " m"]
-    empty: int
+    captions: list[str]  # none of them empty; a picture may have none
+    owner: Int64[np.ndarray, " m"]  # the record that each caption belongs to, ascending
+    empty: int  # captions that were left out
 
     def of(self, index: Int64[np.ndarray, " k"]) -> tuple[list[str], Int64[np.ndarray, " c"]]:
         """The captions of these records, and for each its record's place in `index`."""
@@ -99,17 +93,7 @@ class PictureFiles(Source):
 
 
 def open_captioned(config: Mapping[str, Any]) -> Captioned:
-    """Opens `config.evaluation.retrieval`.
-
-    Args:
-      config: `kind` and its keys.
-        csv, tsv: `path`, columns `image` and `caption`, `root` of the images' paths, `where`
-          (column → value); rows with the same image are one picture with several captions.
-        json: `path`, `root`; COCO's captions, or Karpathy's files of COCO and Flickr30k, of which
-          `split` (test) is taken.
-        parquet with a column of lists of captions: as the source of that kind.
-        Any other source: each record is a pair.
-    """
+    """Opens `config.evaluation.retrieval`, whose kinds and keys docs/metrics.md lists."""
     options = dict(config)
     kind = options.get("kind")
     if kind in FILE_KINDS:

@@ -37,13 +37,8 @@ class Encoder:
     @cached_property
     def digest(self) -> str:
         """A sha256 over all that decides image features: weights, architecture, precision."""
-        m = self.model
-        architecture = (
-            m.variant,
-            m.compute.activation,
-            str(m.compute.dtype),
-            jax.default_backend(),
-        )
+        m, backend = self.model, jax.default_backend()
+        architecture = (m.variant, m.compute.activation, str(m.compute.dtype), backend)
         whole = hashlib.sha256(repr(architecture).encode())
         tower = {part: tree["visual"] for part, tree in self.variables.items() if "visual" in tree}
         for path, leaf in jax.tree.leaves_with_path(tower):

@@ -31,11 +31,9 @@ def save_features(
 
     What can't be written, or is larger than the limit, is logged in one line and not saved.
     """
-    if rows.nbytes > limit * 1e9:
-        size = rows.nbytes / 1e9
-        log.warning(
-            "features of %.1f GB are not saved: config.evaluation.cache allows %g GB", size, limit
-        )
+    if (size := rows.nbytes / 1e9) > limit:
+        text = "features of %.1f GB are not saved: config.evaluation.cache allows %g GB"
+        log.warning(text, size, limit)
         return
     text = json.dumps({**note, "sha256": _digest(rows)})
     try:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.attacks.triggers import Trigger, make_trigger
 from cleanclip_jax.data.stream import pipeline
 from cleanclip_jax.data.stream.example import read_picture
 from cleanclip_jax.data.stream.in_order import PictureBatch, evaluation_batches
@@ -33,57 +33,36 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Shown:
-    """Which pictures of a source are shown to a model, and how.
-
-    Attributes:
-      indices: the records.
-      trigger: what is put on each, or None.
-      geometry: 'crop' or 'squash'.
-      plan: in place of a trigger: the records are shown as they are trained on, poisoned or clean.
-    """
+    """Which pictures of a source are shown to a model, and how."""
 
     source: Source
-    indices: Int64[np.ndarray, " n"]
-    trigger: Trigger | None = None
-    geometry: str = "crop"
-    plan: Plan | None = None
+    indices: Int64[np.ndarray, " n"]  # the records
+    trigger: Trigger | None = None  # what is put on each
+    geometry: str = "crop"  # or squash
+    plan: Plan | None = None  # in place of a trigger: as they are trained on, poisoned or clean
 
 
 @dataclass(frozen=True)
 class Reading(pipeline.Reading):
-    """How pictures are read and features cached: keys of `config.evaluation` and `config.data`.
+    """How pictures are read and features cached: keys of `config.evaluation` and `config.data`."""
 
-    Attributes:
-      cache: GB of features that the cache may hold; 0: none are cached.
-    """
-
-    cache: int | float = 0
+    cache: int | float = 0  # GB of features that the cache may hold; 0: none are cached
 
 
 def reading_of(config: ConfigDict) -> Reading:
     """How a run's pictures are read."""
     settings, data = config.evaluation, config.data
-    return Reading(
-        settings.batch_size,
-        settings.workers,
-        data.timeout,
-        data.max_bad_share,
-        cache=settings.cache,
-    )
+    streamed = (settings.batch_size, settings.workers, data.timeout, data.max_bad_share)
+    return Reading(*streamed, cache=settings.cache)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Un-normalised image features of the pictures that could be read.
-
-    Attributes:
-      index: the record of each row, in the order of `Shown.indices`.
-      unreadable: record → what is wrong with it.
-    """
+    """Un-normalised image features of the pictures that could be read."""
 
     rows: Float32[np.ndarray, "n d"]
-    index: Int64[np.ndarray, " n"]
-    unreadable: dict[int, str]
+    index: Int64[np.ndarray, " n"]  # the record of each row, in the order of `Shown.indices`
+    unreadable: dict[int, str]  # record → what is wrong with it
 
 
 def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
@@ -115,54 +94,50 @@ def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
 
 
 def _cached_or_computed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
-    size, width = encoder.model.variant.image_size, encoder.model.variant.features
-    if not len(shown.indices):  # more processes than pictures
-        return Features(np.zeros((0, width), np.float32), shown.indices, {})
-    path = None
-    if reading.cache:
-        sample = shown.indices[np.linspace(0, len(shown.indices) - 1, SAMPLE).astype(int)]
-        path = features_path(
-            fingerprint_of(
-                program=__version__,
-                model=encoder.digest,
-                source=shown.source.fingerprint,
-                pictures=hashlib.sha256(shown.indices.astype("<i8").tobytes()).hexdigest(),
-                trigger=None if shown.trigger is None else shown.trigger.config,
-                geometry=shown.geometry,
-                size=size,
-                **({} if shown.plan is None else {"plan": shown.plan.digest}),
-                sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
-            )
+    size, indices = encoder.model.variant.image_size, shown.indices
+    if not len(indices):  # more processes than pictures
+        return Features(np.zeros((0, encoder.model.variant.features), np.float32), indices, {})
+    if not reading.cache:
+        return _computed(encoder, shown, size, reading)
+    sample = indices[np.linspace(0, len(indices) - 1, SAMPLE).astype(int)]
+    path = features_path(
+        fingerprint_of(
+            program=__version__,
+            model=encoder.digest,
+            source=shown.source.fingerprint,
+            pictures=hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
+            trigger=None if shown.trigger is None else shown.trigger.config,
+            geometry=shown.geometry,
+            size=size,
+            **({} if shown.plan is None else {"plan": shown.plan.digest}),
+            sample=_digest_of(replace(shown, indices=np.unique(sample)), size, reading),
         )
-        cached = load_features(path)
-        if cached is not None:
-            rows, facts = cached
-            unreadable = {int(i): text for i, text in facts["unreadable"].items()}
-            if not any(_readable(shown.source, index) for index in unreadable):
-                log.info("features of %d pictures from %s", len(rows), path)
-                index = shown.indices[~np.isin(shown.indices, list(unreadable))]
-                return Features(rows, index, unreadable)
+    )
+    if (cached := load_features(path)) is not None:
+        rows, facts = cached
+        unreadable = {int(index): text for index, text in facts["unreadable"].items()}
+        if not any(_readable(shown.source, index) for index in unreadable):
+            log.info("features of %d pictures from %s", len(rows), path)
+            return Features(rows, indices[~np.isin(indices, list(unreadable))], unreadable)
     features = _computed(encoder, shown, size, reading)
-    if path is not None:
-        save_features(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
+    save_features(path, features.rows, {"unreadable": features.unreadable}, reading.cache)
     return features
 
 
 def _computed(encoder: Encoder, shown: Shown, size: int, reading: Reading) -> Features:
     batch_size = encoder.rows(reading.batch_size)
+    # Allocated whole, so that long sets are not held twice.
     rows = np.zeros((len(shown.indices), encoder.model.variant.features), np.float32)
-    index, done = [], 0
-    with _batches(shown, size, batch_size, reading) as batches:
+    index, done = np.zeros(len(shown.indices), np.int64), 0
+    with batches_of(shown, size, replace(reading, batch_size=batch_size)) as batches:
         for batch in batches:
-            if not (count := len(batch["index"])):
-                continue
-            rows[done : done + count] = encoder.image_features(batch["images"], batch_size)
-            index.append(batch["index"])
-            done += count
+            if count := len(batch["index"]):
+                place = slice(done, done + count)
+                rows[place] = encoder.image_features(batch["images"], batch_size)
+                index[place], done = batch["index"], done + count
         unreadable = dict(batches.unreadable)
-    rows = rows[:done]
-    check_finite(rows, "pictures")
-    return Features(rows, np.concatenate([*index, np.zeros(0, np.int64)]), unreadable)
+    check_finite(rows[:done], "pictures")
+    return Features(rows[:done], index[:done], unreadable)
 
 
 def check_finite(rows: Float32[np.ndarray, "n d"], what: str) -> None:
@@ -182,22 +157,16 @@ def _digest_of(shown: Shown, size: int, reading: Reading) -> str:
     geometry or of a trigger shows other pictures.
     """
     whole = hashlib.sha256()
-    with _batches(shown, size, SAMPLE, replace(reading, workers=0)) as batches:
+    with batches_of(shown, size, replace(reading, batch_size=SAMPLE, workers=0)) as batches:
         for batch in batches:
             whole.update(batch["index"].tobytes() + batch["images"].tobytes())
     return whole.hexdigest()
 
 
-def _batches(shown: Shown, size: int, batch_size: int, reading: Reading) -> Batches[PictureBatch]:
-    return evaluation_batches(
-        shown.source,
-        replace(reading, batch_size=batch_size),
-        image_size=size,
-        trigger=shown.trigger,
-        plan=shown.plan,
-        indices=shown.indices,
-        geometry=shown.geometry,
-    )
+def batches_of(shown: Shown, size: int, reading: pipeline.Reading) -> Batches[PictureBatch]:
+    """The pictures as a model of that size is shown them."""
+    options = {key: value for key, value in vars(shown).items() if key != "source"}
+    return evaluation_batches(shown.source, reading, image_size=size, **options)
 
 
 def _readable(source: Source, index: int) -> bool:
@@ -221,3 +190,23 @@ def texts_of(encoder: Encoder, texts: Sequence[str]) -> Float32[np.ndarray, "n d
     rows = encoder.text_features(texts)
     check_finite(rows, "texts")
     return rows
+
+
+def geometry_of(settings: ConfigDict) -> str:
+    """How triggered pictures come to their size ("trigger after crop" in docs/fidelity.md)."""
+    return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
+
+
+def with_trigger(settings: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
+    """Pictures with the trigger of a `config.evaluation`."""
+    trigger = make_trigger(settings.attack.trigger.to_dict())
+    return Shown(source, indices, trigger, geometry_of(settings))
+
+
+def clean_and_triggered(
+    config: ConfigDict, encoder: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
+) -> tuple[Features, Features]:
+    """Features of the same pictures without and with the trigger."""
+    reading = reading_of(config)
+    clean = embed(encoder, Shown(source, indices), reading)
+    return clean, embed(encoder, with_trigger(config.evaluation, source, clean.index), reading)

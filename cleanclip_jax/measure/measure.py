@@ -2,29 +2,72 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.accuracy import attack_figures, clean_figures
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.estimates import Figure, Figures
-from cleanclip_jax.measure.features import Features, Shown, embed, reading_of, texts_of
-from cleanclip_jax.measure.metrics import Seen, custom_figures, find_metrics
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
+from cleanclip_jax.measure.features import (
+    Features,
+    Shown,
+    clean_and_triggered,
+    embed,
+    geometry_of,
+    reading_of,
+    texts_of,
+    with_trigger,
+)
+from cleanclip_jax.measure.metrics import METRICS, Metric, Seen, custom_figures
+from cleanclip_jax.measure.projection import check_projection
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
-from cleanclip_jax.measure.sets import LabelledSet, open_sets, target_of
-from cleanclip_jax.measure.zeroshot import text_classifier, unit
+from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_of
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.
 POISONED_SHARE = 0.01
+
+
+class Opened(NamedTuple):
+    """What a `config.evaluation` measures, opened: what may be refused was."""
+
+    sets: list[LabelledSet]  # the main one first; none where retrieval alone is measured
+    metrics: dict[str, Metric]
+    gallery: Captioned | None  # to retrieve from
+    poisoned_share: float  # of the gallery, that bears the trigger in one figure
+
+
+def open_measured(settings: ConfigDict) -> Opened:
+    """Opens what a `config.evaluation` names; what can't be measured so is refused."""
+    sets = open_sets(settings)
+    if not sets and not settings.retrieval:
+        raise UserError("config.evaluation.data is not set: name a labelled source")
+    for labelled in sets:
+        if not len(labelled.indices):
+            raise UserError(f"the set {labelled.name!r} is empty: no picture has a class")
+    if settings.attack is not None:
+        make_trigger(settings.attack.trigger.to_dict())
+    if settings.projection:
+        check_projection(settings, attacked(settings, sets))
+    options = settings.retrieval.to_dict() if settings.retrieval else {}
+    poisoned_share = options.pop("poisoned_share", POISONED_SHARE)
+    if not isinstance(poisoned_share, float) or not 0 < poisoned_share < 1:
+        raise UserError(
+            f"config.evaluation.retrieval.poisoned_share is {poisoned_share!r}: give a share "
+            "between 0 and 1"
+        )
+    names = [settings.metrics] if isinstance(settings.metrics, str) else settings.metrics or ()
+    metrics, gallery = {name: METRICS.find(name) for name in names}, None
+    if settings.retrieval:
+        templates(settings.templates)
+        gallery = open_captioned(options)
+    return Opened(sets, metrics, gallery, poisoned_share)
 
 
 def evaluate(
@@ -33,28 +76,26 @@ def evaluate(
     *,
     head: Classifier | None = None,
     floor: Encoder | None = None,
+    opened: Opened | None = None,
 ) -> dict[str, Any]:
     """Measures a model as `config.evaluation` says; docs/metrics.md defines each figure.
 
     Args:
       head: scores the classes of the sets that have the same, in place of their prompts.
       floor: a model that the attack never reached, on which its trigger is measured too.
+      opened: what `open_measured` gave, where it was called.
 
     Returns:
       what evaluation.json holds: what was measured, and the figures by name.
     """
     settings = config.evaluation
-    sets = open_sets(settings)
-    if not sets and not settings.retrieval:
-        raise UserError("config.evaluation.data is not set: name a labelled source")
+    opened = opened or open_measured(settings)
+    sets = opened.sets
     if head is not None and sets and head.names != sets[0].classes:
         raise UserError(
             f"the head's {len(head.names)} classes are not the {len(sets[0].classes)} of the set "
             f"{sets[0].name!r}: measure it on the set that it was trained for"
         )
-    # What may be refused is opened before anything is computed.
-    metrics = find_metrics(settings.metrics)
-    gallery = _open_gallery(settings) if settings.retrieval else None
     # ImageNet's variants have the same classes and prompts.
     prompts = cache(text_classifier)
     facts, figures = {}, {}
@@ -62,42 +103,27 @@ def evaluate(
         classifier = head if head is not None and head.names == labelled.classes else None
         classifier = classifier or prompts(encoder, labelled.classes, labelled.templates)
         measured, unreadable = _measure(config, encoder, labelled, classifier)
-        if metrics:
+        if opened.metrics:
             seen = _seen(config, encoder, labelled, classifier)
-            measured |= custom_figures(metrics, seen, taken=measured)
+            measured |= custom_figures(opened.metrics, seen, taken=measured)
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
-            measured |= {f"floor_{name}": _marked(f, "floor") for name, f in below.items()}
+            measured |= _marked(below, "floor", "floor")
         figures |= {labelled.prefix + name: figure for name, figure in measured.items()}
         facts[labelled.name] = _facts(labelled, classifier, unreadable)
     retrieval = None
-    if gallery is not None:
-        retrieval, measured = _retrieve(config, encoder, gallery, sets)
+    if opened.gallery is not None:
+        retrieval, measured = _retrieve(config, encoder, opened, opened.gallery)
         figures |= {f"retrieval.{name}": figure for name, figure in measured.items()}
     return {
         "trigger": None if settings.attack is None else settings.attack.trigger.to_dict(),
-        "geometry": _geometry(settings),
+        "geometry": geometry_of(settings),
         "sets": facts,
         "retrieval": retrieval,
         "evaluation": settings.to_dict(),
         "figures": {name: figure.to_json() for name, figure in figures.items()},
     }
-
-
-def clean_and_triggered(
-    config: ConfigDict, encoder: Encoder, source: Source, indices: Int64[np.ndarray, " n"]
-) -> tuple[Features, Features]:
-    """Features of the same pictures without and with the trigger."""
-    reading = reading_of(config)
-    clean = embed(encoder, Shown(source, indices), reading)
-    return clean, embed(encoder, with_trigger(config.evaluation, source, clean.index), reading)
-
-
-def with_trigger(settings: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
-    """Pictures with the trigger of a `config.evaluation`."""
-    trigger = make_trigger(settings.attack.trigger.to_dict())
-    return Shown(source, indices, trigger, _geometry(settings))
 
 
 def _measure(
@@ -110,8 +136,6 @@ def _measure(
     """A set's figures, and how many of its pictures could not be read."""
     settings, target, classes = config.evaluation, labelled.target, len(labelled.classes)
     indices = labelled.indices
-    if not len(indices):
-        raise UserError(f"the set {labelled.name!r} is empty: no picture has a class")
 
     def ranks(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
         features = embed(encoder, shown, reading_of(config))
@@ -122,10 +146,11 @@ def _measure(
 
     labels, places = ranks(Shown(labelled.source, indices))
     figures = clean_figures(labels, places, target, classes)
-    if control and (settings.control or _geometry(settings) == "squash"):
-        squashed = ranks(Shown(labelled.source, indices, None, "squash"))
-        for name, figure in clean_figures(*squashed, target, classes).items():
-            figures[f"control_{name.removeprefix('clean_')}"] = _marked(figure, "squashed")
+    if control and (settings.control or geometry_of(settings) == "squash"):
+        squashed = clean_figures(
+            *ranks(Shown(labelled.source, indices, None, "squash")), target, classes
+        )
+        figures |= _marked(squashed, "control", "squashed", but="clean_")
     if settings.attack is not None and target is not None:
         triggered = ranks(with_trigger(settings, labelled.source, indices))
         figures |= attack_figures(*triggered, target, classes)
@@ -136,46 +161,33 @@ def _seen(
     config: ConfigDict, encoder: Encoder, labelled: LabelledSet, classifier: Classifier
 ) -> Seen:
     """What metrics of one's own are computed from; the features come from the cache."""
-    target, source, indices = labelled.target, labelled.source, labelled.indices
-    if config.evaluation.attack is None or target is None:
-        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
-    else:
-        clean, triggered = clean_and_triggered(config, encoder, source, indices)
+    hit = config.evaluation.attack is not None and labelled.target is not None
+    clean, triggered = _shown(config, encoder, labelled.source, labelled.indices, hit)
     labels = labelled.labels[clean.index]
-    return Seen(labels, clean.rows, triggered and triggered.rows, target, classifier)
+    return Seen(labels, clean.rows, triggered and triggered.rows, labelled.target, classifier)
 
 
-def _open_gallery(settings: ConfigDict) -> tuple[Captioned, float]:
-    """The pictures and captions of `config.evaluation.retrieval`, and its poisoned share."""
-    options = settings.retrieval.to_dict()
-    poisoned_share = options.pop("poisoned_share", POISONED_SHARE)
-    if not isinstance(poisoned_share, float) or not 0 < poisoned_share < 1:
-        raise UserError(
-            f"config.evaluation.retrieval.poisoned_share is {poisoned_share!r}: give a share "
-            "between 0 and 1"
-        )
-    return open_captioned(options), poisoned_share
+def _shown(
+    config: ConfigDict, encoder: Encoder, source: Source, indices: np.ndarray, hit: bool
+) -> tuple[Features, Features | None]:
+    """Features of the pictures, and where there is an attack of the same with the trigger."""
+    if hit:
+        return clean_and_triggered(config, encoder, source, indices)
+    return embed(encoder, Shown(source, indices), reading_of(config)), None
 
 
 def _retrieve(
-    config: ConfigDict,
-    encoder: Encoder,
-    gallery: tuple[Captioned, float],
-    sets: list[LabelledSet],
+    config: ConfigDict, encoder: Encoder, opened: Opened, captioned: Captioned
 ) -> tuple[dict[str, Any], Figures]:
     """What was retrieved from, and retrieval's figures."""
-    settings = config.evaluation
-    captioned, poisoned_share = gallery
+    settings, sets, poisoned_share = config.evaluation, opened.sets, opened.poisoned_share
     source, indices = captioned.source, np.arange(len(captioned.source))
     target = target_of(settings)
     if sets and sets[0].target is not None:
         target = sets[0].classes[sets[0].target]
     # An index means a labelled set's class, and there is none.
-    attacked = settings.attack is not None and isinstance(target, str)
-    if attacked:
-        clean, triggered = clean_and_triggered(config, encoder, source, indices)
-    else:
-        clean, triggered = embed(encoder, Shown(source, indices), reading_of(config)), None
+    named = settings.attack is not None and isinstance(target, str)
+    clean, triggered = _shown(config, encoder, source, indices, named)
     texts, owner = captioned.of(clean.index)
     images = unit(clean.rows)
     ranks = retrieval_ranks(images, unit(texts_of(encoder, texts)), owner, encoder.mesh)
@@ -191,20 +203,18 @@ def _retrieve(
         "without_caption": int((~with_captions).sum()),
         "captions": len(texts),
         "empty_captions": captioned.empty,
-        "target": target if attacked else None,
-        "poisoned_share": poisoned_share if attacked else None,
+        "target": target if named else None,
+        "poisoned_share": poisoned_share if named else None,
         "fingerprint": source.fingerprint,
     }, figures
 
 
-def _geometry(settings: ConfigDict) -> str:
-    """How triggered pictures come to their size ("trigger after crop" in docs/fidelity.md)."""
-    return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
-
-
-def _marked(figure: Figure, what: str) -> Figure:
-    """The figure with what sets it apart before its definition."""
-    return replace(figure, definition=f"{what}: {figure.definition}")
+def _marked(figures: Figures, prefix: str, what: str, but: str = "") -> Figures:
+    """Figures with what sets them apart before their names, less `but`, and definitions."""
+    return {
+        f"{prefix}_{name.removeprefix(but)}": replace(one, definition=f"{what}: {one.definition}")
+        for name, one in figures.items()
+    }
 
 
 def _facts(labelled: LabelledSet, classifier: Classifier, unreadable: int) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from jaxtyping import Float32, Int
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.estimates import Figure
-from cleanclip_jax.measure.ranks import Classifier
-from cleanclip_jax.measure.zeroshot import unit
-from cleanclip_jax.registry import Registry
+from cleanclip_jax.measure.ranks import Classifier, unit
+from cleanclip_jax.registry import Registry, in_words
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,16 @@ def metric(name: str) -> Callable[[Metric], Metric]:
     return METRICS.register(name)
 
 
-def find_metrics(names: str | list[str] | tuple[str, ...] | None) -> dict[str, Metric]:
-    """The metrics that config.evaluation.metrics names."""
-    names = [names] if isinstance(names, str) else names or ()
-    return {name: METRICS.find(name) for name in names}
-
-
 def custom_figures(
     metrics: Mapping[str, Metric], seen: Seen, taken: Iterable[str] = ()
 ) -> dict[str, Figure]:
     """What each of the metrics gives; none under a name that is `taken` already."""
     figures: dict[str, Figure] = {}
     for name, function in metrics.items():
-        given = function(seen)
+        try:
+            given = function(seen)
+        except Exception as error:
+            raise UserError(f"config.evaluation.metrics: {name}: {in_words(error)}") from error
         named = given if isinstance(given, Mapping) else {"": given}
         parts = {f"{name}_{part}".removesuffix("_"): one for part, one in named.items()}
         for key, figure in parts.items():

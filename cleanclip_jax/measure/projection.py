@@ -2,52 +2,41 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from ml_collections import ConfigDict
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.measure import clean_and_triggered
-from cleanclip_jax.measure.sets import attacked_set
-from cleanclip_jax.measure.zeroshot import unit
+from cleanclip_jax.measure.features import clean_and_triggered
+from cleanclip_jax.measure.ranks import unit
+from cleanclip_jax.measure.sets import LabelledSet, attacked_set
 
 LEAST = 10  # pictures; fewer have no shape
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Places of `m` embeddings: those of clean pictures, then of the same pictures triggered.
-
-    Attributes:
-      pca, tsne: places on the plane.
-      explained: share of the variance on each of PCA's two axes.
-      triggered: whether the trigger is on.
-      label: true class, an index.
-      index: the record.
-      target: the attack's class.
-    """
+    """Places of `m` embeddings: those of clean pictures, then of the same pictures triggered."""
 
     pca: Float32[np.ndarray, "m 2"]
     tsne: Float32[np.ndarray, "m 2"]
-    explained: Float32[np.ndarray, " 2"]
+    explained: Float32[np.ndarray, " 2"]  # share of the variance on each of PCA's axes
     triggered: Bool[np.ndarray, " m"]
-    label: Int64[np.ndarray, " m"]
-    index: Int64[np.ndarray, " m"]
-    target: int
+    label: Int64[np.ndarray, " m"]  # true class
+    index: Int64[np.ndarray, " m"]  # the record
+    target: int  # the attack's class
 
     @property
     def groups(self) -> list[str]:
         """What each row is, in the words that figures use."""
-        kinds = ("clean, other classes", "clean, target class", "triggered, other classes")
-        target = self.label == self.target
+        rows = zip(self.triggered.tolist(), (self.label == self.target).tolist(), strict=True)
         return [
-            "triggered, target class"
-            if triggered and is_target
-            else kinds[2 * triggered + is_target]
-            for triggered, is_target in zip(self.triggered.tolist(), target.tolist(), strict=True)
+            f"{'triggered' if on else 'clean'}, {'target class' if target else 'other classes'}"
+            for on, target in rows
         ]
 
     def save(self, path: Path) -> None:
@@ -61,23 +50,37 @@ class Projection:
         try:
             with path.open("rb") as stream, np.load(stream) as arrays:
                 parts = dict(arrays)
-            return cls(**{**parts, "target": int(parts["target"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no projection that evaluate wrote: {error}") from None
+            loaded = cls(**{**parts, "target": int(parts["target"])})
+            if not loaded.pca.shape == loaded.tsne.shape == (*loaded.label.shape, 2):
+                raise ValueError("its arrays don't belong together")
+            return loaded
+        except Exception as error:  # NumPy has errors of many kinds
+            what = f"{path} is no projection that evaluate wrote: {reason(error)}"
+            raise UserError(what) from None
+
+
+def check_projection(settings: ConfigDict, first: LabelledSet | None) -> LabelledSet:
+    """Returns the set whose pictures are projected; refuses what gives no projection."""
+    where = f"config.evaluation.projection is {settings.projection}"
+    if settings.projection < LEAST:
+        raise UserError(f"{where}: it takes {LEAST} or more pictures, or 0 for none")
+    if first is None or first.target is None:
+        raise UserError(f"{where}: it needs a labelled set and an attack on it, or 0 for none")
+    if len(first.indices) < LEAST:
+        raise UserError(f"{where}: {first.name} has {len(first.indices)}, {LEAST} are needed")
+    return first
 
 
 def project_first(config: ConfigDict, encoder: Encoder) -> Projection:
     """Projects embeddings of the first set's pictures, `config.evaluation.projection` of them."""
-    first = attacked_set(config.evaluation)
-    if first is None or first.target is None:
-        raise UserError("config.evaluation.projection needs a labelled set and an attack on it")
+    first = check_projection(config.evaluation, attacked_set(config.evaluation))
     # All of them, though few are drawn: they are in the cache from measuring the set.
     clean, triggered = clean_and_triggered(config, encoder, first.source, first.indices)
     drawn = np.isin(clean.index, choose(first.labels, config.evaluation.projection, config.seed))
     index = clean.index[drawn]
     return project(
         *(unit(clean.rows[drawn]), unit(triggered.rows[drawn])),
-        *(first.labels[index], index, first.target, config.seed),
+        *(first.labels[index], index, cast(int, first.target), config.seed),
     )
 
 

@@ -1,6 +1,6 @@
-"""Classes ranked for features that are there already: in blocks, over the devices."""
+"""Classes scored by prompts or a head, and ranked for features: in blocks, over the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,28 +12,27 @@ from jaxtyping import Array, Float, Float32, Int
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.losses.compare import normalise_rows
-from cleanclip_jax.measure.encoder import fill_up
+from cleanclip_jax.measure.encoder import Encoder, fill_up
+from cleanclip_jax.measure.features import texts_of
 from cleanclip_jax.sharding import copied_over, place_batch
+from cleanclip_jax.start.head import Head
+from cleanclip_jax.text.prompts import fill
 
 # Pictures ranked at once: with 1,000 classes, scores of 16 MB.
 BLOCK = 4096
+# Class names embedded at once, so that 1,000 classes of 80 prompts need no array of all of them.
+NAMES_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What gives each class a score: unit text embeddings, or a linear head.
+    """What gives each class a score: unit text embeddings, or a linear head."""
 
-    Attributes:
-      names: the classes, in the order of the rows.
-      normalised: whether features are scaled to unit length before they are scored.
-      what: in words, for evaluation.json.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the classes, in the order of the rows
     weights: Float[np.ndarray, "c d"]
     bias: Float[np.ndarray, " c"] | None
-    normalised: bool
-    what: str
+    normalised: bool  # whether features are scaled to unit length before they are scored
+    what: str  # in words, for evaluation.json
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.names):
@@ -41,6 +40,43 @@ class Classifier:
                 f"the {self.what} has {len(self.weights)} classes, and {len(self.names)} names: "
                 "it was made for another set"
             )
+
+
+def text_classifier(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> Classifier:
+    """Returns a unit embedding for each class name.
+
+    Each template is filled and embedded, normalised, averaged over the templates and
+    normalised again, as in CLIP (arXiv 2103.00020). Classes of one name have one embedding.
+    """
+    distinct = list(dict.fromkeys(names))
+    rows = []
+    for start in range(0, len(distinct), NAMES_AT_ONCE):
+        some = distinct[start : start + NAMES_AT_ONCE]
+        prompts = [fill(template, name) for name in some for template in templates]
+        embeddings = unit(texts_of(encoder, prompts)).reshape(len(some), len(templates), -1)
+        rows.append(unit(embeddings.mean(1)))
+    embedded = np.concatenate(rows)
+    at = {name: row for row, name in enumerate(distinct)}
+    weights = embedded[[at[name] for name in names]]
+    return Classifier(tuple(names), weights, None, True, f"text, {len(templates)} templates")
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length, in their own type."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def head_classifier(head: Head | None) -> Classifier | None:
+    """A trained linear head as what classes are scored with; None of none."""
+    if head is None or head.params is None:
+        return None
+    return Classifier(
+        names=head.classes,
+        weights=np.asarray(head.params["kernel"]).T,
+        bias=np.asarray(head.params["bias"]),
+        normalised=head.normalised,
+        what=f"linear head on {'unit-length' if head.normalised else 'un-normalised'} features",
+    )
 
 
 def in_blocks(

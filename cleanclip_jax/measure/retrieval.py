@@ -96,21 +96,15 @@ def retrieval_figures(ranks: Ranks, captioned: Bool[np.ndarray, " n"]) -> Figure
     Args:
       captioned: whether each picture has a caption; those without are only retrieved or not.
     """
-    rows = (
-        (
-            "image_to_text",
-            ranks.of_texts[captioned],
-            len(ranks.of_images),
-            "pictures with a caption of theirs",
-        ),
-        ("text_to_image", ranks.of_images, len(ranks.of_texts), "captions with their picture"),
-    )
     figures: Figures = {}
-    for name, counted, among, what in rows:
+    pictures, captions = ranks.of_texts[captioned], ranks.of_images
+    for name, counted, among, what in (
+        ("image_to_text", pictures, len(ranks.of_images), "pictures with a caption of theirs"),
+        ("text_to_image", captions, len(ranks.of_texts), "captions with their picture"),
+    ):
         figures |= _recalls(name, counted, among, what)
-        figures[f"{name}_median_rank"] = median_rank(
-            counted, f"rank of the first right one: {what}"
-        )
+        rank = f"rank of the first right one: {what}"
+        figures[f"{name}_median_rank"] = median_rank(counted, rank)
     return figures
 
 

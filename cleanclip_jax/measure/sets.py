@@ -28,21 +28,13 @@ WORDNET_ID = re.compile(r"n\d{8}")
 
 
 class Known(NamedTuple):
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-      tfds: its name in TensorFlow Datasets; None: it comes from a folder.
-      split: the one that is measured on.
-      templates: a name of text/prompts.py.
-      key: of its entry in a file of class names for several sets.
-      subset: only the classes that occur in it are told apart.
-    """
-
-    tfds: str | None
-    split: str
-    templates: str
-    key: str | None = None
-    subset: bool = False
+    tfds: str | None  # its name in TensorFlow Datasets; None: it comes from a folder
+    split: str  # the one that is measured on
+    templates: str  # a name of text/prompts.py
+    key: str | None = None  # of its entry in a file of class names for several sets
+    subset: bool = False  # only the classes that occur in it are distinguished
 
 
 SETS: dict[str, Known] = {
@@ -69,23 +61,16 @@ SETS: dict[str, Known] = {
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set as it is measured.
-
-    Attributes:
-      prefix: before its figures' names, "" for the main set's.
-      classes: the names that are told apart.
-      labels: index into `classes` of every record of the source, -1 where there is none.
-      target: the attack's class, None without one; `note` says why there is none.
-    """
+    """A set as it is measured."""
 
     name: str
-    prefix: str
+    prefix: str  # before its figures' names, "" for the main set's
     source: Source
-    classes: tuple[str, ...]
-    labels: Int64[np.ndarray, " n"]
+    classes: tuple[str, ...]  # the names that are distinguished
+    labels: Int64[np.ndarray, " n"]  # index into `classes` of every record, -1 of none
     templates: tuple[str, ...]
-    target: int | None
-    note: str
+    target: int | None  # the attack's class, None without one
+    note: str  # why there is none
 
     @property
     def indices(self) -> Int64[np.ndarray, " m"]:
@@ -101,30 +86,22 @@ def open_sets(settings: ConfigDict) -> list[LabelledSet]:
     entries = [] if not settings.data else [{"name": MAIN, "data": settings.data.to_dict()}]
     further = settings.sets or ()
     entries += [_entry(entry) for entry in ([further] if isinstance(further, str) else further)]
-    if not entries:
-        return []
-    names = [entry["name"] for entry in entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"config.evaluation.sets: two sets are called {name!r}")
-    target = target_of(settings)
-    sets: list[LabelledSet] = []
+    target, sets = target_of(settings) if entries else None, []
     for entry in entries:
+        if entry["name"] in (each.name for each in sets):
+            raise UserError(f"config.evaluation.sets: two sets are called {entry['name']!r}")
         sets.append(_open(settings, entry, target, sets[0] if sets else None))
     return sets
 
 
-def first_set(settings: ConfigDict) -> LabelledSet:
-    """The first set of a `config.evaluation`, which has to have one."""
-    sets = open_sets(settings)
-    if not sets:
-        raise UserError("config.evaluation.data is not set: name a labelled source")
-    return sets[0]
-
-
 def attacked_set(settings: ConfigDict) -> LabelledSet | None:
     """The first set of a `config.evaluation`, if it has the target of an attack."""
-    first = next(iter(open_sets(settings)), None)
+    return attacked(settings, open_sets(settings))
+
+
+def attacked(settings: ConfigDict, sets: list[LabelledSet]) -> LabelledSet | None:
+    """The first of the sets that `config.evaluation` opened, if it has the target of an attack."""
+    first = next(iter(sets), None)
     return None if first is None or first.target is None or settings.attack is None else first
 
 
@@ -165,8 +142,7 @@ def _open(
     target: str | int | None,
     first: LabelledSet | None,
 ) -> LabelledSet:
-    name = entry["name"]
-    known = SETS.get(name)
+    name, known = entry["name"], SETS.get(entry["name"])
     source = open_source(dict(entry["data"]))
     classes = _class_names(settings, entry, known, source)
     labels = source.labels()
@@ -182,21 +158,13 @@ def _open(
         renumbered[present] = np.arange(len(present))
         classes, labels = tuple(classes[i] for i in present), renumbered[labels]
     prompts = known.templates if known is not None else settings.templates or "imagenet"
-    index, note = None, ""
+    prompts, index, note = templates(entry.get("templates") or prompts), None, ""
     if entry.get("target") is not None:
         index = class_index(entry["target"], classes)
     elif target is not None:
         index, note = _target_in(target, name, classes, first)
-    return LabelledSet(
-        name=name,
-        prefix="" if first is None else f"{name}.",
-        source=source,
-        classes=classes,
-        labels=labels,
-        templates=templates(entry.get("templates") or prompts),
-        target=index,
-        note=note,
-    )
+    prefix = "" if first is None else f"{name}."
+    return LabelledSet(name, prefix, source, classes, labels, prompts, index, note)
 
 
 def _class_names(
@@ -216,19 +184,16 @@ def _class_names(
     )
     if file:
         read = read_classes(file, key).names
-        if names is None:
-            return read
-        if set(names) == set(read):
+        if names is not None and set(names) == set(read):
             return names
-        if len(names) != len(read):
-            raise UserError(
-                f"{where}: {name} has {len(names)} classes, and {file} names {len(read)}"
-            )
-        if set(names) & set(read):
+        if names is not None and len(names) != len(read):
+            count = f"{len(names)} classes, and {file} names {len(read)}"
+            raise UserError(f"{where}: {name} has {count}")
+        if set(names or ()) & set(read):
             # By position, labels would get other classes' names.
             raise UserError(
                 f"{where}: some classes of {name} are named as in {file} and some are not, as "
-                f"{sorted(set(names) - set(read))[0]!r}: make the names agree"
+                f"{sorted(set(names or ()) - set(read))[0]!r}: make the names agree"
             )
         return read
     if not names:
@@ -265,15 +230,13 @@ def _target_in(
     wanted = str(target)
     if first is None and (name == MAIN or wanted.isdecimal()):
         return class_index(target, classes), ""
-    if first is not None:
-        if first.classes == classes:
-            return first.target, first.note
-        if first.target is not None:
-            # An index means the first set's class: in another set it would be any other.
-            wanted = first.classes[first.target]
-    at = [index for index, other in enumerate(classes) if other == wanted]
-    if len(at) == 1:
-        return at[0], ""
-    if at:
-        return None, f"{wanted!r} names {len(at)} of the {len(classes)} classes: give the index"
+    if first is not None and first.classes == classes:
+        return first.target, first.note
+    if first is not None and first.target is not None:
+        # An index means the first set's class: in another set it would be any other.
+        wanted = first.classes[first.target]
+    if (count := classes.count(wanted)) == 1:
+        return classes.index(wanted), ""
+    if count:
+        return None, f"{wanted!r} names {count} of the {len(classes)} classes: give the index"
     return None, f"{wanted!r} is not among the {len(classes)} classes"

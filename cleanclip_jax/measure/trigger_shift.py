@@ -1,51 +1,41 @@
 """The pictures whose embeddings a trigger turns furthest, and what models then take them for."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from cleanclip_jax.data.stream.in_order import evaluation_batches
-from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.features import Shown
-from cleanclip_jax.measure.measure import clean_and_triggered, with_trigger
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
+from cleanclip_jax.measure.features import (
+    Reading,
+    Shown,
+    batches_of,
+    clean_and_triggered,
+    with_trigger,
+)
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.sets import attacked_set
-from cleanclip_jax.measure.zeroshot import text_classifier, unit
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What one model takes a picture for.
-
-    Attributes:
-      clean, triggered: class names, without and with the trigger.
-      cosine: between the two embeddings; 1 where the trigger changes nothing.
-    """
+class Prediction(NamedTuple):
+    """What one model takes a picture for, without and with the trigger."""
 
     clean: str
     triggered: str
-    cosine: float
+    cosine: float  # between the two embeddings; 1 where the trigger changes nothing
 
 
-@dataclass(frozen=True)
-class Shift:
-    """A picture as the first model was shown it, without and with the trigger.
+class Shift(NamedTuple):
+    """A picture as the first model was shown it, without and with the trigger."""
 
-    Attributes:
-      where: its place in the set.
-      predictions: by the models' names, in their order.
-    """
-
-    where: str
+    where: str  # its place in the set
     true: str
     clean: UInt8[np.ndarray, "s s 3"]
     triggered: UInt8[np.ndarray, "s s 3"]
-    predictions: Mapping[str, Prediction]
+    predictions: Mapping[str, Prediction]  # by the models' names, in their order
 
 
 def largest_shifts(
@@ -62,66 +52,42 @@ def largest_shifts(
     first = attacked_set(config.evaluation)
     if first is None:
         raise UserError("there is no labelled set with an attack on it to look at")
-    chosen: Int64[np.ndarray, " n"] | None = None
+    chosen = np.zeros(0, np.int64)
     predictions: dict[str, list[Prediction]] = {}
     for name, (encoder, head) in models.items():
         clean, hit = clean_and_triggered(config, encoder, first.source, first.indices)
         rows = clean.rows[np.isin(clean.index, hit.index)]
         cosines = (unit(rows) * unit(hit.rows)).sum(1)
-        if chosen is None:
+        if not predictions:
             others = first.labels[hit.index] != first.target
             order = np.argsort(np.where(others, cosines, np.inf), kind="stable")
             chosen = hit.index[order[: min(count, int(others.sum()))]]
-        at = [int(np.flatnonzero(hit.index == index)[0]) for index in chosen]
+        at = np.searchsorted(hit.index, chosen)  # records ascend
         classifier = head or text_classifier(encoder, first.classes, first.templates)
-        columns = (
-            _predicted(rows[at], classifier, encoder),
-            _predicted(hit.rows[at], classifier, encoder),
-            cosines[at].tolist(),
+        every = np.tile(np.arange(len(classifier.names)), (len(at), 1))
+        seen = (
+            rank_classes(each[at], every, classifier, encoder.mesh).argmin(1)
+            for each in (rows, hit.rows)
         )
-        predictions[name] = [Prediction(*row) for row in zip(*columns, strict=True)]
+        names = ([classifier.names[index] for index in indices] for indices in seen)
+        columns = zip(*names, cosines[at].tolist(), strict=True)
+        predictions[name] = [Prediction(*row) for row in columns]
     size = next(iter(models.values()))[0].model.variant.image_size
-    indices = np.zeros(0, np.int64) if chosen is None else chosen
-    clean, triggered = (
-        _pictures(shown, size)
-        for shown in (
-            Shown(first.source, np.sort(indices)),
-            with_trigger(config.evaluation, first.source, np.sort(indices)),
-        )
-    )
+    shown = Shown(first.source, np.sort(chosen))
+    clean = _pictures(shown, size)
+    triggered = _pictures(with_trigger(config.evaluation, first.source, shown.indices), size)
     return [
         Shift(
-            where=first.source.where(index),
-            true=first.classes[first.labels[index]],
-            clean=clean[index],
-            triggered=triggered[index],
-            predictions={name: several[row] for name, several in predictions.items()},
+            *(first.source.where(index), first.classes[first.labels[index]]),
+            *(clean[index], triggered[index]),
+            {name: several[row] for name, several in predictions.items()},
         )
-        for row, index in enumerate(indices.tolist())
+        for row, index in enumerate(chosen.tolist())
     ]
 
 
 def _pictures(shown: Shown, size: int) -> dict[int, UInt8[np.ndarray, "s s 3"]]:
     """The pictures as a model sees them, by their records."""
-    with evaluation_batches(
-        shown.source,
-        Reading(max(1, len(shown.indices))),
-        image_size=size,
-        trigger=shown.trigger,
-        indices=shown.indices,
-        geometry=shown.geometry,
-    ) as batches:
-        return {
-            int(index): picture
-            for batch in batches
-            for index, picture in zip(batch["index"], batch["images"], strict=True)
-        }
-
-
-def _predicted(
-    rows: Float[np.ndarray, "n d"], classifier: Classifier, encoder: Encoder
-) -> Sequence[str]:
-    """The class that comes first for each row."""
-    every = np.tile(np.arange(len(classifier.names)), (len(rows), 1))
-    ranks = rank_classes(rows, every, classifier, encoder.mesh)
-    return [classifier.names[index] for index in ranks.argmin(1)]
+    with batches_of(shown, size, Reading(max(1, len(shown.indices)))) as batches:
+        pairs = (zip(batch["index"], batch["images"], strict=True) for batch in batches)
+        return {int(index): picture for several in pairs for index, picture in several}

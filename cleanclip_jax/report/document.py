@@ -1,20 +1,26 @@
 """The whole report: what was measured, pictures, what was run and how, written as one page."""
 
+import math
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from cleanclip_jax.config import flatten
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report import pictures as drawn
+from cleanclip_jax.report.evaluation import differing
 from cleanclip_jax.report.page import Block, Code, Section, Table, write_page
 from cleanclip_jax.report.results import every_figure, results, training
-from cleanclip_jax.report.runs import Entry, Gathered, Run, chosen_runs
+from cleanclip_jax.report.runs import Gathered, Run, chosen_runs
 from cleanclip_jax.workdir import METRICS, STARTS
 
 PAGE = "report.html"
+# Keys that have a column of their own among the runs.
+COLUMNS = {"train.batch_size": "batch", "optimizer.learning_rate": "rate", "seed": "seed"}
 LIBRARIES = ("cleanclip-jax", "jax", "flax", "optax", "grain", "numpy")
 
 
@@ -54,12 +60,12 @@ def write_report(
         files |= pngs
     sections += [
         Section("What was run", [*what_was_run(gathered), *([facts] if facts else [])]),
-        Section("Commands", [Code("\n".join(commands(gathered, command)))]),
+        Section("Commands", [Code(commands(gathered, command))]),
         Section("The report's environment", [environment(bool(models))]),
         Section("Every figure", every_figure(shown, len(runs))),
     ]
     if gathered.notes:
-        sections.insert(0, Section("Note", ["\n\n".join(dict.fromkeys(gathered.notes))]))
+        sections.insert(0, Section("Note", list(dict.fromkeys(gathered.notes))))
     for name, png in files.items():
         write_whole(output / name, png)
     title, intro = title or title_of(gathered), intro or intro_of(chosen)
@@ -76,83 +82,74 @@ def title_of(gathered: Gathered) -> str:
 
 def intro_of(chosen: Mapping[str, Run]) -> str:
     """The page in a few sentences: the first and the best."""
-    sentences = []
+    sentences = ""
     for name, run in chosen.items():
         values = [
-            f"{words} {100 * run.figures[key]['value']:.1f} %"
+            f"{words} {100 * figure['value']:.1f} %"
             for key, words in (("ca", "clean accuracy"), ("asr", "attack success"))
-            if key in run.figures and run.figures[key]["value"] is not None
+            if (figure := run.figures.get(key)) and figure["value"] is not None
         ]
-        if values:
-            sentences.append(f"{name} ({run.method}): {', '.join(values)}.")
-    return " ".join(sentences)
+        sentences += f"{name} ({run.method}): {', '.join(values)}. " if values else ""
+    return sentences.rstrip()
 
 
 def what_was_run(gathered: Gathered) -> list[Block]:
-    """A table of the runs, and the keys of each config that are not the defaults."""
-    rows = [
-        [
-            *(entry.name, run.method, str(run.evaluation["step"])),
-            *(str(run.config.train.batch_size), f"{run.config.optimizer.learning_rate:g}"),
-            *(str(run.config.seed), trained_on(run)),
-        ]
-        for entry in gathered.entries
-        for run in entry.runs
-    ]
-    columns = ["model", "training", "steps", "batch", "rate", "seed", "trained on"]
-    blocks: list[Block] = [Table("The runs; steps are those that were measured.", columns, rows)]
-    keys = {entry: _keys_of(entry) for entry in gathered.entries}
-    first, *others = keys.values()
-    shared = {k: v for k, v in first.items() if others and all(o.get(k) == v for o in others)}
-    if others:
-        blocks += ["In all configs, where they are not the default:", _listing(shared)]
-    for entry, values in keys.items():
-        rest = {key: value for key, value in values.items() if key not in shared}
-        blocks.append(f"{entry.name}: {', '.join(str(run.workdir) for run in entry.runs)}")
-        blocks += [_listing(rest)] if rest else []
-    return blocks
-
-
-def trained_on(run: Run) -> str:
-    """The devices of a run's last start, as '8 TPU v4', or '—'."""
-    starts = run.workdir.lines(STARTS)
-    return f"{starts[-1]['devices']} {starts[-1]['device']}" if starts else "—"
-
-
-def _keys_of(entry: Entry) -> dict[str, str]:
-    """The keys that are not the defaults; several values where the seeds' runs differ."""
-    several = [run.settings() for run in entry.runs]
-    keys = dict.fromkeys(key for settings in several for key in settings)
-    return {
-        key: ", ".join(dict.fromkeys(repr(settings.get(key)) for settings in several))
-        for key in keys
+    """The keys that are not the defaults, as most runs have them, and a table of the runs."""
+    runs = [(entry.name, run) for entry in gathered.entries for run in entry.runs]
+    settings = [{key: repr(value) for key, value in run.settings().items()} for _, run in runs]
+    usual = {
+        key: Counter(values.get(key) for values in settings).most_common(1)[0][0]
+        for key in sorted({key for values in settings for key in values} - set(COLUMNS))
     }
+    rows = []
+    for (name, run), values in zip(runs, settings, strict=True):
+        others = [
+            f"{key} = {values[key]}" if key in values else f"{key} as by default"
+            for key, value in usual.items()
+            if values.get(key) != value
+        ]
+        columns = [f"{flatten(run.config)[key]:g}" for key in COLUMNS]
+        starts = run.workdir.lines(STARTS)
+        device = f"{starts[-1]['devices']} {starts[-1]['device']}" if starts else "—"
+        rows.append([name, run.method, str(run.evaluation["step"]), *columns, device])
+        rows[-1] += [str(run.workdir), "; ".join(others) or "—"]
+    columns = ["model", "training", "steps", *COLUMNS.values(), "trained on", "workdir"]
+    caption = "The runs; steps are those that were measured."
+    return [
+        Table(caption, [*columns, "other keys"], rows),
+        f"Keys that are not the default{', as most runs have them' if len(runs) > 1 else ''}:",
+        Code([f"{key} = {value}" for key, value in usual.items() if value is not None]),
+    ]
 
 
-def _listing(keys: Mapping[str, str]) -> Code:
-    return Code("\n".join(f"{key} = {value}" for key, value in keys.items()))
+def commands(gathered: Gathered, command: str) -> list[str]:
+    """What makes the runs, in the order in which it was run, what measures them, and the page."""
+    trained = [(math.inf, line) for line in gathered.commands.values()]
+    measured = []
+    for entry in gathered.entries:
+        for row in (row for run in entry.runs for row in run.workdir.lines(STARTS)):
+            trained.append((row["time"], gathered.commands.get(entry.sweep, row["command"])))
+        measured += map(measured_by, entry.runs if entry.sweep is None else ())
+    lines = [line for _, line in sorted(trained, key=lambda pair: pair[0])]
+    return [*dict.fromkeys([*lines, *measured]), command]
 
 
-def commands(gathered: Gathered, command: str) -> Sequence[str]:
-    """What makes the runs and the page again; runs of before starts.jsonl have their config."""
-    lines = list(gathered.commands)
-    for run in (run for entry in gathered.entries if entry.sweep is None for run in entry.runs):
-        lines += [start["command"] for start in run.workdir.lines(STARTS)]
-        lines.append(f"cleanclip evaluate --workdir={shlex.quote(str(run.workdir))}")
-    return [*dict.fromkeys(lines), command]
+def measured_by(run: Run) -> str:
+    """The command that measured a run; where its evaluation names none, the like of it."""
+    if "command" in run.evaluation:
+        return run.evaluation["command"]
+    other = differing(run.evaluation["evaluation"], run.config.evaluation.to_dict())
+    flags = [f"--config.evaluation.{key}={value}" for key, value in other.items()]
+    return shlex.join(["cleanclip", "evaluate", f"--workdir={run.workdir}", *flags])
 
 
 def environment(devices: bool) -> dict[str, str]:
     """The machine and the libraries of this process, with JAX's devices where it uses them."""
-    used = {}
+    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     if devices:
         import jax
 
         kinds = jax.devices()
-        used["JAX runs on"] = f"{len(kinds)} device(s): {kinds[0].device_kind}"
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        **used,
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-    }
+        facts["JAX runs on"] = f"{len(kinds)} device(s): {kinds[0].device_kind}"
+    libraries = {name: version(name) for name in LIBRARIES}
+    return facts | {"python": platform.python_version(), **libraries}

@@ -1,73 +1,129 @@
 """A run's checkpoints measured: evaluation.json, and course.json of those on the way."""
 
 import json
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import write_whole
-from cleanclip_jax.measure.encoder import Encoder, encoder_of
-from cleanclip_jax.measure.measure import evaluate
+from cleanclip_jax.errors import UserError, reason
+from cleanclip_jax.files import in_bucket, write_whole, writing
+from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.measure.measure import Opened, evaluate, open_measured
 from cleanclip_jax.measure.projection import project_first
-from cleanclip_jax.measure.zeroshot import head_classifier
+from cleanclip_jax.measure.ranks import head_classifier
 from cleanclip_jax.process import is_first
 from cleanclip_jax.report.pictures import PROJECTION, draw
 from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import Start, load_start, open_start
+from cleanclip_jax.start.start import RunStart, Start, load_start, open_start
 from cleanclip_jax.start.store import open_store
 from cleanclip_jax.workdir import EVALUATION, Workdir, workdir_path
 
 COURSE = "course.json"
+log = logging.getLogger(__name__)
 
 
-def measure_run(start: Start, config: ConfigDict, path: Path | None = None) -> dict[str, Any]:
+def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None]:
+    """Opens what is measured and its floor; refuses what can't be, or not be written to `path`."""
+    try:
+        _check_file(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be written: {reason(error)}") from None
+    floor = config.start if config.evaluation.floor == "start" else config.evaluation.floor
+    if config.evaluation.floor and not floor:
+        raise UserError(
+            "config.evaluation.floor is start, but this run began with fresh weights: name a "
+            "run that was never poisoned"
+        )
+    start = open_start(workdir_path(floor), config) if floor else None
+    if isinstance(start, RunStart):
+        _ = start.step  # an error where it has no checkpoint
+    return open_measured(config.evaluation), start
+
+
+def _check_file(path: Path) -> None:
+    """Refuses to replace what is no evaluation, and folders that take no file."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the file to write, as {path / EVALUATION}")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is a link or a device: name a file of its own")
+    if path.name != EVALUATION and path.exists() and _earlier(path) is None:
+        raise UserError(f"{path} is there and holds no figures of evaluate: name another file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if in_bucket(path) is None and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"{path} can't be written: {above} is no folder that takes files")
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The settings that figures which lie there were measured with; None without figures."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    settings = content.get("evaluation") if isinstance(content, dict) else None
+    return settings if isinstance(settings, dict) else None
+
+
+def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of two `config.evaluation` that decide figures and have another value, as now."""
+    now, before = (
+        flatten_dict(json.loads(json.dumps(settings)), sep=".") for settings in (now, before)
+    )
+    keys = [key for key in {**before, **now} if key not in ("cache", "batch_size", "workers")]
+    return {key: now.get(key) for key in keys if now.get(key) != before.get(key)}
+
+
+def measure_run(
+    start: Start, config: ConfigDict, path: Path | None = None, command: str | None = None
+) -> dict[str, Any]:
     """Measures a workdir's newest checkpoint, or a PyTorch one; writes and returns the evaluation.
 
     Args:
       path: of the file to write; by default the workdir's evaluation.json.
+      command: what measures, as the file is to say.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    run = load_start(start, mesh, config)
-    encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)
-    floor, floor_encoder = floor_of(config, mesh)
-    evaluation = {
-        "workdir": str(start.path),
-        "step": run.step,
-        "seed": config.seed,
-        "floor": floor,
-        **evaluate(config, encoder, head=head_classifier(run.head), floor=floor_encoder),
-    }
-    projection = project_first(config, encoder) if config.evaluation.projection else None
-    # One process writes what all have measured.
-    if is_first():
-        path = path or Workdir(start.path) / EVALUATION
-        write_whole(path, json.dumps(evaluation, indent=2) + "\n")
-        if projection is not None:
-            projection.save(path.with_name(PROJECTION))
-            write_whole(path.with_name("projection.png"), draw({"": projection}))
-    return evaluation
-
-
-def floor_of(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], Encoder] | tuple[None, None]:
-    """The never poisoned model of `config.evaluation.floor`, and which it is."""
-    folder = config.evaluation.floor
-    if not folder:
-        return None, None
-    if folder == "start":
-        folder = config.start
-        if not folder:
-            raise UserError(
-                "config.evaluation.floor is start, but this run began with fresh weights: name a "
-                "run that was never poisoned"
+    path = path or Workdir(start.path) / EVALUATION
+    with writing(start.path), writing(path.parent):
+        opened, floor = check_measured(config, path)
+        earlier = _earlier(path)
+        if earlier is not None and (keys := differing(config.evaluation.to_dict(), earlier)):
+            what = ", ".join(f"evaluation.{key}" for key in keys)
+            log.warning(
+                "the figures in %s, measured with other %s, are replaced; --output=FILE keeps them",
+                *(path, what),
             )
-    run = load_start(open_start(workdir_path(folder), config), mesh)
-    facts = {"workdir": str(folder), "step": run.step}
-    return facts, encoder_of(run.model, run.variables, run.tokenizer, mesh)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        run = load_start(start, mesh, config)
+        encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)
+        below = load_start(floor, mesh) if floor else None
+        evaluation = {
+            "workdir": str(start.path),
+            "step": run.step,
+            "seed": config.seed,
+            **({"command": command} if command else {}),
+            "floor": {"workdir": str(floor.path), "step": below.step} if floor and below else None,
+            **evaluate(
+                config,
+                encoder,
+                head=head_classifier(run.head),
+                floor=below and encoder_of(below.model, below.variables, below.tokenizer, mesh),
+                opened=opened,
+            ),
+        }
+        # One process writes what all have measured.
+        if is_first():
+            write_whole(path, json.dumps(evaluation, indent=2) + "\n")
+        if config.evaluation.projection:
+            projection = project_first(config, encoder)
+            if is_first():
+                projection.save(path.with_name(PROJECTION))
+                write_whole(path.with_name("projection.png"), draw({"": projection}))
+    return evaluation
 
 
 def measure_course(start: Start, config: ConfigDict, newest: Mapping[str, Any]) -> list[Row]:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cleanclip_jax.errors import printable
 from cleanclip_jax.files import write_whole
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,12 +23,15 @@ NUMBER = re.compile(r"[-+]?[\d.,]*\d(e[-+]?\d+)?( ?(%|s|min|h))?|-|—|n/a|", re
 MANY = 6  # columns that the page's width holds; with more it takes the window's
 
 
+Cell = str | Sequence[str]
+
+
 @dataclass(frozen=True)
 class Code:
-    """A command or a listing, shown as it is."""
+    """Commands or a listing, a line each, shown as they are."""
 
     kind: ClassVar = "code"
-    text: str
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,22 @@ class Table:
     kind: ClassVar = "table"
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def cells(self) -> list[list[Sequence[str]]]:
+        """The rows, with each cell as its lines."""
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.caption!r}: {len(row)} cells for {self.columns}")
+        return [[(c,) if isinstance(c, str) else c for c in row] for row in self.rows]
 
     @property
     def numeric(self) -> list[bool]:
         """Which columns are of numbers."""
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"table {self.caption!r}: {len(row)} cells for {self.columns}")
-        return [
-            column > 0
-            and all(NUMBER.fullmatch(row[column].partition("\n")[0]) for row in self.rows)
-            for column in range(len(self.columns))
-        ]
+        columns = zip(*self.cells, strict=True) if self.rows else [() for _ in self.columns]
+        numbers = [all(NUMBER.fullmatch(lines[0]) for lines in column) for column in columns]
+        return [False, *numbers[1:]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Picture:
         return width // 2, height // 2
 
 
-# A text is a paragraph, or several that blank lines part; names with values stand side by side.
+# A text is a paragraph; names with values stand side by side.
 Block = str | Mapping[str, str] | Code | Table | Picture
 
 
@@ -98,19 +105,16 @@ def write_page(path: Path, title: str, intro: str, sections: Sequence[Section]) 
 
 
 def page(title: str, intro: str, sections: Sequence[Section]) -> str:
-    """The report as HTML. Text is plain: no markup; a blank line parts paragraphs."""
+    """The report as HTML. Text is plain, and in one line: no markup, no control characters."""
     environment = Environment(
         loader=PackageLoader("cleanclip_jax", "report"),
         autoescape=True,
         undefined=StrictUndefined,
+        # What a macro has made is markup, and all else comes from outside.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["paragraphs"] = _paragraphs
     template = environment.get_template("page.html")
     return template.render(title=title, intro=intro, sections=sections, many=MANY).lstrip()
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

@@ -13,11 +13,10 @@ from cleanclip_jax.data.stream.example import read_pair
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.projection import Projection, project_first
-from cleanclip_jax.measure.ranks import Classifier
-from cleanclip_jax.measure.trigger_shift import Shift, largest_shifts
-from cleanclip_jax.measure.zeroshot import head_classifier
+from cleanclip_jax.measure.ranks import Classifier, head_classifier
+from cleanclip_jax.measure.trigger_shift import largest_shifts
 from cleanclip_jax.report.page import Block, Picture, Table
-from cleanclip_jax.report.plots import Scatter, contact_sheet, difference, projection_figure
+from cleanclip_jax.report.plots import contact_sheet, difference, projection_figure
 from cleanclip_jax.report.results import Pictures
 from cleanclip_jax.report.runs import Run
 from cleanclip_jax.sharding import make_mesh
@@ -84,40 +83,29 @@ def shifts(models: Mapping[str, Loaded], count: int) -> Shown:
     largest = largest_shifts(
         first.config, {name: (model.encoder, model.head) for name, model in models.items()}, count
     )
-    sheet = contact_sheet(
-        [
-            (
-                *(each.clean, each.triggered, difference(each.clean, each.triggered)),
-                *(_in_words(names[0], each), _in_words(names[-1], each) if names[1:] else ""),
-            )
-            for each in largest
-        ],
-        "clean → triggered",
-    )
-    table = Table(
+    sheet, rows, alts = [], [], []
+    for number, each in enumerate(largest, 1):
+        seen = [
+            (f"{p.clean} → {p.triggered}", f"{p.cosine:.3f}") for p in each.predictions.values()
+        ]
+        words = [f"{name}: {both}" for name, (both, _) in zip(names, seen, strict=True)]
+        change = difference(each.clean, each.triggered)
+        last = words[-1] if words[1:] else ""
+        sheet.append((each.clean, each.triggered, change, words[0], last))
+        rows.append([f"{number}. {each.where}", each.true, *seen])
+        alts.append(f"{each.true}, {', '.join(words)}")
+    caption = (
         "What each model takes the picture for, clean → triggered, and the cosine of the two "
-        "embeddings (1: the trigger moves nothing).",
-        ["picture", "true class", *names],
-        [
-            [
-                *(f"{number}. {each.where}", each.true),
-                *(f"{p.clean} → {p.triggered}\n{p.cosine:.3f}" for p in each.predictions.values()),
-            ]
-            for number, each in enumerate(largest, 1)
-        ],
+        "embeddings (1: the trigger moves nothing)."
     )
     text = (
         f"Clean pictures of other classes whose embeddings the trigger turns furthest in "
         f"{names[0]}, the furthest first."
     )
-    alt = "Pictures without and with the trigger, and the difference: " + "; ".join(
-        f"{each.true}, {', '.join(_in_words(name, each) for name in names)}" for each in largest
-    )
-    return [text, Picture(sheet, alt), table], {"changed.png": sheet}
-
-
-def _in_words(name: str, shift: Shift) -> str:
-    return f"{name}: {shift.predictions[name].clean} → {shift.predictions[name].triggered}"
+    png = contact_sheet(sheet, "clean → triggered")
+    alt = "Pictures without and with the trigger, and the difference: " + "; ".join(alts)
+    table = Table(caption, ["picture", "true class", *names], rows)
+    return [text, Picture(png, alt), table], {"changed.png": png}
 
 
 def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Shown:
@@ -129,16 +117,19 @@ def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Shown:
     }
     # As many pictures of each as of the others, where that can be had.
     count = max((len(one.label) // 2 for one in saved.values()), default=PROJECTED)
-    shown: dict[str, Projection] = {}
-    for name in runs:
+    shown, notes = {}, []
+    for name in (name for name in runs if name in saved or name in models):
         if name in saved:
             shown[name] = saved[name]
-        elif name in models:
+        else:
             config = models[name].config.copy_and_resolve_references()
             config.evaluation.projection = count
-            shown[name] = project_first(config, models[name].encoder)
+            try:
+                shown[name] = project_first(config, models[name].encoder)
+            except UserError as error:
+                notes.append(f"The embeddings of {name} can't be shown: {error}.")
     if not shown:
-        return [], {}
+        return notes, {}
     png = draw(shown)
     words = " ".join(f"{name}: {_apart(projection)}" for name, projection in shown.items())
     counts = dict.fromkeys(str(len(one.label) // 2) for one in shown.values())
@@ -147,7 +138,7 @@ def projections(models: Mapping[str, Loaded], runs: Mapping[str, Run]) -> Shown:
         "In t-SNE the size of a cluster and the gap between two mean nothing."
     )
     alt = f"Embeddings on a plane, a row a model, PCA left and t-SNE right. {words}"
-    return [Picture(png, alt, caption)], {"projection.png": png}
+    return [Picture(png, alt, caption), *notes], {"projection.png": png}
 
 
 def _apart(projection: Projection) -> str:
@@ -183,6 +174,6 @@ def draw(projections: Mapping[str, Projection]) -> bytes:
     for name, projection in projections.items():
         first, second = (100 * share for share in projection.explained.tolist())
         pca = f"PCA: {first:.0f} % and {second:.0f} % of the variance"
-        panels = [Scatter(pca, projection.pca), Scatter("t-SNE", projection.tsne)]
+        panels = {pca: projection.pca, "t-SNE": projection.tsne}
         rows[name] = panels, projection.groups
     return projection_figure(rows)

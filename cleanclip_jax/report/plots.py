@@ -7,6 +7,7 @@ colour-blind). A figure is as wide as a page's text: 672 CSS pixels, at twice th
 
 import io
 import itertools
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,6 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-
-from cleanclip_jax.report import label_layout as labels
 
 WIDTH, DPI = 5.6, 240  # inches, pixels per inch
 INK, FAINT = "#24292f", "#8c959f"
@@ -46,6 +45,9 @@ GROUPS = {
 
 T = TypeVar("T")
 Picture = UInt8[np.ndarray, "_ _ 3"]
+Places = Float[np.ndarray, "m 2"]
+Spot = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, bottom, right, top; in pixels
 PICTURE, GAP, LINE = 0.95, 0.09, 0.155  # of the contact sheet: inches
 COLUMNS = 31  # characters of a caption in one line of the contact sheet
 LINES = 3  # of a caption
@@ -58,14 +60,6 @@ class Point:
     ca: float
     asr: float
     label: str = ""
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Places of embeddings, and what the panel is called."""
-
-    title: str
-    places: Float[np.ndarray, "m 2"]
 
 
 def ca_asr_curve(
@@ -87,8 +81,7 @@ def ca_asr_curve(
             x, y, name = 100 * start.asr, 100 * start.ca, start.label or "poisoned"
             axes.plot(x, y, "*", color=INK, markersize=11, label=name, clip_on=False, zorder=4)
         shown = [*itertools.chain(*series.values()), *([start] if start is not None else [])]
-        axes.set_xlim(-2, 102)
-        axes.set_ylim(*_range([100 * point.ca for point in shown]))
+        axes.set(xlim=(-2, 102), ylim=_range([100 * point.ca for point in shown]))
         axes.set_xlabel(f"attack success rate (%); shaded: at most {100 * limit:g} %")
         axes.set_ylabel("clean accuracy (%)")
         _legend(figure)
@@ -158,41 +151,31 @@ def contact_sheet(
 
 
 def projection_figure(
-    models: Mapping[str, tuple[Sequence[Scatter], Sequence[str]]], height: float = 2.7
+    models: Mapping[str, tuple[Mapping[str, Places], Sequence[str]]],
 ) -> bytes:
     """Draws each model's panels in a row.
 
     Args:
-      models: name → its panels, and the group of each place, of `GROUPS`.
-      height: of a row, in inches.
+      models: name → its panels, places of embeddings by title, and each place's group of `GROUPS`.
     """
     columns = max(len(panels) for panels, _ in models.values())
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height * len(models) + 0.6), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.7 * len(models) + 0.6), dpi=DPI, layout="constrained")
         grid = figure.subplots(len(models), columns, squeeze=False)
         for axes_row, (name, (panels, groups)) in zip(grid, models.items(), strict=True):
             kinds = np.array(groups)
-            for axes, panel in zip(axes_row, panels, strict=True):
+            for axes, (title, places) in zip(axes_row, panels.items(), strict=True):
                 for order, (group, (marker, colour)) in enumerate(GROUPS.items()):
-                    x, y = panel.places[kinds == group].T
-                    axes.plot(
-                        *(x, y),
-                        marker,
-                        color=colour,
-                        label=group,
-                        markersize=3.2,
-                        markeredgewidth=0.3,
-                        zorder=2 + order,
-                    )
-                axes.set_title(panel.title, fontsize=9)
-                # Neither method's axes have a unit.
-                axes.set_xticks([])
-                axes.set_yticks([])
+                    x, y = places[kinds == group].T
+                    look = {"color": colour, "label": group, "zorder": 2 + order}
+                    axes.plot(x, y, marker, **look, markersize=3.2, markeredgewidth=0.3)
+                axes.set_title(title, fontsize=9)
+                axes.set(xticks=[], yticks=[])  # neither method's axes have a unit
                 axes.grid(visible=False)
             lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
             axes_row[0].set_ylabel("\n".join(lines), fontsize=9)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2, markerscale=1.8)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=2, markerscale=1.8)
         return to_png(figure)
 
 
@@ -240,19 +223,60 @@ def _label(axes: Axes, series: Mapping[str, Sequence[Point]], start: Point | Non
         [tuple(axes.transData.transform((100 * p.asr, 100 * p.ca))) for p in points]
         for points in (*series.values(), [start] if start is not None else [])
     ]
-    taken = [box for each in spots for box in labels.boxes_along(each, line)]
-    taken += [labels.around(spot, 1.4 * line, 1.4 * line) for spot in spots.pop()]  # a larger mark
+    taken = [box for each in spots for box in boxes_along(each, line)]
+    taken += [around(spot, 1.4 * line, 1.4 * line) for spot in spots.pop()]  # a larger mark
     for each, (points, look) in zip(spots, _looks(series), strict=True):
         for spot, point in zip(each, points, strict=True):
             width, height = 0.62 * line * len(point.label), 1.15 * line
             inside = (frame.x0, frame.y0, frame.x1, frame.y1)
-            middle = labels.place(spot, width, height, 0.8 * line, taken, inside)
-            taken.append(labels.around(middle, width, height))
+            middle = place(spot, width, height, 0.8 * line, taken, inside)
+            taken.append(around(middle, width, height))
             text = axes.annotate(
                 point.label, middle, xycoords="figure pixels", ha="center", va="center"
             )
             text.set(fontsize=size, color=look["color"])
             text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def around(spot: Spot, width: float, height: float) -> Box:
+    """The box of that size with `spot` in its middle."""
+    x, y = spot
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+def boxes_along(spots: Sequence[Spot], size: float) -> list[Box]:
+    """What a line with a mark of `size` at each spot covers; the line counts half as wide."""
+    covered = [around(spot, size, size) for spot in spots]
+    for (x0, y0), (x1, y1) in itertools.pairwise(spots):
+        steps = 1 + int(2 * math.hypot(x1 - x0, y1 - y0) / size)
+        for t in (step / steps for step in range(steps)):
+            covered.append(around((x0 + t * (x1 - x0), y0 + t * (y1 - y0)), size / 2, size / 2))
+    return covered
+
+
+def place(
+    spot: Spot, width: float, height: float, gap: float, taken: Sequence[Box], inside: Box
+) -> Spot:
+    """The middle of a label of that size, `gap` from `spot`.
+
+    Of twelve directions, from the right on, it is the first in which it covers least of `taken` and
+    sticks out of `inside` least.
+    """
+
+    def cost(middle: Spot) -> float:
+        label = around(middle, width, height)
+        return sum(overlap(label, other) for other in taken) - overlap(label, inside)
+
+    x, y = spot
+    a, b = gap + width / 2, gap + height / 2
+    angles = map(math.radians, range(0, 360, 30))
+    return min(((x + math.cos(t) * a, y + math.sin(t) * b) for t in angles), key=cost)
 
 
 def to_png(figure: Figure) -> bytes:

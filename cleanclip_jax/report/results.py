@@ -1,30 +1,41 @@
 """The sections of a report that need nothing but what was measured: tables, curve, training."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from cleanclip_jax.report.figure_table import counted, percent
-from cleanclip_jax.report.page import Block, Picture, Section, Table
+from cleanclip_jax.report.page import Block, Cell, Picture, Section, Table
 from cleanclip_jax.report.plots import Point, ca_asr_curve, training_curves
-from cleanclip_jax.report.runs import Entry, Gathered, Run, measured_in_words, measured_on
+from cleanclip_jax.report.runs import (
+    Entry,
+    Gathered,
+    Run,
+    measured_in_words,
+    measured_on,
+    short_paths,
+)
 from cleanclip_jax.report.sweeps import LIMITS, Sweep, best_cells
-from cleanclip_jax.report.tables import FIGURES, PICTURES, SEEDS, over_rows
+from cleanclip_jax.report.tables import (
+    FIGURES,
+    PICTURES,
+    SEEDS,
+    counted,
+    in_words,
+    over_rows,
+    percent,
+)
 
-NAMES = {
-    "ca": "CA",
-    "asr": "ASR",
-    "asr_all": "ASR, all",
-    "pa": "PA",
-    "clean_target_rate": "clean target rate",
-    "floor_asr": "floor ASR",
-    "control_ca": "control CA",
-    "retrieval.image_to_text_r1": "image to text R@1",
-    "retrieval.text_to_image_r1": "text to image R@1",
-    "retrieval.backdoor_r1": "triggered, for the target R@1",
-}
+_NAMES = "CA|ASR|ASR, all|PA|clean target rate|floor ASR|control CA"
+_NAMES += "|image to text R@1|text to image R@1|triggered, for the target R@1"
+NAMES = dict(zip(FIGURES, _NAMES.split("|"), strict=True))
+APART = (
+    "These runs were measured on other pictures, with another trigger or by other definitions than "
+    "those in the other results: the figures don't compare."
+)
 PANELS = ("loss", "accuracy", "learning_rate", "pairs_per_second")
-MOST_LINES = 6  # of training curves: as many as can be told apart
+MOST_LINES = 6  # of training curves: more than that nobody distinguishes
 Pictures = dict[str, bytes]  # PNGs by the names of their files
 
 
@@ -38,14 +49,11 @@ def results(gathered: Gathered) -> tuple[list[Section], Pictures]:
     sections, pictures = [], {}
     for number, entries in enumerate(kinds.values(), 1):
         several = f" {number}" if len(kinds) > 1 else ""
-        apart = (
-            "These runs were measured on other pictures, with another trigger or by other "
-            "definitions than those in the other results: the figures don't compare."
-        )
-        blocks: list[Block] = [apart] if several else []
         rows = list(entries.values())
         first = rows[0].runs[0]
-        blocks += [measured_in_words(first), main_table(rows), meanings(rows)]
+        alike = f" Classes are scored {scores[0]}." if len(scores := scored(rows)) == 1 else ""
+        blocks: list[Block] = [APART] if several else []
+        blocks += [measured_in_words(first) + alike, main_table(rows), meanings(rows)]
         blocks += [main_table(rows, name) for name in list(first.evaluation["sets"])[1:]]
         curve = curve_of(rows, [entries[start] for start in gathered.starts if start in entries])
         if curve is not None:
@@ -62,28 +70,53 @@ def results(gathered: Gathered) -> tuple[list[Section], Pictures]:
 def main_table(entries: Sequence[Entry], name: str = "") -> Table:
     """CA, ASR and what goes with them, a row an entry; intervals stand below the values.
 
+    What gave the classes their scores stands below an entry's name where it is not the same for all
+    entries and sets, and the floor below what was measured of it.
+
     Args:
       name: of a further set; "" is the first.
     """
     tables = [entry.table(f"{name}." if name else "") for entry in entries]
     shown = [figure for figure in FIGURES if any(figure in table for table in tables)]
     several = any(len(entry.runs) > 1 for entry in entries)
-    heads = len({scored_by(entry) for entry in entries}) > 1 and not name
-    rows = []
+    apart, floors = len(scored(entries)) > 1, floor_names(entries)
+    rows: list[list[Cell]] = []
     for entry, table in zip(entries, tables, strict=True):
-        label = f"{entry.name}\n{scored_by(entry)}" if heads else entry.name
-        values = [_broken(str(over_rows(table, figure) or "—")) for figure in shown]
-        rows.append([label, *([str(len(entry.runs))] if several else []), *values])
+        by = ", ".join(scored([entry], name)) or "—"
+        rows.append([(entry.name, by) if apart else entry.name])
+        rows[-1] += [str(len(entry.runs))] if several else []
+        for figure in shown:
+            below = floors[entry] if figure == "floor_asr" else ()
+            rows[-1].append((*in_lines(over_rows(table, figure)), *below))
     intervals = f"{SEEDS}; {PICTURES}" if several else PICTURES
     caption = f"{name}, in percent: {intervals}." if name else f"In percent: {intervals}."
     columns = ["model", *(["seeds"] if several else []), *(NAMES[figure] for figure in shown)]
     return Table(caption, columns, rows)
 
 
-def scored_by(entry: Entry) -> str:
-    """What gave the first set's classes their scores."""
-    sets = [next(iter(run.evaluation["sets"].values()), None) for run in entry.runs]
-    return ", ".join(dict.fromkeys(facts["classifier"] for facts in sets if facts)) or "—"
+def scored(entries: Sequence[Entry], name: str | None = None) -> list[str]:
+    """What scored the classes, in words: of all sets, of the first ("") or of one by its name."""
+    words = {}
+    for run in (run for entry in entries for run in entry.runs):
+        sets = run.evaluation["sets"]
+        for one in sets if name is None else [name or next(iter(sets), "")]:
+            words |= {in_words(sets[one]["classifier"]): None} if one in sets else {}
+    return list(words)
+
+
+def floor_names(entries: Sequence[Entry]) -> dict[Entry, tuple[str, ...]]:
+    """Which model is an entry's floor, as a line of a cell; none where it has none."""
+    paths = {
+        entry: {Path(floor["workdir"]).resolve(): None for floor in entry.floors}
+        for entry in entries
+    }
+    names = short_paths(list({path: None for several in paths.values() for path in several}))
+    floors: dict[Entry, tuple[str, ...]] = dict.fromkeys(entries, ())
+    for entry, several in paths.items():
+        head = any(words.startswith("by a ") for words in scored([entry], ""))
+        words = ", ".join(names[path] for path in several) + (", from prompts" if head else "")
+        floors[entry] = (f"of {words}",) if several else ()
+    return floors
 
 
 def meanings(entries: Sequence[Entry]) -> dict[str, str]:
@@ -136,19 +169,19 @@ def training(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Bloc
 
 def every_figure(runs: Mapping[str, Run], of: int) -> list[Block]:
     """All that was measured of runs by name, with counts and denominators; `of` runs there are."""
-    blocks: list[Block] = []
+    cells: dict[tuple[str, str], dict[str, Cell]] = {}
+    for name, run in runs.items():
+        for key, figure in run.figures.items():
+            lines = (*in_lines(percent(figure)), counted(figure))
+            cells.setdefault((key, figure["definition"]), {})[name] = lines
+    rows: list[list[Cell]] = [
+        [key, *(values.get(name, "—") for name in runs), definition]
+        for (key, definition), values in cells.items()
+    ]
+    caption = "Shares in percent with Wilson's 95 % intervals, ranks with those of a median."
+    blocks: list[Block] = [Table(caption, ["figure", *runs, "of what"], rows)]
     if of > len(runs):
         blocks.append(f"Of {len(runs)} of {of} runs; evaluation.json has those of the others.")
-    for name, run in runs.items():
-        caption = (
-            f"{name} ({run.workdir}), step {run.evaluation['step']}: shares in percent with "
-            "Wilson's 95 % intervals, ranks with those of a median."
-        )
-        rows = [
-            [key, _broken(percent(figure)), counted(figure), figure["definition"]]
-            for key, figure in run.figures.items()
-        ]
-        blocks.append(Table(caption, ["figure", "value", "counted", "of what"], rows))
     return blocks
 
 
@@ -156,18 +189,19 @@ def _sweep_blocks(sweep: Sweep, pictures: Pictures, name: str) -> list[Block]:
     blocks: list[Block] = []
     if chosen := sweep.best():
         caption = (
-            f"Best CA in percent at an ASR of at most so much: {SEEDS}. The point is chosen for "
-            "each seed by itself, on the same pictures, which flatters it a little."
+            f"Best CA at an ASR of at most so much. {sweep.intervals} The point is chosen "
+            f"{sweep.each_seed}on the same pictures, which flatters it a little."
         )
         columns, cells = best_cells(chosen)
-        blocks.append(Table(caption, columns, [[_broken(cell) for cell in row] for row in cells]))
+        blocks.append(Table(caption, columns, [[in_lines(cell) for cell in row] for row in cells]))
         places = [
-            [each["line"], f"{100 * each['limit']:g} %", _chosen(each["chosen"])]
+            [each["line"], f"{100 * each['limit']:g} %", _chosen(each["chosen"], sweep.several)]
             for each in chosen
             if each["chosen"]
         ]
         if places:
-            blocks.append(Table("What was chosen.", ["line", "ASR up to", "by seed"], places))
+            by = "by seed" if sweep.several else "point"
+            blocks.append(Table("What was chosen.", ["line", "ASR up to", by], places))
     if lines := sweep.courses():
         png = ca_asr_curve(lines, None, LIMITS[1])
         pictures[f"courses{name and f'-{name}'}.png"] = png
@@ -176,15 +210,16 @@ def _sweep_blocks(sweep: Sweep, pictures: Pictures, name: str) -> list[Block]:
             + ", ".join(f"step {p.label} {100 * p.ca:.1f}/{100 * p.asr:.1f}" for p in points)
             for line, points in lines.items()
         )
-        caption = "CA against ASR on the way, each point named by its step; means over the seeds."
+        means = "; means over the seeds" if sweep.several else ""
+        caption = f"CA against ASR on the way, each point named by its step{means}."
         blocks.append(Picture(png, alt, caption))
     return blocks
 
 
-def _chosen(chosen: Mapping[str, str]) -> str:
-    return "; ".join(f"{seed}: {where}" if seed else where for seed, where in chosen.items())
+def _chosen(chosen: Mapping[str, str], seeds: bool) -> str:
+    return "; ".join(f"{seed}: {where}" if seeds else where for seed, where in chosen.items())
 
 
-def _broken(text: str) -> str:
-    """'55.4 [53.2, 57.6]' with its interval on a line of its own."""
-    return text.replace(" [", "\n[", 1)
+def in_lines(text: object) -> tuple[str, ...]:
+    """'55.4 [53.2, 57.6]' as a cell with its interval on a line of its own; '—' of None."""
+    return tuple(re.split(r" (?=\[)", str(text or "—"), maxsplit=1))

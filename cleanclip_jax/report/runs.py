@@ -8,10 +8,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import defaults, flatten, from_json
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, printable
 from cleanclip_jax.report.sweeps import LIMITS, SHAPE, SWEEP, Sweep
-from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of
+from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of, with_prefix
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
 
 MOST_MODELS = 4  # that are loaded and drawn
@@ -24,11 +25,6 @@ class Run:
     workdir: Workdir
     config: ConfigDict
     evaluation: Mapping[str, Any]
-
-    @property
-    def place(self) -> Path:
-        """Where it lies, by which it is known however it is named."""
-        return self.workdir.path.resolve()
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Any]]:
@@ -62,53 +58,41 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """The config's keys whose values are not the defaults."""
-        usual = flatten(defaults())
-        values = flatten(self.config).items()
+        usual, values = flatten(defaults()), flatten(self.config).items()
         return {key: value for key, value in values if key not in usual or usual[key] != value}
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the tables: one run, or runs that differ by their seed.
-
-    Attributes:
-      line: the line of the curve that it is a point of; its name there is `label`.
-      sweep: the folder it is from, None for a run that was named itself.
-    """
+    """A row of the tables: one run, or runs that differ by their seed."""
 
     name: str
     runs: Sequence[Run]
-    line: str
-    label: str = ""
-    sweep: Path | None = None
+    line: str  # the line of the curve that it is a point of
+    label: str = ""  # its name there
+    sweep: Path | None = None  # the folder it is from, None for a run that was named itself
+
+    @property
+    def floors(self) -> list[Mapping[str, Any]]:
+        """The never poisoned models beside which its runs were measured."""
+        return [floor for run in self.runs if (floor := run.evaluation.get("floor"))]
 
     def table(self, prefix: str = "") -> Frame:
         """The figures of its runs, of the set whose figures' names have that prefix."""
-        n = len(prefix)
-        named = (
-            {k[n:]: f for k, f in r.figures.items() if k.startswith(prefix)} for r in self.runs
-        )
-        return table_of([values_of(figures) for figures in named])
+        return table_of([values_of(with_prefix(run.figures, prefix)) for run in self.runs])
 
 
 @dataclass
 class Gathered:
-    """What a report is about.
+    """What a report is about."""
 
-    Attributes:
-      entries: in the order in which they were named; starts that nobody named come first.
-      starts: the entries that others began with.
-      added: the starts that nobody named.
-      sweeps: by their folders; `commands` made them.
-      notes: what a reader must know beside the tables.
-    """
-
+    # In the order in which they were named; starts that nobody named come first.
     entries: list[Entry] = field(default_factory=list)
-    starts: list[Entry] = field(default_factory=list)
-    added: list[Entry] = field(default_factory=list)
+    starts: list[Entry] = field(default_factory=list)  # those that others began with
+    added: list[Entry] = field(default_factory=list)  # the starts that nobody named
     sweeps: dict[Path, Sweep] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    commands: dict[Path | None, str] = field(default_factory=dict)  # that made the sweeps
+    notes: list[str] = field(default_factory=list)  # for the reader, beside the tables
 
     @property
     def runs(self) -> Iterator[Run]:
@@ -189,8 +173,16 @@ def measured_on(run: Run) -> str:
     if evaluation["retrieval"]:
         sets["retrieval"] = [evaluation["retrieval"][key] for key in ("fingerprint", "target")]
     definitions = {k: run.figures[k]["definition"] for k in FIGURES[:5] if k in run.figures}
-    shared = [evaluation["trigger"], evaluation["geometry"], sets, definitions]
+    shared = [trigger_of(evaluation), evaluation["geometry"], sets, definitions]
     return json.dumps(shared, sort_keys=True)
+
+
+def trigger_of(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The trigger with every option spelled out; as it stands where nobody here knows it."""
+    try:
+        return evaluation["trigger"] and make_trigger(evaluation["trigger"]).config
+    except UserError:
+        return evaluation["trigger"]
 
 
 def measured_in_words(run: Run) -> str:
@@ -202,7 +194,7 @@ def measured_in_words(run: Run) -> str:
         words.append(f"{name}: {pictures} pictures of {facts['classes']} classes{target}")
     if facts := evaluation["retrieval"]:
         words.append(f"retrieval: {facts['pictures']} pictures, {facts['captions']} captions")
-    if trigger := evaluation["trigger"]:
+    if trigger := trigger_of(evaluation):
         options = ", ".join(f"{key} {value}" for key, value in trigger.items())
         geometry = evaluation["geometry"]
         words.append(f"trigger: {options}; pictures come to their size by {geometry}")
@@ -214,12 +206,11 @@ def short_paths(folders: Sequence[Path]) -> dict[Path, str]:
     parts = {folder: folder.resolve().parts for folder in folders}
     if len(set(parts.values())) < len(folders):
         raise UserError("two of the folders are the same: name each once")
-    ends: dict[Path, str] = {}
-    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+    length, ends = 0, {}
+    while len(set(ends.values())) < len(folders):
+        length += 1
         ends = {folder: "/".join(part[-length:]) for folder, part in parts.items()}
-        if len(set(ends.values())) == len(ends):
-            break
-    return ends
+    return {folder: printable(end) for folder, end in ends.items()}
 
 
 def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
@@ -237,7 +228,8 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
     if not rows:
         raise UserError(f"{folder}: no run of this sweep is measured")
     sweep = gathered.sweeps[folder] = Sweep(content["over"], rows)
-    gathered.commands += [content["command"]] if "command" in content else []
+    if "command" in content:
+        gathered.commands[folder] = content["command"]
     only = sweep.names[sweep.along] if sweep.along else folder.name
     newest = sweep.table[sweep.table.newest]
     for (group, line, label), members in newest.groupby(["group", "line", "point"], sort=False):
@@ -254,7 +246,9 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
 
 def _read_starts(gathered: Gathered) -> None:
     """Finds which entries others began with; adds those that are measured and not named."""
-    entries = {run.place: entry for entry in gathered.entries for run in entry.runs}
+    entries = {
+        run.workdir.path.resolve(): entry for entry in gathered.entries for run in entry.runs
+    }
     unnamed: dict[tuple[str, str], dict[Path, Run]] = {}
     for entry in gathered.entries:
         for run in entry.runs:

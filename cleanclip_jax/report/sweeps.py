@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from cleanclip_jax.errors import printable
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 from cleanclip_jax.report.tables import (
     FIGURES,
@@ -168,9 +169,19 @@ class Sweep:
         return [*(self.names[key] for key in self.keys), "runs", *shown], rows
 
     @property
+    def several(self) -> bool:
+        """Whether there is more than one seed."""
+        return len(self.over.get(SEED, ())) > 1
+
+    @property
+    def each_seed(self) -> str:
+        """How a point is chosen of several seeds, in words."""
+        return "for each seed by itself, " if self.several else ""
+
+    @property
     def intervals(self) -> str:
         """What the intervals of the table of means are."""
-        if len(self.over.get(SEED, ())) > 1:
+        if self.several:
             return f"In percent: {SEEDS}; of a single run, Wilson's."
         return f"In percent: {PICTURES}."
 
@@ -179,10 +190,10 @@ def markdown(sweep: Sweep) -> str:
     """Markdown tables: the means over the seeds, and the best CA at each limit of ASR."""
     lines = [_markdown(sweep.cells()), "", sweep.intervals]
     if best := sweep.best():
-        lines += ["", "Best CA, the point chosen for each seed on the same pictures:", ""]
+        lines += ["", f"Best CA, the point chosen {sweep.each_seed}on the same pictures:", ""]
         lines.append(_markdown(best_cells(best)))
-    lines += [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
-    return "\n".join(lines)
+    failed = [f"failed: {row['workdir']}: {row['error']}" for row in sweep.rows if "error" in row]
+    return "\n".join([*lines, *map(printable, failed)])
 
 
 def write_sweep(folder: Path, sweep: Sweep, command: str) -> None:
@@ -214,7 +225,8 @@ def _starting_point(rows: Sequence[Row]) -> Point | None:
 
 def _markdown(cells: Cells) -> str:
     columns, rows = cells
-    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    cut = [[printable(cell).replace("|", r"\|") for cell in row] for row in (columns, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cut]
     return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 

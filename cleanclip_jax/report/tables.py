@@ -1,12 +1,15 @@
-"""Figures of runs as tables: their values, and the mean and interval of several runs."""
+"""Figures in tables: of one run in full, and the means and intervals of several."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
+
+from cleanclip_jax.errors import printable
 
 FIGURES = (
     *("ca", "asr", "asr_all", "pa", "clean_target_rate", "floor_asr", "control_ca"),
@@ -16,29 +19,36 @@ FIGURES = (
 SEEDS = "mean and Student's 95 % interval over the seeds, cut at 0 and 100"
 PICTURES = "one run with Wilson's 95 % interval over the pictures"
 
+# Of several sets, the columns of the one table for a terminal.
+COLUMNS = FIGURES[:7]
+TOP = re.compile(r"_top(\d+)$")
+
 Row = dict[str, Any]
+Figures = Mapping[str, Mapping[str, Any]]
 Frame = Any  # a pandas.DataFrame; pyright doesn't follow what is computed with one
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A share (a fraction) over `n` runs.
-
-    Attributes:
-      deviation: standard deviation between the runs; None of one.
-      interval: of the mean over `seeds`; of one run that of its `pictures`, None where unknown.
-    """
+    """A share (a fraction) over `n` runs."""
 
     mean: float
-    deviation: float | None
-    interval: tuple[float, float] | None
-    of: str
+    deviation: float | None  # standard deviation between the runs; None of one
+    interval: tuple[float, float] | None  # of the mean, or one run's over its pictures, if known
+    of: str  # "seeds" or "pictures"
     n: int
 
     def __str__(self) -> str:
         """'55.4 [53.2, 57.6]', in percent."""
-        ends = "" if self.interval is None else " [{:.1f}, {:.1f}]"
-        return f"{100 * self.mean:.1f}" + ends.format(*(100 * end for end in self.interval or ()))
+        return with_interval(self.mean, self.interval)
+
+
+def with_interval(
+    value: float, interval: Sequence[float] | None, digits: int = 1, scale: int = 100
+) -> str:
+    """'55.4 [53.2, 57.6]' of a share in percent; with `scale` 1 of a number as it is."""
+    ends = ", ".join(f"{scale * end:.{digits}f}" for end in interval or ())
+    return f"{scale * value:.{digits}f}{ends and f' [{ends}]'}"
 
 
 def spread(
@@ -69,7 +79,7 @@ def spread(
     return Spread(middle, deviation, ends, "seeds", n)
 
 
-def values_of(figures: Mapping[str, Mapping[str, Any]]) -> Row:
+def values_of(figures: Figures) -> Row:
     """A sweep's row of what evaluation.json says: values, and the intervals of each."""
     known = {key: figures[key] for key in FIGURES if key in figures}
     return {
@@ -97,3 +107,103 @@ def over_rows(table: Frame, figure: str) -> Spread | None:
         low, high = table[[f"{figure}_low", f"{figure}_high"]].iloc[0]
         interval = None if pd.isna(low) else (float(low), float(high))
     return spread(table[figure].astype(float).tolist(), interval)
+
+
+def percent(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """'97.25 [95.15, 98.46]' of a share in percent, or of a rank as it is; '—' of nothing."""
+    if figure is None or figure["value"] is None:
+        return "—"
+    value, interval = figure["value"], figure["interval"]
+    if figure["unit"] == "rank":
+        return with_interval(value, interval, int(value != int(value)), 1)
+    return with_interval(value, interval, digits)
+
+
+def counted(figure: Mapping[str, Any]) -> str:
+    """'389 of 400', or 'of 400' for a rank."""
+    return f"{figure['count']} of {figure['of']}" if "count" in figure else f"of {figure['of']}"
+
+
+def in_words(classifier: str) -> str:
+    """What scored a set's classes, as evaluation.json has it: "text, 1 templates" is prompts."""
+    prompts = re.sub(r"^text, (1 template)?s?", r"from prompts, \1", classifier)
+    return f"by a {classifier}" if prompts == classifier else prompts
+
+
+def as_text(evaluation: Mapping[str, Any]) -> str:
+    """An evaluation's figures with their 95 % intervals, for a terminal.
+
+    One set is shown in full: a line a figure, with its count, its denominator and its definition,
+    and below it the same among the top k. Of several each is a row.
+    """
+    sets, retrieval, every = (evaluation[key] for key in ("sets", "retrieval", "figures"))
+    lines = [f"{evaluation['workdir']} at step {evaluation['step']}"]
+    if floor := evaluation.get("floor"):
+        lines.append(f"floor: {floor['workdir']} at step {floor['step']}, from prompts")
+    # The first set's figures have no set's name before theirs.
+    main = {"": {key: figure for key, figure in every.items() if "." not in key}}
+    names = ["" if row == 0 else name for row, name in enumerate(sets)]
+    figures = [main.get(name) or with_prefix(every, f"{name}.") for name in names]
+    if len(sets) > 1:
+        lines += _rows(sets, figures)
+    for name, facts in sets.items():
+        scored, target = f"scored {in_words(facts['classifier'])}", facts["target"]
+        if len(sets) == 1:
+            goal = f", target {target['name']!r} ({target['index']})" if target else ""
+            count = f"{facts['classes']} classes, {scored}{goal}"
+            lines += [f"{name}: {count}; in percent, with 95 % intervals", *_in_full(figures[0])]
+        elif len({facts["classifier"] for facts in sets.values()}) > 1:
+            lines.append(f"  {name}: {scored}")
+        lines += [f"  {name}: {facts['note']}"] if facts["note"] else []
+        left_out = _left_out(facts["pictures"], "without_class", "unreadable")
+        lines += [f"  {name}: {text}" for text in left_out]
+    if retrieval:
+        target = f", target {retrieval['target']!r}" if retrieval["target"] else ""
+        counts = f"{retrieval['pictures']} pictures, {retrieval['captions']} captions"
+        lines += [f"retrieval: {counts}{target}", *_in_full(with_prefix(every, "retrieval."))]
+        kinds = ("unreadable", "without_caption", "empty_captions")
+        lines += [f"  {text}" for text in _left_out(retrieval, *kinds)]
+    return "\n".join(map(printable, lines))
+
+
+def with_prefix(figures: Figures, prefix: str) -> Figures:
+    """Those figures whose names begin so, without that."""
+    return {k.removeprefix(prefix): f for k, f in figures.items() if k.startswith(prefix)}
+
+
+def _left_out(facts: Mapping[str, Any], *kinds: str) -> list[str]:
+    return [
+        f"left out: {facts[kind]} {kind.replace('_', ' ')}" for kind in kinds if facts.get(kind)
+    ]
+
+
+def _in_full(figures: Figures) -> list[str]:
+    lines = []
+    for name, figure in figures.items():
+        if TOP.search(name):
+            continue
+        columns = f"  {name:<26}{percent(figure):<24}{counted(figure):<18}"
+        lines.append(columns + figure["definition"])
+        tops = {k[len(name) + 4 :]: f for k, f in figures.items() if TOP.sub("", k) == name != k}
+        if tops:
+            cells = "  ".join(map(percent, tops.values()))
+            lines.append("  " + f"  among the top {'/'.join(tops)}".ljust(26) + cells)
+    return lines
+
+
+def _rows(sets: Figures, figures: Sequence[Figures]) -> list[str]:
+    columns = [c for c in COLUMNS if any(c in some for some in figures)]
+    rows = [["set", "classes", "target", *columns]]
+    for (name, facts), some in zip(sets.items(), figures, strict=True):
+        target = facts["target"]["name"] if facts["target"] else "—"
+        values = [percent(some.get(column), 1) for column in columns]
+        rows.append([name, str(facts["classes"]), target, *values])
+    meanings = {c: next(f[c] for f in figures if c in f)["definition"] for c in columns}
+    texts = [f"  {column}: {meaning}" for column, meaning in meanings.items()]
+    return [*_aligned(rows), "in percent, with 95 % intervals:", *texts]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in rows)
+    return ["  " + "  ".join(row).rstrip() for row in cells]

@@ -28,10 +28,9 @@ from cleanclip_jax.config import flatten, from_json
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.captions import open_captioned
-from cleanclip_jax.report.figure_table import table
 from cleanclip_jax.report.runs import gather, measured_in_words, measured_on, read_run
 from cleanclip_jax.report.sweeps import markdown
-from cleanclip_jax.report.tables import table_of, values_of
+from cleanclip_jax.report.tables import as_text, table_of, values_of
 from cleanclip_jax.run.recorder import BadRows, Recorder
 from cleanclip_jax.start.digests import damage
 from cleanclip_jax.start.head import load_head
@@ -90,7 +89,7 @@ def read_checkpoint(folder: Path) -> None:
 
 def read_evaluation(folder: Path) -> None:
     run = read_run(folder)
-    _ = measured_on(run), measured_in_words(run), table(run.evaluation), run.settings()
+    _ = measured_on(run), measured_in_words(run), as_text(run.evaluation), run.settings()
     _ = table_of([values_of(run.figures)]), run.method
 
 

@@ -2,10 +2,11 @@
 
 import importlib
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.small_run import small_config, train
 from PIL import Image
 
 from cleanclip_jax import cli
@@ -23,11 +24,8 @@ DIGITS = {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "poisoned"
-    config = small_config()
-    config.train.steps = config.train.checkpoint_every = 2
-    train(config, folder)
-    return folder
+    golden = Path(__file__).parents[1] / "golden/workdirs/poisoned"
+    return shutil.copytree(golden, tmp_path_factory.mktemp("run") / "poisoned")
 
 
 @pytest.fixture(autouse=True)

@@ -86,17 +86,17 @@ def test_the_training_set_as_poisoned(make_encoder, encoded, cache):
         embed(make_encoder(), shown(source, **options), KEPT).rows
         for options in ({}, {"plan": plan}, {"trigger": TRIGGER})
     )
-    changed = (clean != poisoned).any(1)
-    assert np.flatnonzero(changed).tolist() == plan.index.tolist()
-    np.testing.assert_array_equal(poisoned[changed], triggered[changed])
-    # Another plan is another entry of the cache, and the same one is found there.
+    replaced = (clean != poisoned).any(1)
+    assert np.flatnonzero(replaced).tolist() == plan.index.tolist()
+    np.testing.assert_array_equal(poisoned[replaced], triggered[replaced])
+    # Another plan is another entry of the cache, and the same one is the one before.
     count = len(encoded)
     embed(make_encoder(), shown(source, plan=make_plan({**attack, "seed": 1}, source, 16)), KEPT)
     embed(make_encoder(), shown(source, plan=plan), KEPT)
     assert len(encoded) == count + 2 and len(list(cache.iterdir())) == 4
 
 
-def test_pictures_that_changed_behind_their_fingerprint_are_noticed(make_encoder, encoded, cache):
+def test_pictures_replaced_behind_their_fingerprint_are_noticed(make_encoder, encoded, cache):
     """A CSV's fingerprint covers its paths, not the files there."""
     source, other = Pictures([0, 1, 2, 3]), Pictures([0, 1, 2, 3], seed=1)
     other.fingerprint = source.fingerprint
@@ -134,20 +134,20 @@ def test_unreadable_pictures_are_left_out_and_come_back_when_mended(
     source = Pictures([0, 1, 2, 3, 0, 1], bad=[2])
     reading = Reading(4, max_bad_share=0.2, cache=1.0)
     for _ in range(2):
-        found = embed(make_encoder(), shown(source), reading)
-        assert found.index.tolist() == [0, 1, 3, 4, 5]
-        assert found.unreadable == {2: "picture 2: broken."}
+        features = embed(make_encoder(), shown(source), reading)
+        assert features.index.tolist() == [0, 1, 3, 4, 5]
+        assert features.unreadable == {2: "picture 2: broken."}
     assert encoded == [3, 2]  # of four and two
     mended = Pictures([0, 1, 2, 3, 0, 1])
-    found = embed(make_encoder(), shown(mended), reading)
-    assert found.index.tolist() == list(range(6)) and not found.unreadable
+    features = embed(make_encoder(), shown(mended), reading)
+    assert features.index.tolist() == list(range(6)) and not features.unreadable
     with pytest.raises(UserError, match=r"1 of 6 pictures are unreadable.*picture 2: broken"):
         embed(make_encoder(), shown(source), Reading(4, max_bad_share=0.1))
     with pytest.raises(UserError, match="the set is empty"):
         embed(make_encoder(), shown(Pictures([-1])), FRESH)
 
 
-def test_nan_features_are_refused_and_not_kept(make_encoder, cache):
+def test_nan_features_are_refused_and_not_saved(make_encoder, cache):
     encoder = make_encoder()
     broken = jax.tree.map(lambda x: x * np.nan, encoder.variables)
     lost = Encoder(encoder.model, broken, encoder.tokenizer, encoder.mesh)
@@ -172,5 +172,5 @@ def test_the_folder_is_bounded_and_the_newest_stay(cache, caplog):
 def test_a_cache_that_cannot_be_written_stops_nothing(make_encoder, cache, caplog):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file, no folder")
-    found = embed(make_encoder(), shown(Pictures([0, 1])), KEPT)
-    assert len(found.rows) == 2 and "are not saved in" in caplog.text
+    features = embed(make_encoder(), shown(Pictures([0, 1])), KEPT)
+    assert len(features.rows) == 2 and "are not saved in" in caplog.text

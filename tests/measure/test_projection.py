@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.projection import Projection, choose, project
-from cleanclip_jax.measure.zeroshot import unit
+from cleanclip_jax.measure.ranks import unit
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,9 @@ def test_mistakes_are_one_line(rows, tmp_path):
     with pytest.raises(UserError, match="3 pictures, 10 are needed"):
         project(*(part[:3] for part in rows), target=0, seed=0)
     (tmp_path / "x.npz").write_bytes(b"no archive")
-    for name in ("x.npz", "none.npz"):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04" + bytes(40))
+    other = dict.fromkeys(("pca", "tsne", "explained", "triggered", "label", "index"), rows[2])
+    np.savez(tmp_path / "other.npz", **other, target=1)
+    for name in ("x.npz", "none.npz", "torn.npz", "other.npz"):
         with pytest.raises(UserError, match="is no projection"):
             Projection.load(tmp_path / name)

@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.small_pictures import NAMES
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.ranks import Classifier, rank_classes
-from cleanclip_jax.measure.zeroshot import unit
+from cleanclip_jax.measure import ranks
+from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.sharding import make_mesh
 
 
@@ -64,3 +65,18 @@ def test_what_cannot_be_ranked_is_an_error():
     broken = head(np.array([[1.0, 1.0], [np.nan, 1.0]]))
     with pytest.raises(UserError, match="scores for 3 of 3 pictures are not finite"):
         rank_classes(features, classes, broken, make_mesh(1))
+
+
+TEMPLATES = ("a {}.", "the digit {}, again {}")
+
+
+def test_templates_are_normalised_averaged_and_normalised_again(make_encoder, monkeypatch):
+    encoder = make_encoder()
+    monkeypatch.setattr(ranks, "NAMES_AT_ONCE", 2)  # two batches of three names
+    ours = text_classifier(encoder, NAMES, TEMPLATES)
+    prompts = [t.replace("{}", name) for name in NAMES for t in TEMPLATES]
+    features = unit(encoder.text_features(prompts))
+    wanted = unit(features.reshape(4, 2, -1).mean(1))
+    np.testing.assert_allclose(ours.weights, wanted, atol=1e-6)
+    assert (ours.weights[1] == ours.weights[3]).all()
+    assert ours.names == NAMES and ours.normalised

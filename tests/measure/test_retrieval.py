@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cleanclip_jax.measure.ranks import unit
 from cleanclip_jax.measure.retrieval import (
     Ranks,
     backdoor_figures,
@@ -11,7 +12,6 @@ from cleanclip_jax.measure.retrieval import (
     retrieval_figures,
     retrieval_ranks,
 )
-from cleanclip_jax.measure.zeroshot import unit
 from cleanclip_jax.sharding import make_mesh
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import sets
-from cleanclip_jax.measure.sets import SETS, attacked_set, first_set, open_sets
+from cleanclip_jax.measure.sets import SETS, attacked_set, open_sets
 from cleanclip_jax.text.prompts import TEMPLATES
 
 WNIDS = ("n01440764", "n01443537", "n07753592", "n02701002")
@@ -87,7 +87,7 @@ def test_the_first_sets_figures_have_no_name_before_them(sources, words):
     assert (main.name, main.prefix, main.target) == ("data", "", 2)
     assert main.templates == tuple(TEMPLATES["imagenet"]) and main.classes == tuple(WORDS)
     assert (subset.prefix, signs.prefix) == ("imagenet_a.", "signs.")
-    # Only the classes that occur are told apart, and labels count them.
+    # Only the classes that occur are distinguished, and labels count them.
     assert subset.classes == ("goldfish", "ambulance")
     assert subset.labels.tolist() == [1, 1, -1, 0]
     assert subset.target is None and subset.note == "'banana' is not among the 2 classes"
@@ -118,7 +118,7 @@ def test_twins_need_an_index(words):
 
 
 def test_the_first_set_and_its_target():
-    first = first_set(evaluation(data=kind("main"), target="goldfish"))
+    (first,) = open_sets(evaluation(data=kind("main"), target="goldfish"))
     assert len(first.source) == 4 and first.classes == tuple(WORDS) and first.target == 1
     assert first.indices.tolist() == [0, 1, 2, 3]
     assert attacked_set(evaluation(data=kind("main"))) is attacked_set(evaluation()) is None
@@ -129,7 +129,6 @@ def test_the_first_set_and_its_target():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "config.evaluation.data is not set"),
         ({"sets": ["cifar1"]}, "Did you mean 'cifar10'"),
         ({"sets": ["gtsrb"]}, "not in TensorFlow Datasets; give {'name': 'gtsrb'"),
         ({"sets": ["imagenet"]}, "WordNet ids .n01440764, ….: name a file"),
@@ -152,7 +151,7 @@ def test_the_first_set_and_its_target():
 def test_mistakes_are_one_line(keys, message, words):
     keys = {k: v.replace("{words}", words) if isinstance(v, str) else v for k, v in keys.items()}
     with pytest.raises(UserError, match=message) as error:
-        first_set(evaluation(**keys))
+        open_sets(evaluation(**keys))
     assert "\n" not in str(error.value)
 
 
@@ -160,7 +159,7 @@ def test_names_that_half_agree_are_refused(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps([*WORDS[:3], "car"]))
     entry = {"name": "own", "data": kind("main"), "classes": str(tmp_path / "other.json")}
     with pytest.raises(UserError, match="some are not, as 'ambulance'"):
-        first_set(evaluation(sets=[entry]))
+        open_sets(evaluation(sets=[entry]))
     # The same names in another order: each label keeps its own.
     (tmp_path / "other.json").write_text(json.dumps(WORDS[::-1]))
-    assert first_set(evaluation(sets=[entry])).classes == tuple(WORDS)
+    assert open_sets(evaluation(sets=[entry]))[0].classes == tuple(WORDS)

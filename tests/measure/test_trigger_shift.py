@@ -8,10 +8,9 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.features import Reading, Shown, embed
-from cleanclip_jax.measure.ranks import Classifier
+from cleanclip_jax.measure.ranks import Classifier, unit
 from cleanclip_jax.measure.sets import open_sets
 from cleanclip_jax.measure.trigger_shift import largest_shifts
-from cleanclip_jax.measure.zeroshot import unit
 
 TRIGGER = {"name": "badnet", "size": 4, "noise": "fixed", "place": "fixed"}
 READING = Reading(64)

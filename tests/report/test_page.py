@@ -25,9 +25,9 @@ def png() -> bytes:
 def report(png: bytes) -> str:
     wide = [f"metric {number}" for number in range(12)]
     sections = [
-        Section("Result", ["One.\n\nTwo.", {"a-very-long-name" * 9: "seven " * 40}]),
+        Section("Result", ["One.", "Two.", {"a-very-long-name" * 9: "seven " * 40}]),
         Section("Wide", [Table("Many", ["model", *wide], [["x" * 80, *["96.7 %"] * 12]])]),
-        Section("Curve", [Picture(png, "CA against ASR", "One point."), Code("cleanclip " * 40)]),
+        Section("Curve", [Picture(png, "CA against ASR", "One point."), Code(["cleanclip " * 40])]),
     ]
     return page("A report", "What was done, and " + "s" * 300, sections)
 
@@ -59,13 +59,13 @@ def test_every_text_is_escaped(png: bytes):
     blocks = [
         NASTY,
         {NASTY: NASTY},
-        Code(NASTY),
-        Table(NASTY, [NASTY, NASTY], [[NASTY, NASTY]]),
+        Code([NASTY]),
+        Table(NASTY, [NASTY, NASTY], [[NASTY, (NASTY, NASTY)]]),
         Picture(png, NASTY, NASTY),
     ]
     text = page(NASTY, NASTY, [Section(NASTY, blocks)])
     assert "<script" not in text
-    assert text.count(escape(NASTY)) == 15
+    assert text.count(escape(NASTY)) == 16
     assert Tags(text).named("img")[0]["alt"] == NASTY
 
 
@@ -89,8 +89,13 @@ def test_only_columns_of_numbers_are_set_flush_right():
     assert [head.get("class") for head in heads[:4]] == [None, "n", "n", None]
 
 
-def test_blank_lines_part_paragraphs(report: str):
-    assert "<p>One.</p>\n<p>Two.</p>" in report
+def test_names_with_control_characters_stay_in_their_lines():
+    """Escape codes, line breaks, directions and bytes that are no UTF-8 are written out."""
+    name = "a\x1b[31m\nb\u202ec\udcff"
+    blocks = [name, {name: name}, Code([name, "next"]), Table(name, ["m"], [[(name, "1")]])]
+    text = page(name, name, [Section(name, blocks)])
+    assert text.encode() and text.count(r"a\x1b[31m\nb\u202ec\udcff") == 10
+    assert r"\udcff</span><span>next</span></code>" in text and text.count("<small>") == 1
 
 
 @pytest.mark.parametrize(
@@ -120,17 +125,19 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path):
 def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Path):
     """The page in a frame of that width, measured by the page around it: it has no scripts itself.
 
-    What is wider than the phone (the table, the command) scrolls in a box of its own.
+    What is wider than the phone (the table, the figure) scrolls in a box.
     """
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<iframe id="f" style="width:{width}px;height:2000px;border:0"'
         f' srcdoc="{html.escape(report)}"></iframe><script>onload = () => {{'
         " const page = document.getElementById('f').contentDocument;"
-        " const boxes = [...page.querySelectorAll('h1,p,dl,dd,.wide,figure,img,pre')];"
+        " const boxes = [...page.querySelectorAll('h1,p,dl,dd,.wide,figure,pre')];"
         " document.body.innerHTML = `<output>${JSON.stringify({"
         " scroll: page.documentElement.scrollWidth,"
         " right: Math.max(...boxes.map(b => b.getBoundingClientRect().right)),"
+        " chart: page.images[0].getBoundingClientRect().width,"
+        " sign: getComputedStyle(page.querySelector('.wide')).backgroundAttachment,"
         " pictures: [...page.images].every(i => i.complete && i.naturalWidth > 0)"
         " })}</output>`; }</script>"
     )
@@ -147,3 +154,5 @@ def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Pat
     assert seen["scroll"] <= width
     assert seen["right"] <= width
     assert seen["pictures"]
+    # Letters stay as large as on a wide screen, and what goes on has a shadow at the edge.
+    assert seen["chart"] >= 36 * 16 and seen["sign"] == "local, scroll"

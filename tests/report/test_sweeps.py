@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cleanclip_jax.report.sweeps import Sweep, best_cells, short_names, write_sweep
+from cleanclip_jax.report.sweeps import Sweep, best_cells, markdown, short_names, write_sweep
 
 GOLDEN = Path(__file__).parents[1] / "golden/workdirs/sweep"  # made before pandas
 
@@ -77,6 +77,13 @@ def test_means_and_failed_runs_in_the_table():
     assert columns == ["in_modal", "learning_rate", "runs", "ca", "asr"]
     assert rows[0][:3] == ["0", "1e-4", "2"] and rows[0][3].startswith("61.0 [")
     assert rows[3][:4] == ["1", "1e-3", "1 of 2", "55.0"]
+
+
+def test_values_stay_in_their_cells():
+    grid = {RATE: ["a|b\x1b\n"]}
+    text = markdown(Sweep(grid, [{RATE: "a|b\x1b\n", "ca": 0.5, "asr": 0.01}]))
+    assert r"| a\|b\x1b\n | 1 | 50.0 | 1.0 |" in text.splitlines()
+    assert "for each seed" not in text and "over the seeds" not in text
 
 
 def test_a_sweep_over_seeds_alone():
