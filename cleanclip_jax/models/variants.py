@@ -1,15 +1,40 @@
-"""The table of CLIP architectures, by name."""
+"""Architectures as numbers: the published ones by name, any other as a dictionary of numbers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.registry import Registry
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The numbers of one transformer; `hidden` is the width inside its MLPs."""
+
+    layers: int
+    width: int
+    heads: int
+    hidden: int
+    causal: bool
+    epsilon: float
 
 
 @dataclass(frozen=True)
 class Variant:
     """The numbers of one architecture. `patch` 0 means the modified ResNet.
 
-    `vision_layers` is a depth for a vision transformer and four depths for a ResNet.
+    Attributes:
+      vision_layers: a depth for a vision transformer and four depths for a ResNet.
+      vision_head_width: of an attention head; of the attention pool's in a ResNet.
+      vision_hidden, text_hidden: the width inside an MLP; 0: four times the tower's.
+      vision_epsilon, text_epsilon: of the layer norms.
+      vision_pool: token | mean (of the normed patches) | mean_norm (the patches' mean, normed).
+      ln_pre: whether patches are normed before the first block.
+      causal: whether a token sees those before it alone.
+      text_pool: end | first | last: the token whose features are a caption's.
+      text_end: the id of the end of text; -1: the highest of a row.
     """
 
     features: int
@@ -22,11 +47,37 @@ class Variant:
     text_heads: int
     context_length: int = 77
     vocab_size: int = 49408
+    vision_head_width: int = 64
+    vision_hidden: int = 0
+    text_hidden: int = 0
+    vision_epsilon: float = 1e-5
+    text_epsilon: float = 1e-5
+    vision_pool: str = "token"
+    ln_pre: bool = True
+    causal: bool = True
+    text_pool: str = "end"
+    text_end: int = -1
 
     @property
     def vision_heads(self) -> int:
-        """A vision transformer's heads, 64 wide each."""
-        return self.vision_width // 64
+        """Heads of a vision transformer's attention, or of a ResNet's attention pool."""
+        width = self.vision_width if self.patch else 32 * self.vision_width
+        return width // self.vision_head_width
+
+    @property
+    def vision(self) -> Stack:
+        """The image tower's transformer."""
+        assert isinstance(self.vision_layers, int)
+        hidden = self.vision_hidden or 4 * self.vision_width
+        numbers = self.vision_layers, self.vision_width, self.vision_heads, hidden
+        return Stack(*numbers, causal=False, epsilon=self.vision_epsilon)
+
+    @property
+    def text(self) -> Stack:
+        """The text tower's transformer."""
+        hidden = self.text_hidden or 4 * self.text_width
+        numbers = self.text_layers, self.text_width, self.text_heads, hidden
+        return Stack(*numbers, causal=self.causal, epsilon=self.text_epsilon)
 
 
 _ROWS = {
@@ -34,9 +85,19 @@ _ROWS = {
     "RN101": Variant(512, 224, (3, 4, 23, 3), 64, 0, 12, 512, 8),
     "RN50x4": Variant(640, 288, (4, 6, 10, 6), 80, 0, 12, 640, 10),
     "RN50x16": Variant(768, 384, (6, 8, 18, 8), 96, 0, 12, 768, 12),
+    "RN50x64": Variant(1024, 448, (3, 15, 36, 10), 128, 0, 12, 1024, 16),
     "ViT-B/32": Variant(512, 224, 12, 768, 32, 12, 512, 8),
     "ViT-B/16": Variant(512, 224, 12, 768, 16, 12, 512, 8),
+    "ViT-B/16-plus-240": Variant(640, 240, 12, 896, 16, 12, 640, 10),
+    "ViT-L/16": Variant(768, 224, 24, 1024, 16, 12, 768, 12),
     "ViT-L/14": Variant(768, 224, 24, 1024, 14, 12, 768, 12),
+    "ViT-H/14": Variant(1024, 224, 32, 1280, 14, 24, 1024, 16, vision_head_width=80),
+    "ViT-g/14": Variant(
+        *(1024, 224, 40, 1408, 14, 24, 1024, 16), vision_head_width=88, vision_hidden=6144
+    ),
+    "ViT-bigG/14": Variant(
+        *(1280, 224, 48, 1664, 14, 32, 1280, 20), vision_head_width=104, vision_hidden=8192
+    ),
     # Small ones, for pictures of 32 and 64 pixels on a processor without accelerator.
     "ViT-32px/8-mini": Variant(64, 32, 3, 64, 8, 2, 64, 1, context_length=24, vocab_size=2048),
     "ViT-32px/8": Variant(128, 32, 4, 128, 8, 3, 128, 2, context_length=24, vocab_size=2048),
@@ -47,3 +108,40 @@ _ROWS = {
 }
 VARIANTS: Registry[Variant] = Registry("config.model.variant", _ROWS)
 find_variant = VARIANTS.find
+
+_WORDS = {"vision_pool": ("token", "mean", "mean_norm"), "text_pool": ("end", "first", "last")}
+_LEAST = {"patch": 0, "vision_hidden": 0, "text_hidden": 0, "text_end": -1}
+_MOST = 1 << 24  # of any number; the largest vocabularies have a million ids
+
+
+def variant_of(given: str | Mapping[str, Any]) -> Variant:
+    """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
+    if isinstance(given, str):
+        return VARIANTS.find(given)
+    where = "config.model.variant"
+    plain = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    v = Variant(**take(where, plain, of_signature(Variant)))
+    for name, value in vars(v).items():
+        if isinstance(value, str):
+            fits = value in _WORDS[name]
+        elif isinstance(value, float):
+            fits = 0 < value < 1
+        else:
+            numbers, least = value if isinstance(value, tuple) else [value], _LEAST.get(name, 1)
+            fits = all(isinstance(x, int) and least <= x < _MOST for x in numbers)
+        if not fits:
+            raise UserError(f"{where}.{name} is {value!r}, which no architecture has")
+    for name, whole, part in (
+        ("text_heads", v.text_width, v.text_heads),
+        ("vision_head_width", v.vision_width * (1 if v.patch else 32), v.vision_head_width),
+        ("image_size", v.image_size, v.patch or 32),
+    ):
+        if whole % part:
+            raise UserError(f"{where}.{name}: {whole} does not divide by {part}")
+    return v
+
+
+def spelled(v: Variant) -> dict[str, Any]:
+    """What `variant_of` takes for these numbers, ready for JSON; defaults are left out."""
+    values = {x.name: getattr(v, x.name) for x in fields(v) if getattr(v, x.name) != x.default}
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
