@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cleanclip_jax.errors import StartAgain, UserError
+from cleanclip_jax.errors import StartAgain, UserError, reason
 
 if TYPE_CHECKING:
     from cleanclip_jax.bucket import BucketPath
@@ -136,6 +136,31 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename or folder} can't be written: {error.strerror}; the finished "
             "checkpoints are as they were: mend that and give the same command again"
         ) from None
+
+
+def read_json(path: Path, most: int = 64 << 20) -> dict[str, Any]:
+    """Reads a JSON object of at most `most` bytes; `keys.take` says whether its keys are right.
+
+    Raises:
+      UserError: it can't be read, is larger, nests too deep, or is anything else.
+    """
+    try:
+        if not path.is_file():  # a named pipe would be waited for
+            raise UserError(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise UserError(f"{path} is larger than {most >> 20} MB, as no file of its kind is")
+        content = json.loads(data)
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({reason(error)})") from None
+    except RecursionError:
+        raise UserError(f"{path} nests too deep for a JSON file of its kind") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON: {reason(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no JSON object")
+    return content
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

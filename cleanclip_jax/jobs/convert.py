@@ -17,20 +17,21 @@ from cleanclip_jax.config import from_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.models.variants import variant_of
 from cleanclip_jax.start.start import RunStart, clip_tokenizer, forwards
 from cleanclip_jax.start.store import load_saved, save_first
 from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpoint
-from cleanclip_jax.start.torch.checkpoint import FORMATS, Checkpoint, open_checkpoint
-from cleanclip_jax.start.torch.origin import load_origin
+from cleanclip_jax.start.torch.checkpoint import Checkpoint, open_checkpoint
+from cleanclip_jax.start.torch.origin import FORMATS, load_origin
+from cleanclip_jax.start.torch.recognise import in_words
 from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.tensors import each_tensor, to_tensors
-from cleanclip_jax.start.torch.write import choose_format, contract, write_checkpoint
+from cleanclip_jax.start.torch.write import check_holds, choose_format, contract, write_checkpoint
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
 from cleanclip_jax.workdir import TOKENIZER, workdir_path
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
-OF_CHECKPOINTS = ("activation", "image_size", "tokenizer")
+OF_CHECKPOINTS = ("key", "image_size", "tokenizer")
 DTYPES = ("source", "float32", "float16", "bfloat16")
 
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, help="of SOURCE, in place of what its config says"
     )
+    parser.add_argument("--key", help="where in SOURCE the state dict lies, as state_dict_ema")
     parser.add_argument("--image_size", type=int, help="interpolates the position table")
     parser.add_argument(
         "--tokenizer", type=workdir_path, help=f"of SOURCE: a workdir's {TOKENIZER}"
@@ -79,7 +81,7 @@ def bring_in(args: Any) -> None:
             f"{args.source} is a PyTorch checkpoint, so DEST is a workdir: name a folder, not "
             f"{dest.name}; from there it converts to any format"
         )
-    checkpoint = open_checkpoint(args.source, args.format, args.activation)
+    checkpoint = open_checkpoint(args.source, args.format, args.activation, args.key)
     print("\n".join(checkpoint.describe()))
     config, origin, v = checkpoint.config(), checkpoint.origin, checkpoint.numbers
     tokenizer = find_tokenizer(args.tokenizer, checkpoint, config)
@@ -135,18 +137,25 @@ def hand_out(args: Any) -> None:
     config, origin = from_json(workdir / "config.json"), load_origin(workdir)
     format, layout = choose_format(dest, args.format, origin)
     v = dataclasses.replace(
-        find_variant(config.model.variant),
+        variant_of(config.model.variant),
         image_size=config.model.image_size,
         context_length=config.text.context_length,
         vocab_size=RunStart(workdir).vocab_size,
     )
+    activation = config.model.activation
+    if args.activation not in (None, activation):
+        raise UserError(f"{workdir} was trained with {activation}, not {args.activation}")
+    told = args.activation is not None or (origin is not None and origin.format == format)
+    check_holds(format, v, activation, told)
+    if origin is not None:
+        origin.check(workdir, v)
     step, variables = load_saved(workdir)
     if variables["params"].pop("head", None) is not None:
         print("not carried over: the run's classifier, which no format of PyTorch's has")
     dtype = None if args.dtype == "source" else args.dtype
     tensors = to_tensors(layout, v, variables, origin, forwards(config, step), dtype)
     del variables
-    settings = contract(config.model.variant, v, config.model.activation)
+    settings = contract(in_words(v), v, activation)
     write_checkpoint(dest, format, layout, tensors, origin, settings, v)
     written = open_checkpoint(dest, format)
     prove_same(written.tensors.items(), tensors, ordered=dest.suffix in TORCH_SUFFIXES)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.models.blocks import ACTIVATIONS, Compute
@@ -88,7 +88,7 @@ def init(model: CLIP, key: jax.Array) -> dict[str, Any]:
 
 
 def encode_image(
-    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"]
+    model: CLIP, variables: Variables, images: Num[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
     """Un-normalised image features in evaluation mode, float32 or better.
 
@@ -97,8 +97,8 @@ def encode_image(
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
-            f"encode_image takes normalised floating point, not {images.dtype}: bring pictures into "
-            "that form with cleanclip_jax.preprocess(model, images)"
+            f"encode_image takes normalised floating point, not {images.dtype}: bring pictures to "
+            "that with cleanclip_jax.preprocess(model, images)"
         )
     return model.apply(variables, images, False, method="image_features")  # pyright: ignore
 

@@ -1,4 +1,4 @@
-"""CLIP's text transformer: causal, and pooled at the end-of-text token, where nothing else is said."""
+"""CLIP's text transformer: causal, and pooled at the end of text, unless the variant differs."""
 
 import jax.numpy as jnp
 from flax import linen as nn

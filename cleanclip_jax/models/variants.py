@@ -118,26 +118,33 @@ def variant_of(given: str | Mapping[str, Any]) -> Variant:
     """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
     if isinstance(given, str):
         return VARIANTS.find(given)
-    where = "config.model.variant"
     plain = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-    v = Variant(**take(where, plain, of_signature(Variant)))
+    where = "config.model.variant"
+    return validate(where, Variant(**take(where, plain, of_signature(Variant))))
+
+
+def validate(where: str, v: Variant) -> Variant:
+    """Refuses numbers that no architecture has; `where` begins the message."""
     for name, value in vars(v).items():
         if isinstance(value, str):
             fits = value in _WORDS[name]
         elif isinstance(value, float):
             fits = 0 < value < 1
+        elif isinstance(value, bool):
+            fits = True
         else:
             numbers, least = value if isinstance(value, tuple) else [value], _LEAST.get(name, 1)
             fits = all(isinstance(x, int) and least <= x < _MOST for x in numbers)
         if not fits:
-            raise UserError(f"{where}.{name} is {value!r}, which no architecture has")
-    for name, whole, part in (
-        ("text_heads", v.text_width, v.text_heads),
-        ("vision_head_width", v.vision_width * (1 if v.patch else 32), v.vision_head_width),
+            raise UserError(f"{where}: {name} is {value!r}, which no architecture has")
+    width = v.vision_width * (1 if v.patch else 32)
+    for name, total, part in (
+        ("text_width", v.text_width, v.text_heads),
+        ("the width of the image tower's attention", width, v.vision_head_width),
         ("image_size", v.image_size, v.patch or 32),
     ):
-        if whole % part:
-            raise UserError(f"{where}.{name}: {whole} does not divide by {part}")
+        if total % part:
+            raise UserError(f"{where}: {name} {total} does not divide by {part}")
     return v
 
 

@@ -36,6 +36,7 @@ class VisionTransformer(nn.Module):
         x = (x @ kernel.reshape(-1, w).astype(dtype)).reshape(b, grid * grid, w)
         first = jnp.broadcast_to(class_token.astype(dtype), (b, 1, w))
         x = jnp.concatenate([first, x], 1) + positions[None].astype(dtype)
+
         def norm(name: str, x: jax.Array) -> jax.Array:
             return LayerNorm(v.vision_epsilon, self.compute, name=name)(x)
 

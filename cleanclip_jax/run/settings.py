@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.models.variants import variant_of
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir, workdir_path
 
@@ -54,7 +54,7 @@ def resolve(
             raise UserError("config.model.variant is not set: name one, or a config.start")
         if config.model.activation is None:
             config.model.activation = "quick_gelu"
-        numbers = find_variant(config.model.variant)
+        numbers = variant_of(config.model.variant)
         if config.model.image_size is None:
             config.model.image_size = numbers.image_size
         if config.text.context_length is None:

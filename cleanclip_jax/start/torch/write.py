@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from safetensors.numpy import save_file
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole, written_whole
-from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.models.variants import Variant, spelled
 from cleanclip_jax.start.torch import SUFFIXES
 from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.start.torch.sidecars import folder_files
 from cleanclip_jax.start.torch.torch_file import NOTE
 from cleanclip_jax.views.normalise import MEAN, STD
 
+# What Hugging Face's CLIPModel has one way alone.
+_NOT_HUGGINGFACES = ("vision_pool", "ln_pre", "causal", "text_pool")
 # The original decays no parameter whose name holds one of these.
 _NOT_DECAYED = ("bn", "ln", "bias", "logit_scale")
 
@@ -50,11 +53,34 @@ def choose_format(dest: Path, wanted: str | None, origin: Origin | None) -> tupl
     return format, "openai" if format == "cleanclip" else format
 
 
+def check_holds(format: str, v: Variant, activation: str, told: bool) -> None:
+    """Refuses a model that a format's programs would build otherwise from the same tensors.
+
+    Args:
+      told: whether the user named the activation, so that GELU goes to who runs QuickGELU.
+    """
+    usual = Variant(*astuple(v)[:7], v.text_width // 64, v.context_length, v.vocab_size)
+    same = {"openai": None, "cleanclip": None, "huggingface": _NOT_HUGGINGFACES}.get(format, ())
+    for name in [x.name for x in fields(v)] if same is None else same:
+        value, theirs = getattr(v, name), getattr(usual, name)
+        if value != theirs:
+            raise UserError(
+                f"the model's {name.replace('_', ' ')} is {value}, and {format} programs build it "
+                f"with {theirs}: take --format open_clip"
+            )
+    if format in ("openai", "cleanclip") and activation != "quick_gelu" and not told:
+        raise UserError(
+            f"{format} programs run QuickGELU, and this model is of {activation}: take --format "
+            f"open_clip or huggingface, or say --activation={activation} if yours runs that"
+        )
+
+
 def contract(variant: str, v: Variant, activation: str) -> dict[str, Any]:
     """What pictures and captions have to be for a checkpoint, and how its model computes."""
     return {
         "variant": variant,
         "activation": activation,
+        "numbers": spelled(v),
         "image": {
             "size": v.image_size,
             "resize": "short side to size, bicubic with antialiasing (Pillow's)",
@@ -107,7 +133,8 @@ def write_checkpoint(
         wrapper = (origin.wrapper if origin else None) or {}
         content: dict[str, Any] = named
         if format == "cleanclip" or (same and origin and origin.wrapper is not None):
-            content = {"epoch": 0, "name": dest.stem, **wrapper, "state_dict": named}
+            key = origin.key if same and origin else "state_dict"
+            content = {"epoch": 0, "name": dest.stem, **wrapper, key: named}
         if format == "cleanclip":
             content["optimizer"] = _fresh_optimizer(tensors)
         with written_whole(dest) as scratch:
@@ -123,18 +150,16 @@ def _save_safetensors(
 def write_torch_file(path: Path, content: Mapping[str, Any], note: Mapping[str, Any]) -> None:
     """Writes `content` with torch.save, and `note` as a JSON record that torch.load passes over.
 
-    Arrays in `content` and its state_dict become tensors.
+    Arrays in `content` and its dictionaries become tensors.
     """
     torch = import_torch()
-    tensors = {
-        name: {inner: as_tensor(x) for inner, x in value.items()}
-        if name == "state_dict"
-        else as_tensor(value)
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in content.items()
-    }
-    torch.save(tensors, path)
+
+    def saved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: saved(x) for name, x in value.items()}
+        return as_tensor(value) if isinstance(value, np.ndarray) else value
+
+    torch.save(saved(dict(content)), path)
     with zipfile.ZipFile(path, "a") as records:
         top = records.namelist()[0].partition("/")[0]
         records.writestr(f"{top}/{NOTE}", json.dumps(note, indent=1))
