@@ -125,7 +125,7 @@ def test_a_run_and_its_checkpoint_may_not_contradict(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"'RN-test', but the start run .* has 'ViT-test'"):
         train(checkpoint, tmp_path / "cleaned")
     checkpoint.model.variant = None
-    with pytest.raises(UserError, match=r"vocabulary of 300, .*--tokenizer=tokenizer\.json"):
+    with pytest.raises(UserError, match=r"vocabulary of 300 that .*--tokenizer=tokenizer\.json"):
         train(checkpoint, tmp_path / "cleaned")
     assert not (tmp_path / "cleaned").exists()
 

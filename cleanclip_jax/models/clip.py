@@ -50,7 +50,7 @@ class CLIP(nn.Module):
 
 
 def build(
-    variant: str | Mapping[str, Any] | Variant,
+    variant: Any,
     *,
     vocab_size: int | None = None,
     context_length: int | None = None,
@@ -60,7 +60,7 @@ def build(
     """Returns the model of a named variant, with the tokenizer's and pictures' sizes put in.
 
     Args:
-      variant: a name of `VARIANTS`, a dictionary of numbers, or the numbers themselves.
+      variant: a name of `VARIANTS`, a dictionary of numbers, or a `Variant`.
       vocab_size, context_length, image_size: in place of the variant's.
       **options: fields of `Compute` (activation, dtype, bn_groups, scan, ...).
     """

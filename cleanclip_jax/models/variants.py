@@ -1,6 +1,5 @@
 """Architectures as numbers: the published ones by name, any other as a dictionary of numbers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -114,9 +113,9 @@ _LEAST = {"patch": 0, "vision_hidden": 0, "text_hidden": 0, "text_end": -1}
 _MOST = 1 << 24  # of any number; the largest vocabularies have a million ids
 
 
-def variant_of(given: str | Mapping[str, Any]) -> Variant:
+def variant_of(given: Any) -> Variant:
     """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
-    if isinstance(given, str):
+    if not hasattr(given, "items"):
         return VARIANTS.find(given)
     plain = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
     where = "config.model.variant"

@@ -160,9 +160,10 @@ def _tokenizer(
     """The workdir's tokenizer, the start's, or a new one."""
     if workdir.has(TOKENIZER):
         return Tokenizer.load(workdir / TOKENIZER)
-    if start is not None:
-        return start.tokenizer
     text = config.text
+    if start is not None:
+        start.tokenizer.keep_end = text.keep_end
+        return start.tokenizer
     if text.tokenizer == "clip":
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)

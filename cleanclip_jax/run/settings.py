@@ -90,9 +90,11 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
                 f"{config.start} has {inherited!r}: leave it out"
             )
         config.model[key] = inherited
-    # Where CLIP's merges file is says nothing of what is in it.
+    # Where CLIP's merges file is says nothing of what is in it, and how captions are cut is no
+    # part of a model.
     text = start.text.copy_and_resolve_references()
     text.merges = config.text.merges or text.merges
+    text.keep_end = text.keep_end and config.text.keep_end
     for key, default in defaults().text.items():
         if config.text[key] not in (default, text[key]):
             raise UserError(

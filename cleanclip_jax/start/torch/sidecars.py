@@ -132,7 +132,7 @@ def folder_files(
     for tower in ("text_config", "vision_config"):
         config[tower] = merged(config, tower)
         config.pop(f"{tower}_dict", None)
-        if HIDDEN_ACTS.get(config[tower].get("hidden_act", "quick_gelu")) != activation:
+        if HIDDEN_ACTS.get(config[tower].get("hidden_act", "")) != activation:
             words = (word for word, name in HIDDEN_ACTS.items() if name == activation)
             config[tower]["hidden_act"] = next(words)
     config["vision_config"]["image_size"] = v.image_size

@@ -136,7 +136,7 @@ def _arrays(path: Path, content: Any, bytes_of: BytesOf) -> dict[str, Any]:
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name")
     out = {}
     for name, value in content.items():
-        if name == "state_dict" and isinstance(value, dict):
+        if isinstance(value, dict) and any(isinstance(x, Tensor) for x in value.values()):
             value = _arrays(path, value, bytes_of)
         elif isinstance(value, Tensor):
             value = _array(f"{path}: {name}", value, bytes_of)

@@ -1,4 +1,4 @@
-"""Configs of Hugging Face and open_clip: keys honoured, as PyTorch runs them, or refused by name."""
+"""Configs of Hugging Face and open_clip: keys are honoured as PyTorch runs them, or refused."""
 
 import copy
 import json
@@ -83,14 +83,15 @@ HUGGINGFACE = {
 }
 
 
+DICT = HUGGINGFACE.pop("dict")
 ALL = {place: x for case in HUGGINGFACE.values() for place, x in case.items()}
-ALL["text_config.eos_token_id"] = 9  # which text_config_dict hides
 
 
-@pytest.mark.parametrize("case", ["all", *slow(HUGGINGFACE)])
+@pytest.mark.parametrize("case", ["all", "dict", *slow(HUGGINGFACE)])
 def test_a_key_of_hugging_faces_is_honoured(case, tmp_path):
     pytest.importorskip("transformers")
-    config = changed(config_of("huggingface"), HUGGINGFACE.get(case, ALL))
+    changes = HUGGINGFACE | {"all": {**ALL, "text_config.eos_token_id": 9}, "dict": DICT}
+    config = changed(config_of("huggingface"), changes[case])
     same_as_torch(tmp_path / "hf", config, "huggingface", of_huggingface)
 
 
