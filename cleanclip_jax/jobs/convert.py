@@ -111,6 +111,12 @@ def find_tokenizer(given: Path | None, checkpoint: Checkpoint, config: Any) -> T
     A given one with another vocabulary or context length is refused.
     """
     v = checkpoint.numbers
+    beside = checkpoint.path / TOKENIZER
+    if given is None and not checkpoint.has_clips_vocabulary and beside.is_file():
+        try:
+            return find_tokenizer(beside, checkpoint, config)
+        except UserError as error:
+            print(f"not taken: {error}")
     if given is not None:
         tokenizer = Tokenizer.load(given)
         if (tokenizer.vocab_size, tokenizer.context_length) != (v.vocab_size, v.context_length):
@@ -136,12 +142,14 @@ def hand_out(args: Any) -> None:
     workdir, dest = args.source, args.dest
     config, origin = from_json(workdir / "config.json"), load_origin(workdir)
     format, layout = choose_format(dest, args.format, origin)
+    start = RunStart(workdir)
     v = dataclasses.replace(
         variant_of(config.model.variant),
         image_size=config.model.image_size,
         context_length=config.text.context_length,
-        vocab_size=RunStart(workdir).vocab_size,
+        vocab_size=start.vocab_size,
     )
+    tokenizer = start.tokenizer.as_json() if config.text.tokenizer == "trained" else None
     activation = config.model.activation
     if args.activation not in (None, activation):
         raise UserError(f"{workdir} was trained with {activation}, not {args.activation}")
@@ -156,11 +164,18 @@ def hand_out(args: Any) -> None:
     tensors = to_tensors(layout, v, variables, origin, forwards(config, step), dtype)
     del variables
     settings = contract(in_words(v), v, activation)
-    write_checkpoint(dest, format, layout, tensors, origin, settings, v)
+    write_checkpoint(dest, format, layout, tensors, origin, settings, v, tokenizer)
     written = open_checkpoint(dest, format)
     prove_same(written.tensors.items(), tensors, ordered=dest.suffix in TORCH_SUFFIXES)
     print(f"{workdir} at step {step}: {len(tensors)} tensors, read back bit for bit")
     print("\n".join(written.describe()))
+    if tokenizer is not None:
+        place = workdir / TOKENIZER if dest.suffix in SUFFIXES else dest / TOKENIZER
+        print(
+            f"its tokenizer is not CLIP's: {place}, for tokenizers.Tokenizer.from_file; that of a "
+            "folder is AutoTokenizer's of transformers and get_tokenizer('local-dir:...')'s of "
+            "open_clip as well"
+        )
     print(f"written: {dest}")
 
 

@@ -13,7 +13,7 @@ import ftfy
 import numpy as np
 import tokenizers
 from jaxtyping import Int32
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import cache_folder, write_whole
@@ -28,7 +28,6 @@ MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804
 # The file holds more merges than CLIP uses: its vocabulary is 512 bytes, these and two specials.
 _MERGES = 49408 - 512 - 2
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-_VERSION = 1
 
 
 class Tokenizer:
@@ -117,27 +116,42 @@ class Tokenizer:
         return tokens
 
     def save(self, path: Path | str) -> None:
-        """Writes the tokenizer as one JSON file, whole or not at all."""
-        content = {
-            "version": _VERSION,
-            "context_length": self.context_length,
-            "keep_end": self.keep_end,
-            "bpe": json.loads(self._bpe.to_str()),
-        }
-        write_whole(workdir_path(path), json.dumps(content, ensure_ascii=False))
+        """Writes the tokenizer as one JSON file, whole or not at all: see `as_json`."""
+        write_whole(workdir_path(path), self.as_json())
+
+    def as_json(self) -> str:
+        """The tokenizer as Hugging Face's `tokenizers` and transformers open it.
+
+        There too a caption's ids are start + ids + end, padded to the context length and, with
+        `keep_end`, cut to it. Only what mends and unescapes captions is not a part of it.
+        """
+        bpe = tokenizers.Tokenizer.from_str(self._bpe.to_str())
+        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+        bpe.normalizer = normalizers.Sequence(
+            [spaces, normalizers.Strip(), normalizers.Lowercase()]  # pyright: ignore
+        )
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A {END}", special_tokens=[(START, self.start), (END, self.end)]
+        )
+        bpe.enable_padding(length=self.context_length, pad_token=bpe.id_to_token(0))
+        if self.keep_end:
+            bpe.enable_truncation(self.context_length)
+        return bpe.to_str()
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
         """Reads what `save` wrote."""
         try:
             content = json.loads(workdir_path(path).read_bytes())
-            if content["version"] != _VERSION:
-                raise UserError(
-                    f"{path}: the tokenizer is of version {content['version']}, and this program "
-                    f"reads version {_VERSION}; make it again."
-                )
-            bpe = tokenizers.Tokenizer.from_str(json.dumps(content["bpe"]))
-            return cls(bpe, content["context_length"], content["keep_end"])
+            if "bpe" in content:  # as it was written before `as_json`
+                bpe = tokenizers.Tokenizer.from_str(json.dumps(content["bpe"]))
+                return cls(bpe, content["context_length"], content["keep_end"])
+            length, keep_end = content["padding"]["strategy"]["Fixed"], bool(content["truncation"])
+            around = dict.fromkeys(("normalizer", "post_processor", "padding", "truncation"))
+            bpe = tokenizers.Tokenizer.from_str(json.dumps(content | around))
+            if bpe.token_to_id(END) != bpe.get_vocab_size() - 1:
+                raise UserError(f"{path}: its highest id is not {END}: it is no run's tokenizer.")
+            return cls(bpe, length, keep_end)
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such tokenizer; check the path.") from error
         except (ValueError, KeyError, TypeError) as error:

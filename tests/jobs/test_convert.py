@@ -353,6 +353,30 @@ def test_an_architecture_without_a_name_goes_round(tmp_path, capsys):
         ("huggingface", "vision pool is mean, and huggingface programs build it with token"),
         ("openai", "vision head width is 24, and openai programs build it with 64"),
     ):
-        assert message in fails(capsys, tmp_path / "workdir", tmp_path / "b", f"--format={format}")
+        dest = tmp_path / ("b" if format == "huggingface" else "b.pt")
+        assert message in fails(capsys, tmp_path / "workdir", dest, f"--format={format}")
     model, _ = cleanclip_jax.load(tmp_path / "workdir")
     assert model.variant == odd and model.compute.activation == "gelu_tanh"
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip"])
+def test_a_trained_tokenizer_goes_along_with_a_folder(files, format, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    words = (f"a {a}{b}ly {a}{b}{c}ing" for a in "abcdefgh" for b in "klmnop" for c in "xyz")
+    tokenizer = Tokenizer.train(words, 300, 16)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    convert(files / "vit.pt", tmp_path / "run", f"--tokenizer={tmp_path}/tokenizer.json")
+    capsys.readouterr()
+    convert(tmp_path / "run", tmp_path / "folder", "--format", format)
+    assert "its tokenizer is not CLIP's" in capsys.readouterr().out
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    captions = ["A bkly  cing!", "an akxing dog"]
+    ids = theirs(captions, padding="max_length", truncation=True)["input_ids"]
+    for row, ours in zip(ids, tokenizer(captions).tolist(), strict=True):
+        end = ours.index(299)
+        assert len(row) == len(ours) and row[: end + 1] == ours[: end + 1]
+    # And comes back with it.
+    convert(tmp_path / "folder", tmp_path / "again")
+    np.testing.assert_array_equal(
+        RunStart(tmp_path / "again").tokenizer(captions), tokenizer(captions)
+    )

@@ -16,9 +16,11 @@ from cleanclip_jax.files import folder_written_whole, written_whole
 from cleanclip_jax.models.variants import Variant, spelled
 from cleanclip_jax.start.torch import SUFFIXES
 from cleanclip_jax.start.torch.origin import Origin
-from cleanclip_jax.start.torch.sidecars import folder_files
+from cleanclip_jax.start.torch.sidecars import OPEN_CLIP_CONFIG, folder_files
 from cleanclip_jax.start.torch.torch_file import NOTE
+from cleanclip_jax.text.tokenizer import END, START
 from cleanclip_jax.views.normalise import MEAN, STD
+from cleanclip_jax.workdir import TOKENIZER
 
 # What Hugging Face's CLIPModel has one way alone.
 _NOT_HUGGINGFACES = ("vision_pool", "ln_pre", "causal", "text_pool")
@@ -107,6 +109,7 @@ def write_checkpoint(
     origin: Origin | None,
     settings: Mapping[str, Any],
     v: Variant,
+    tokenizer: str | None = None,
 ) -> None:
     """Writes a checkpoint whole or not at all.
 
@@ -114,15 +117,27 @@ def write_checkpoint(
       dest: a file of torch.save or safetensors by its ending, else a folder.
       tensors: from `to_tensors`, in the layout.
       settings: from `contract`; written into the file, and a folder's JSON files say the same.
+      tokenizer: `Tokenizer.as_json`, which lies in a folder where it is not CLIP's.
     """
     same = origin is not None and origin.format == format
     prefix = origin.prefix if same and origin else ""
     named = {prefix + name: x for name, x in tensors.items()}
     if dest.suffix not in SUFFIXES:
         with folder_written_whole(dest) as folder:
-            for name, content in folder_files(
-                format, origin if same else None, settings, v
-            ).items():
+            files: dict[str, Any] = folder_files(format, origin if same else None, settings, v)
+            if tokenizer is not None:
+                (folder / TOKENIZER).write_text(tokenizer)
+                files["tokenizer_config.json"] = {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "model_max_length": v.context_length,
+                    # Padding is behind the end, whose first place counts: any id will do.
+                    **{"bos_token": START, "eos_token": END, "pad_token": END},
+                }
+                if OPEN_CLIP_CONFIG in files:  # which else takes CLIP's, and says nothing
+                    files[OPEN_CLIP_CONFIG]["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = (
+                        TOKENIZER
+                    )
+            for name, content in files.items():
                 (folder / name).write_text(json.dumps(content, indent=2) + "\n")
             name = "model" if format == "huggingface" else "open_clip_model"
             _save_safetensors(folder / f"{name}.safetensors", named, settings)
