@@ -50,9 +50,11 @@ def preprocess(model: Any, images: Sequence["_Path | bytes | np.ndarray"]) -> An
       model: from `load`.
       images: paths, encoded files, or pictures uint8 [h, w, 3]; see `fit`.
     """
+    import jax.numpy as jnp
+
     from cleanclip_jax.views.normalise import normalise
 
-    return normalise(fit(images, model.variant.image_size))
+    return normalise(jnp.asarray(fit(images, model.variant.image_size)))
 
 
 def tokenizer(path: _Path) -> Any:

@@ -127,8 +127,10 @@ class TorchStart:
         activation = settings.model.activation if settings else None
         self._checkpoint = open_checkpoint(path, activation=activation, key=key)
         for line in self._checkpoint.describe():
-            level = logging.WARNING if line in self._checkpoint.notes else logging.INFO
-            log.log(level, "%s", line)
+            if line in self._checkpoint.notes:
+                log.warning("%s: %s", path, line.removeprefix("warning: "))
+            else:
+                log.info("%s", line)
         self.config = self._checkpoint.config()
         if settings is not None:
             text = self.config.text
