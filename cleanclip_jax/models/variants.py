@@ -1,10 +1,8 @@
 """Architectures as numbers: the published ones by name, any other as a dictionary of numbers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from cleanclip_jax.errors import UserError
-from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.registry import Registry
 
 
@@ -108,46 +106,11 @@ _ROWS = {
 VARIANTS: Registry[Variant] = Registry("config.model.variant", _ROWS)
 find_variant = VARIANTS.find
 
-_WORDS = {"vision_pool": ("token", "mean", "mean_norm"), "text_pool": ("end", "first", "last")}
-_LEAST = {"patch": 0, "vision_hidden": 0, "text_hidden": 0, "text_end": -1}
-_MOST = 1 << 24  # of any number; the largest vocabularies have a million ids
-
 
 def variant_of(given: Any) -> Variant:
     """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
     if not hasattr(given, "items"):
         return VARIANTS.find(given)
-    plain = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-    where = "config.model.variant"
-    return validate(where, Variant(**take(where, plain, of_signature(Variant))))
+    from cleanclip_jax.models.numbers import read_variant
 
-
-def validate(where: str, v: Variant) -> Variant:
-    """Refuses numbers that no architecture has; `where` begins the message."""
-    for name, value in vars(v).items():
-        if isinstance(value, str):
-            fits = value in _WORDS[name]
-        elif isinstance(value, float):
-            fits = 0 < value < 1
-        elif isinstance(value, bool):
-            fits = True
-        else:
-            numbers, least = value if isinstance(value, tuple) else [value], _LEAST.get(name, 1)
-            fits = all(isinstance(x, int) and least <= x < _MOST for x in numbers)
-        if not fits:
-            raise UserError(f"{where}: {name} is {value!r}, which no architecture has")
-    width = v.vision_width * (1 if v.patch else 32)
-    for name, total, part in (
-        ("text_width", v.text_width, v.text_heads),
-        ("the width of the image tower's attention", width, v.vision_head_width),
-        ("image_size", v.image_size, v.patch or 32),
-    ):
-        if total % part:
-            raise UserError(f"{where}: {name} {total} does not divide by {part}")
-    return v
-
-
-def spelled(v: Variant) -> dict[str, Any]:
-    """What `variant_of` takes for these numbers, ready for JSON; defaults are left out."""
-    values = {x.name: getattr(v, x.name) for x in fields(v) if getattr(v, x.name) != x.default}
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
+    return read_variant("config.model.variant", given)

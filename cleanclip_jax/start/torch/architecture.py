@@ -10,15 +10,12 @@ from typing import Any
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import REQUIRED, Key, choice, flag, number, table, text, whole
 from cleanclip_jax.keys import take as checked
-from cleanclip_jax.models.variants import Variant, validate
+from cleanclip_jax.models.numbers import validate
+from cleanclip_jax.models.variants import Variant
 
 # Hugging Face's words for activations.
-HIDDEN_ACTS = {
-    "quick_gelu": "quick_gelu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
+HIDDEN_ACTS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+HIDDEN_ACTS |= {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,9 @@ def of_huggingface(where: str, config: Mapping[str, Any]) -> Described:
     vision = _known(f"{where}: vision_config", merged(config, "vision_config"), _VISION)
     acts = [HIDDEN_ACTS[tower["hidden_act"]] for tower in (vision, text)]
     _equal(f"{where}: hidden_act", acts)
+    width, heads = vision["hidden_size"], vision["num_attention_heads"]
+    if width % heads:
+        raise UserError(f"{where}: vision_config: {heads} heads do not divide the width {width}")
     end = text["eos_token_id"]
     if end != 2:  # written in old configs: the highest id
         _is_id(f"{where}: eos_token_id", end, text["vocab_size"])
@@ -109,15 +109,15 @@ def of_huggingface(where: str, config: Mapping[str, Any]) -> Described:
         features=top["projection_dim"],
         image_size=vision["image_size"],
         vision_layers=vision["num_hidden_layers"],
-        vision_width=vision["hidden_size"],
+        vision_width=width,
         patch=vision["patch_size"],
         text_layers=text["num_hidden_layers"],
         text_width=text["hidden_size"],
         text_heads=text["num_attention_heads"],
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
-        vision_head_width=_head_width(where, vision["hidden_size"], vision["num_attention_heads"]),
-        vision_hidden=_hidden(vision["hidden_size"], vision["intermediate_size"]),
+        vision_head_width=width // heads,
+        vision_hidden=_hidden(width, vision["intermediate_size"]),
         text_hidden=_hidden(text["hidden_size"], text["intermediate_size"]),
         vision_epsilon=vision["layer_norm_eps"],
         text_epsilon=text["layer_norm_eps"],
@@ -296,9 +296,3 @@ def _hidden(width: int, hidden: int) -> int:
 
 def _ratio(tower: Mapping[str, Any]) -> int:
     return _hidden(tower["width"], int(tower["width"] * tower["mlp_ratio"]))
-
-
-def _head_width(where: str, width: int, heads: int) -> int:
-    if width % heads:
-        raise UserError(f"{where}: vision_config: {heads} heads do not divide the width {width}")
-    return width // heads

@@ -13,7 +13,8 @@ from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import local_copy
 from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.variants import Variant, spelled, variant_of
+from cleanclip_jax.models.numbers import read_variant, spelled
+from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.architecture import Described, contradictions
 from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.start.torch.recognise import (
@@ -162,15 +163,9 @@ def _noted(path: Path, format: str, note: Mapping[str, Any], shown: Variant) -> 
     numbers, activation = note.get("numbers"), note.get("activation")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         return None
-    try:
-        v = (
-            variant_of(numbers)
-            if isinstance(numbers, dict)
-            else guess_heads(str(path), format, shown)
-        )
-        return Described(v, activation, "note")
-    except UserError as error:
-        raise UserError(f"{path}: its note is damaged ({error})") from None
+    if isinstance(numbers, dict):
+        return Described(read_variant(f"{path}: its note", numbers), activation, "note")
+    return Described(guess_heads(str(path), format, shown), activation, "note")
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from cleanclip_jax.start.torch.names import LAYOUTS, constants, rules
 
 # Where a layout shows its numbers: the tables of tokens, of text positions and of the image
 # tower's, the text projection, and what comes before and after a block's number.
-_PLACES = {
+_PLACES: dict[str, tuple[str, ...]] = {
     "openai": (
         *("token_embedding.weight", "positional_embedding", "visual.positional_embedding"),
         *("visual.conv1.weight", "text_projection"),
@@ -91,7 +92,7 @@ def read_numbers(where: str, layout: str, tensors: Mapping[str, np.ndarray]) -> 
 
     tokens, positions, grid, patches, projection, text, vision, fc = _PLACES[layout]
     resnet = "visual.layer1.0.conv1.weight"
-    shown = {
+    shown: dict[str, Any] = {
         "features": size(projection, 0 if layout == "huggingface" else 1),
         "text_layers": count(text),
         "text_width": size(tokens, 1),
@@ -159,8 +160,9 @@ def name_of(v: Variant) -> str | None:
 
 def in_words(v: Variant) -> str:
     """An architecture's name, or its shape where it has none: ViT 12 x 896/16."""
-    depth = v.vision_layers if v.patch else "-".join(map(str, v.vision_layers))  # pyright: ignore
-    kind = f"ViT {depth} x {v.vision_width}/{v.patch}" if v.patch else f"RN {depth}"
+    depths = v.vision_layers if isinstance(v.vision_layers, tuple) else (v.vision_layers,)
+    kind = f"{'ViT' if v.patch else 'RN'} {'-'.join(map(str, depths))} x {v.vision_width}"
+    kind += f"/{v.patch}" if v.patch else ""
     return name_of(v) or f"{kind} with text {v.text_layers} x {v.text_width}"
 
 

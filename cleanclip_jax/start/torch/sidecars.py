@@ -161,8 +161,10 @@ def _open_clip_config(settings: Mapping[str, Any], v: Variant) -> dict[str, Any]
         pool_type=("eos" if v.text_end >= 0 else v.text_pool, "end"),
         eos_id=(v.text_end, -1),
     )
-    layers, image = list(v.vision_layers) if not v.patch else v.vision_layers, {}
-    if v.patch:
+    layers, image = v.vision_layers, {}
+    if isinstance(layers, tuple):
+        layers = list(layers)
+    else:
         image = tower(
             *(v.vision_width, v.vision.hidden, v.vision_epsilon),
             no_ln_pre=(not v.ln_pre, False),

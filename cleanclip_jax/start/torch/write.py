@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole, written_whole
-from cleanclip_jax.models.variants import Variant, spelled
+from cleanclip_jax.models.numbers import spelled
+from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch import SUFFIXES
 from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.start.torch.sidecars import OPEN_CLIP_CONFIG, folder_files
@@ -61,7 +62,9 @@ def check_holds(format: str, v: Variant, activation: str, told: bool) -> None:
     Args:
       told: whether the user named the activation, so that GELU goes to who runs QuickGELU.
     """
-    usual = Variant(*astuple(v)[:7], v.text_width // 64, v.context_length, v.vocab_size)
+    first = astuple(v)[: [x.name for x in fields(v)].index("text_heads")]
+    sizes = {"context_length": v.context_length, "vocab_size": v.vocab_size}
+    usual: Variant = Variant(*first, v.text_width // 64, **sizes)  # pyright: ignore
     same = {"openai": None, "cleanclip": None, "huggingface": _NOT_HUGGINGFACES}.get(format, ())
     for name in [x.name for x in fields(v)] if same is None else same:
         value, theirs = getattr(v, name), getattr(usual, name)

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build
-from cleanclip_jax.models.variants import VARIANTS, spelled
+from cleanclip_jax.models.numbers import spelled
+from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.torch.architecture import of_huggingface, of_open_clip
 from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 from cleanclip_jax.start.torch.sidecars import folder_files

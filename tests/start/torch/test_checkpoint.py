@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     refused(r"text_projection is 64, as no CLIP has it", text_projection=ones[:, 0])
     refused("leave no room for a start", token_embedding__weight=np.ones((1, 64), np.float32))
     refused("is a SigLIP model", logit_bias=np.ones(()))
-    refused(r"is a tower with layer scale \(", **{"transformer.resblocks.0.ls_1.gamma": ones})
+    refused(r"is a tower with layer scale \(", transformer__resblocks__0__ls_1__gamma=ones)
 
 
 def test_files_of_something_else_are_refused(tmp_path):
