@@ -98,7 +98,7 @@ def contract(variant: str, v: Variant, activation: str) -> dict[str, Any]:
             "context_length": v.context_length,
             "vocab_size": v.vocab_size,
             "start": v.vocab_size - 2,
-            "end": v.vocab_size - 1,
+            "end": v.vocab_size - 1 if v.text_end < 0 else v.text_end,
             "pad": 0,
         },
     }
