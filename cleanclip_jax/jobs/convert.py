@@ -6,6 +6,7 @@ folder. docs/interop.md has the table of names, and what goes with a checkpoint.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.config import from_json, to_json
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.variants import variant_of
@@ -68,8 +69,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         (bring_in if importing else hand_out)(args)
     except OSError as error:
-        place = error.filename or dest
-        raise UserError(f"{dest} can't be written ({place}: {error.strerror})") from None
+        place = Path(os.fsdecode(error.filename or dest))
+        if place == source or source in place.parents:
+            raise UserError(f"{source} can't be read ({place}: {reason(error)})") from None
+        raise UserError(f"{dest} can't be written ({place}: {reason(error)})") from None
     return 0
 
 
@@ -153,8 +156,8 @@ def hand_out(args: Any) -> None:
     activation = config.model.activation
     if args.activation not in (None, activation):
         raise UserError(f"{workdir} was trained with {activation}, not {args.activation}")
-    told = args.activation is not None or (origin is not None and origin.format == format)
-    check_holds(format, v, activation, told)
+    named = args.activation is not None or (origin is not None and origin.format == format)
+    check_holds(format, v, activation, named)
     if origin is not None:
         origin.check(workdir, v)
     step, variables = load_saved(workdir)

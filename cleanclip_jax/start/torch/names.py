@@ -16,12 +16,12 @@ LAYOUTS = ("openai", "open_clip", "open_clip_text", "huggingface")
 
 @dataclass(frozen=True)
 class Rule:
-    """How one tensor of theirs becomes one of ours, or a third of one.
+    """How one tensor of PyTorch's becomes one of ours, or a third of one.
 
     Attributes:
-      name: theirs.
+      name: in the checkpoint.
       path: ours, 'params/visual/projection'; '' for a batch norm's counter, which we derive.
-      shape: theirs.
+      shape: in the checkpoint.
       turn: same | transpose | kernel (their [out, in, h, w] is our [h, w, in, out]).
       third: of our last axis (0 queries, 1 keys, 2 values); None: all of it.
     """
@@ -32,13 +32,13 @@ class Rule:
     turn: str = "same"
     third: int | None = None
 
-    def to_ours(self, theirs: np.ndarray) -> np.ndarray:
+    def to_ours(self, values: np.ndarray) -> np.ndarray:
         """Their values as ours: a view."""
         axes = {"same": None, "transpose": (1, 0), "kernel": (2, 3, 1, 0)}[self.turn]
-        return theirs.transpose(axes) if axes else theirs
+        return values.transpose(axes) if axes else values
 
-    def to_theirs(self, ours: np.ndarray) -> np.ndarray:
-        """Our values, those of the whole path, as theirs: a view."""
+    def to_torch(self, ours: np.ndarray) -> np.ndarray:
+        """Our values, those of the whole path, as the checkpoint's: a view."""
         if self.third is not None:
             size = ours.shape[-1] // 3
             ours = ours[..., self.third * size : (self.third + 1) * size]
@@ -117,20 +117,20 @@ def _visual(v: Variant, layout: str) -> Iterator[Rule]:
     yield from _norm("visual.ln_post", f"{ours}/ln_post", w)
 
 
-def _norm(theirs: str, ours: str, width: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"{ours}/norm/scale", (width,))
-    yield Rule(f"{theirs}.bias", f"{ours}/norm/bias", (width,))
+def _norm(torch_name: str, ours: str, width: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"{ours}/norm/scale", (width,))
+    yield Rule(f"{torch_name}.bias", f"{ours}/norm/bias", (width,))
 
 
-def _linear(theirs: str, ours: str, inputs: int, outputs: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"{ours}/kernel", (outputs, inputs), "transpose")
-    yield Rule(f"{theirs}.bias", f"{ours}/bias", (outputs,))
+def _linear(torch_name: str, ours: str, inputs: int, outputs: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"{ours}/kernel", (outputs, inputs), "transpose")
+    yield Rule(f"{torch_name}.bias", f"{ours}/bias", (outputs,))
 
 
-def _blocks(theirs: str, ours: str, stack: Stack, layout: str) -> Iterator[Rule]:
+def _blocks(torch_name: str, ours: str, stack: Stack, layout: str) -> Iterator[Rule]:
     w, hidden = stack.width, stack.hidden
     for i in range(stack.layers):
-        t, o = f"{theirs}.resblocks.{i}", f"{ours}/blocks_{i}"
+        t, o = f"{torch_name}.resblocks.{i}", f"{ours}/blocks_{i}"
         attention = [
             Rule(f"{t}.attn.in_proj_weight", f"{o}/qkv/kernel", (3 * w, w), "transpose"),
             Rule(f"{t}.attn.in_proj_bias", f"{o}/qkv/bias", (3 * w,)),
@@ -148,17 +148,17 @@ def _blocks(theirs: str, ours: str, stack: Stack, layout: str) -> Iterator[Rule]
             yield from (*ln_1, *attention, *ln_2, *mlp)
 
 
-def _batch_norm(theirs: str, ours: str, width: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"params/{ours}/scale", (width,))
-    yield Rule(f"{theirs}.bias", f"params/{ours}/bias", (width,))
-    yield Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean", (width,))
-    yield Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var", (width,))
-    yield Rule(f"{theirs}.num_batches_tracked", "", ())
+def _batch_norm(torch_name: str, ours: str, width: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"params/{ours}/scale", (width,))
+    yield Rule(f"{torch_name}.bias", f"params/{ours}/bias", (width,))
+    yield Rule(f"{torch_name}.running_mean", f"batch_stats/{ours}/mean", (width,))
+    yield Rule(f"{torch_name}.running_var", f"batch_stats/{ours}/var", (width,))
+    yield Rule(f"{torch_name}.num_batches_tracked", "", ())
 
 
-def _convolution(theirs: str, ours: str, inputs: int, outputs: int, side: int) -> Rule:
+def _convolution(torch_name: str, ours: str, inputs: int, outputs: int, side: int) -> Rule:
     shape = (outputs, inputs, side, side)
-    return Rule(f"{theirs}.weight", f"params/{ours}/kernel", shape, "kernel")
+    return Rule(f"{torch_name}.weight", f"params/{ours}/kernel", shape, "kernel")
 
 
 def _resnet(v: Variant) -> Iterator[Rule]:
@@ -211,10 +211,10 @@ def _huggingface(v: Variant) -> Iterator[Rule]:
         yield Rule(f"{name}_projection.weight", path, (v.features, size), "transpose")
 
 
-def _huggingface_layers(theirs: str, ours: str, stack: Stack) -> Iterator[Rule]:
+def _huggingface_layers(torch_name: str, ours: str, stack: Stack) -> Iterator[Rule]:
     w, hidden = stack.width, stack.hidden
     for i in range(stack.layers):
-        t, o = f"{theirs}.encoder.layers.{i}", f"{ours}/blocks_{i}"
+        t, o = f"{torch_name}.encoder.layers.{i}", f"{ours}/blocks_{i}"
         for letter, third in (("k", 1), ("v", 2), ("q", 0)):
             for rule in _linear(f"{t}.self_attn.{letter}_proj", f"{o}/qkv", w, w):
                 yield replace(rule, third=third)

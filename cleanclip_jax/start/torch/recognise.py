@@ -175,15 +175,15 @@ def _problems(layout: str, v: Variant, tensors: Mapping[str, np.ndarray]) -> lis
         if rule.name not in tensors:
             missing.append(f"{rule.name} is missing")
             continue
-        theirs = tensors[rule.name]
-        if theirs.shape != rule.shape:
-            shapes.append(f"{rule.name} is {_by(theirs.shape)}, not {_by(rule.shape)}")
-        elif theirs.dtype.kind not in ("iu" if rule.counts else "fV"):  # V: bfloat16
-            kinds.append(f"{rule.name} is of type {theirs.dtype}")
+        tensor = tensors[rule.name]
+        if tensor.shape != rule.shape:
+            shapes.append(f"{rule.name} is {_by(tensor.shape)}, not {_by(rule.shape)}")
+        elif tensor.dtype.kind not in ("iu" if rule.counts else "fV"):  # V: bfloat16
+            kinds.append(f"{rule.name} is of type {tensor.dtype}")
     for name, value in fixed.items():
         if name in tensors and not np.array_equal(tensors[name], value):
-            theirs = tensors[name]
-            how = f"{theirs}, not {value}" if theirs.ndim == 0 else "not 0, 1, 2 ..."
+            tensor = tensors[name]
+            how = f"{tensor}, not {value}" if tensor.ndim == 0 else "not 0, 1, 2 ..."
             values.append(f"{name} is {how}")
     known = {rule.name for rule in needed} | fixed.keys()
     left = [f"{name} is left over" for name in tensors if name not in known]

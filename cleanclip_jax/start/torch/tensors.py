@@ -93,7 +93,7 @@ def each_tensor(
             yield name, count.astype(same.get(name, count.dtype))
         else:
             kind = dtype or same.get(name) or kinds.get(rule.path, "float32")
-            yield name, _cast(rule, rule.to_theirs(np.asarray(flat[rule.path])), kind)
+            yield name, _cast(rule, rule.to_torch(np.asarray(flat[rule.path])), kind)
 
 
 def _kinds_by_path(origin: Origin, v: Variant) -> dict[str, str]:

@@ -56,24 +56,24 @@ def choose_format(dest: Path, wanted: str | None, origin: Origin | None) -> tupl
     return format, "openai" if format == "cleanclip" else format
 
 
-def check_holds(format: str, v: Variant, activation: str, told: bool) -> None:
+def check_holds(format: str, v: Variant, activation: str, named: bool) -> None:
     """Refuses a model that a format's programs would build otherwise from the same tensors.
 
     Args:
-      told: whether the user named the activation, so that GELU goes to who runs QuickGELU.
+      named: whether the user named the activation, so that GELU goes to who runs QuickGELU.
     """
     first = astuple(v)[: [x.name for x in fields(v)].index("text_heads")]
     sizes = {"context_length": v.context_length, "vocab_size": v.vocab_size}
     usual: Variant = Variant(*first, v.text_width // 64, **sizes)  # pyright: ignore
     same = {"openai": None, "cleanclip": None, "huggingface": _NOT_HUGGINGFACES}.get(format, ())
     for name in [x.name for x in fields(v)] if same is None else same:
-        value, theirs = getattr(v, name), getattr(usual, name)
-        if value != theirs:
+        value, built = getattr(v, name), getattr(usual, name)
+        if value != built:
             raise UserError(
                 f"the model's {name.replace('_', ' ')} is {value}, and {format} programs build it "
-                f"with {theirs}: take --format open_clip"
+                f"with {built}: take --format open_clip"
             )
-    if format in ("openai", "cleanclip") and activation != "quick_gelu" and not told:
+    if format in ("openai", "cleanclip") and activation != "quick_gelu" and not named:
         raise UserError(
             f"{format} programs run QuickGELU, and this model is of {activation}: take --format "
             f"open_clip or huggingface, or say --activation={activation} if yours runs that"
