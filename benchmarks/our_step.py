@@ -70,7 +70,7 @@ def exported(v: Variant, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     text = {path: x for path, x in flat.items() if path not in image}
     beside = replace(v, vision_layers=1, vision_width=64, patch=32)
     named = {
-        rule.name: np.ascontiguousarray(rule.to_theirs(tower[rule.path]))
+        rule.name: np.ascontiguousarray(rule.to_torch(tower[rule.path]))
         for tower, layout, numbers in ((image, "openai", v), (text, "huggingface", beside))
         for rule in rules(layout, numbers)
         if rule.path in tower

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         open_model,
         open_source,
         poison,
+        preprocess,
+        tokenizer,
         train,
         trigger,
     )
@@ -31,6 +33,8 @@ __all__ = [
     "open_model",
     "open_source",
     "poison",
+    "preprocess",
+    "tokenizer",
     "train",
     "trigger",
 ]

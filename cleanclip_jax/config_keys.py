@@ -69,8 +69,15 @@ KEYS: Registry[Key] = Registry(
             "workdir whose newest checkpoint gives the weights, the architecture and the "
             "tokenizer; or a PyTorch checkpoint (docs/interop.md)",
         ),
-        "model.variant": text(None, "a name of models/variants.py"),
-        "model.activation": choice(None, "quick_gelu | gelu", "of both towers"),
+        "model.variant": Key(
+            None,
+            "a name, or a dictionary of numbers",
+            lambda v: (isinstance(v, str) and bool(v)) or hasattr(v, "items"),
+            "an architecture: docs/models.md",
+            text=True,
+            table=True,
+        ),
+        "model.activation": choice(None, "quick_gelu | gelu | gelu_tanh", "of both towers"),
         "model.image_size": whole(None, "pixels a side, in place of the variant's", 1, below=SIDE),
         "model.dtype": choice("float32", DTYPES, "of the computation"),
         "model.param_dtype": choice("float32", DTYPES, "of the parameters"),

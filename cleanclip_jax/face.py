@@ -20,22 +20,46 @@ if TYPE_CHECKING:
 _Path = str | PathLike[str]
 
 
-def load(path: _Path, activation: str | None = None) -> tuple[Any, dict[str, Any]]:
+def load(
+    path: _Path, activation: str | None = None, key: str | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Loads a CLIP's weights from a workdir (its newest checkpoint) or a PyTorch checkpoint.
 
     Args:
       path: a workdir; a file of OpenAI, open_clip or CleanCLIP (.pt and its like, .safetensors);
         a Hugging Face or open_clip folder.
-      activation: quick_gelu | gelu, in place of what a PyTorch checkpoint says or leaves open.
+      activation: quick_gelu | gelu | gelu_tanh, in place of what a PyTorch checkpoint says or
+        leaves open.
+      key: where in a PyTorch file the state dict lies ("state_dict_ema"), where that is not usual.
 
     Returns:
       the model (`models.clip.CLIP`) and its variables, {'params', 'batch_stats'}, in float32, for
-      `models.clip.encode_image(model, variables, images)` and `encode_text`.
+      `models.clip.encode_image(model, variables, preprocess(model, images))` and `encode_text` with
+      `tokenizer(path)(texts)`. A linear head is left out, with a warning.
     """
     from cleanclip_jax.start.start import load_weights
     from cleanclip_jax.workdir import workdir_path
 
-    return load_weights(workdir_path(path), activation)
+    return load_weights(workdir_path(path), activation, key)
+
+
+def preprocess(model: Any, images: Sequence["_Path | bytes | np.ndarray"]) -> Any:
+    """Returns pictures as `encode_image` takes them: float32 [n, size, size, 3], normalised.
+
+    Args:
+      model: from `load`.
+      images: paths, encoded files, or pictures uint8 [h, w, 3]; see `fit`.
+    """
+    import jax.numpy as jnp
+
+    from cleanclip_jax.views.normalise import normalise
+
+    return normalise(jnp.asarray(fit(images, model.variant.image_size)))
+
+
+def tokenizer(path: _Path) -> Any:
+    """Returns the tokenizer of what `load` takes: called with texts it gives int32 [n, context]."""
+    return _open(path, {}).tokenizer
 
 
 def open_model(path: _Path, activation: str | None = None) -> "Encoder":

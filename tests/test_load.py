@@ -18,6 +18,7 @@ from cleanclip_jax.config import to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
+from cleanclip_jax.run.checked import check_run
 from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.start.head import Head
 from cleanclip_jax.start.start import TorchStart, load_weights
@@ -26,6 +27,7 @@ from cleanclip_jax.start.torch.origin import load_origin
 from cleanclip_jax.start.torch.tensors import to_tensors, to_variables
 from cleanclip_jax.start.torch.write import contract, write_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer
+from cleanclip_jax.views.normalise import normalise
 from cleanclip_jax.workdir import Workdir
 
 VIT = VARIANTS["ViT-test"]
@@ -65,7 +67,7 @@ def test_every_layout_is_one_model(golden, tmp_path, layout):
         np.testing.assert_array_equal(found[path], x.astype(np.float16).astype(np.float32))
 
 
-def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, tokenizer):
+def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, caplog, tokenizer):
     torch = pytest.importorskip("torch")
     workdir = tmp_path / "run"
     tokenizer.save(workdir / "tokenizer.json")
@@ -76,7 +78,9 @@ def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, 
         Head(("a", "b", "c"), normalised=False).save(Workdir(workdir))
         params = {**wanted["params"], "head": {"kernel": jnp.ones((48, 3)), "bias": jnp.ones(3)}}
         store.save(3, {"params": params, "batch_stats": {}}, {"step": jnp.asarray(3)})
-    model, variables = cleanclip_jax.load(workdir)
+    with caplog.at_level("WARNING"):
+        model, variables = cleanclip_jax.load(workdir)
+    assert "its head of 3 classes is left out" in caplog.text
     assert (model.variant.image_size, model.variant.vocab_size) == (16, 300)
     assert model.compute.activation == "quick_gelu"
     jax.tree.map(np.testing.assert_array_equal, variables["params"], wanted["params"])
@@ -125,7 +129,7 @@ def test_a_run_and_its_checkpoint_may_not_contradict(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"'RN-test', but the start run .* has 'ViT-test'"):
         train(checkpoint, tmp_path / "cleaned")
     checkpoint.model.variant = None
-    with pytest.raises(UserError, match=r"vocabulary of 300, .*--tokenizer=tokenizer\.json"):
+    with pytest.raises(UserError, match=r"vocabulary of 300 that .*--tokenizer=tokenizer\.json"):
         train(checkpoint, tmp_path / "cleaned")
     assert not (tmp_path / "cleaned").exists()
 
@@ -149,3 +153,34 @@ def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch,
         "preprocessor_config.json",
         "tokenizer.json",
     ]
+
+
+def test_what_goes_with_a_model(tmp_path, tokenizer, caplog):
+    """Pictures and captions in the form that it takes, and what nobody says of it, said."""
+    save_file(random_values("open_clip", VIT), tmp_path / "a.safetensors")
+    model, variables = cleanclip_jax.load(tmp_path / "a.safetensors")
+    assert model.compute.activation == "gelu"
+    assert "nothing says which activation it was trained with: gelu is taken" in caplog.text
+    pictures = [np.full((40, 50, 3), 128, np.uint8), np.zeros((32, 32, 3), np.uint8)]
+    images = cleanclip_jax.preprocess(model, pictures)
+    assert (images.shape, images.dtype) == ((2, 32, 32, 3), jnp.float32)
+    np.testing.assert_allclose(images[1, 0, 0], normalise(jnp.zeros((1, 1, 3)))[0, 0], atol=1e-6)
+    with pytest.raises(UserError, match=r"floating point, not uint8: .*cleanclip_jax\.preprocess"):
+        encode_image(model, variables, jnp.asarray(pictures[1][None]))
+    with pytest.raises(UserError, match=r"--tokenizer=tokenizer\.json"):
+        cleanclip_jax.tokenizer(tmp_path / "a.safetensors")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    flag = f"--tokenizer={tmp_path}/tokenizer.json"
+    assert cli.main(["convert", f"{tmp_path}/a.safetensors", f"{tmp_path}/run", flag]) == 0
+    rows = cleanclip_jax.tokenizer(tmp_path / "run")(["an akxing"])
+    np.testing.assert_array_equal(rows, tokenizer(["an akxing"]))
+
+
+def test_how_captions_are_cut_is_the_runs_choice(checkpoint, tmp_path, tokenizer):
+    """As for a checkpoint itself, so for the workdir that it was converted to."""
+    tokenizer.save(tmp_path / "tokenizer.json")
+    flag = f"--tokenizer={tmp_path}/tokenizer.json"
+    assert cli.main(["convert", f"{tmp_path}/hf", f"{tmp_path}/s", flag]) == 0
+    checkpoint.text.keep_end, checkpoint.start = False, str(tmp_path / "s")
+    run = check_run(checkpoint, Workdir(tmp_path / "new"))
+    assert run.config.text.keep_end is False and run.tokenizer.keep_end is False

@@ -6,6 +6,7 @@ folder. docs/interop.md has the table of names, and what goes with a checkpoint.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,24 @@ import numpy as np
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.config import from_json, to_json
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.models.variants import variant_of
 from cleanclip_jax.start.start import RunStart, clip_tokenizer, forwards
 from cleanclip_jax.start.store import load_saved, save_first
 from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpoint
-from cleanclip_jax.start.torch.checkpoint import FORMATS, Checkpoint, open_checkpoint
-from cleanclip_jax.start.torch.origin import load_origin
+from cleanclip_jax.start.torch.checkpoint import Checkpoint, open_checkpoint
+from cleanclip_jax.start.torch.origin import FORMATS, load_origin
+from cleanclip_jax.start.torch.recognise import in_words
 from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.tensors import each_tensor, to_tensors
-from cleanclip_jax.start.torch.write import choose_format, contract, write_checkpoint
+from cleanclip_jax.start.torch.write import check_holds, choose_format, contract, write_checkpoint
 from cleanclip_jax.text.tokenizer import MERGES_FILE, Tokenizer
 from cleanclip_jax.workdir import TOKENIZER, workdir_path
 
 # Flags for a SOURCE that is a PyTorch checkpoint.
-OF_CHECKPOINTS = ("activation", "image_size", "tokenizer")
+OF_CHECKPOINTS = ("key", "image_size", "tokenizer")
 DTYPES = ("source", "float32", "float16", "bfloat16")
 
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, help="of SOURCE, in place of what its config says"
     )
+    parser.add_argument("--key", help="where in SOURCE the state dict lies, as state_dict_ema")
     parser.add_argument("--image_size", type=int, help="interpolates the position table")
     parser.add_argument(
         "--tokenizer", type=workdir_path, help=f"of SOURCE: a workdir's {TOKENIZER}"
@@ -66,8 +69,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         (bring_in if importing else hand_out)(args)
     except OSError as error:
-        place = error.filename or dest
-        raise UserError(f"{dest} can't be written ({place}: {error.strerror})") from None
+        place = Path(os.fsdecode(error.filename or dest))
+        if place == source or source in place.parents:
+            raise UserError(f"{source} can't be read ({place}: {reason(error)})") from None
+        raise UserError(f"{dest} can't be written ({place}: {reason(error)})") from None
     return 0
 
 
@@ -79,7 +84,7 @@ def bring_in(args: Any) -> None:
             f"{args.source} is a PyTorch checkpoint, so DEST is a workdir: name a folder, not "
             f"{dest.name}; from there it converts to any format"
         )
-    checkpoint = open_checkpoint(args.source, args.format, args.activation)
+    checkpoint = open_checkpoint(args.source, args.format, args.activation, args.key)
     print("\n".join(checkpoint.describe()))
     config, origin, v = checkpoint.config(), checkpoint.origin, checkpoint.numbers
     tokenizer = find_tokenizer(args.tokenizer, checkpoint, config)
@@ -109,6 +114,12 @@ def find_tokenizer(given: Path | None, checkpoint: Checkpoint, config: Any) -> T
     A given one with another vocabulary or context length is refused.
     """
     v = checkpoint.numbers
+    beside = checkpoint.path / TOKENIZER
+    if given is None and not checkpoint.has_clips_vocabulary and beside.is_file():
+        try:
+            return find_tokenizer(beside, checkpoint, config)
+        except UserError as error:
+            print(f"not taken: {error}")
     if given is not None:
         tokenizer = Tokenizer.load(given)
         if (tokenizer.vocab_size, tokenizer.context_length) != (v.vocab_size, v.context_length):
@@ -134,24 +145,40 @@ def hand_out(args: Any) -> None:
     workdir, dest = args.source, args.dest
     config, origin = from_json(workdir / "config.json"), load_origin(workdir)
     format, layout = choose_format(dest, args.format, origin)
+    start = RunStart(workdir)
     v = dataclasses.replace(
-        find_variant(config.model.variant),
+        variant_of(config.model.variant),
         image_size=config.model.image_size,
         context_length=config.text.context_length,
-        vocab_size=RunStart(workdir).vocab_size,
+        vocab_size=start.vocab_size,
     )
+    tokenizer = start.tokenizer.as_json() if config.text.tokenizer == "trained" else None
+    activation = config.model.activation
+    if args.activation not in (None, activation):
+        raise UserError(f"{workdir} was trained with {activation}, not {args.activation}")
+    named = args.activation is not None or (origin is not None and origin.format == format)
+    check_holds(format, v, activation, named)
+    if origin is not None:
+        origin.check(workdir, v)
     step, variables = load_saved(workdir)
     if variables["params"].pop("head", None) is not None:
         print("not carried over: the run's classifier, which no format of PyTorch's has")
     dtype = None if args.dtype == "source" else args.dtype
     tensors = to_tensors(layout, v, variables, origin, forwards(config, step), dtype)
     del variables
-    settings = contract(config.model.variant, v, config.model.activation)
-    write_checkpoint(dest, format, layout, tensors, origin, settings, v)
+    settings = contract(in_words(v), v, activation)
+    write_checkpoint(dest, format, layout, tensors, origin, settings, v, tokenizer)
     written = open_checkpoint(dest, format)
     prove_same(written.tensors.items(), tensors, ordered=dest.suffix in TORCH_SUFFIXES)
     print(f"{workdir} at step {step}: {len(tensors)} tensors, read back bit for bit")
     print("\n".join(written.describe()))
+    if tokenizer is not None:
+        place = workdir / TOKENIZER if dest.suffix in SUFFIXES else dest / TOKENIZER
+        print(
+            f"its tokenizer is not CLIP's: {place}, for tokenizers.Tokenizer.from_file; that of a "
+            "folder is AutoTokenizer's of transformers and get_tokenizer('local-dir:...')'s of "
+            "open_clip as well"
+        )
     print(f"written: {dest}")
 
 

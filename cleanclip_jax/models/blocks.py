@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cleanclip_jax.models.variants import Stack
+
 Dtype = str | type | jnp.dtype
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 
@@ -78,24 +81,22 @@ def attend(
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with torch's epsilon; statistics in float32 or better."""
+    """Layer norm; statistics in float32 or better."""
 
+    epsilon: float
     compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
         # Flax's epsilon is 1e-6 and its fast variance cancels: torch norms (docs/fidelity.md).
-        fields = {"epsilon": 1e-5, "use_fast_variance": False, **self.compute.types}
+        fields = {"epsilon": self.epsilon, "use_fast_variance": False, **self.compute.types}
         return nn.LayerNorm(**fields, name="norm")(x)
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then a four times wider MLP."""
+    """Pre-norm residual block of a stack: attention, then a wider MLP."""
 
-    width: int
-    heads: int
-    layers: int  # of the whole transformer: residual projections start smaller in a deeper one
-    causal: bool
+    stack: Stack
     compute: Compute
 
     @nn.compact
@@ -104,37 +105,33 @@ class Block(nn.Module):
             init = nn.initializers.normal(std)
             return nn.Dense(size, kernel_init=init, name=name, **self.compute.types)
 
-        attention_std = self.width**-0.5
-        residual_std = attention_std * (2 * self.layers) ** -0.5
-        b, n, _ = x.shape
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.stack.epsilon, self.compute, name=name)
+
+        b, n, width = x.shape
+        attention_std = width**-0.5
+        residual_std = attention_std * (2 * self.stack.layers) ** -0.5
         # Rows of one matrix: XLA's CPU backend takes three times as long for the gradient of a
         # product over [b, n] as over [b * n].
-        x = x.reshape(b * n, self.width)
-        qkv = dense("qkv", 3 * self.width, attention_std)(LayerNorm(self.compute, name="ln_1")(x))
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, -1), 2, 0)
-        mixed = attend(q, k, v, self.causal, self.compute.attention).reshape(b * n, self.width)
-        x = x + dense("out", self.width, residual_std)(mixed)
-        normed = LayerNorm(self.compute, name="ln_2")(x)
-        hidden = dense("fc", 4 * self.width, (2 * self.width) ** -0.5)(normed)
+        x = x.reshape(b * n, width)
+        qkv = dense("qkv", 3 * width, attention_std)(norm("ln_1")(x))
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.stack.heads, -1), 2, 0)
+        mixed = attend(q, k, v, self.stack.causal, self.compute.attention).reshape(b * n, width)
+        x = x + dense("out", width, residual_std)(mixed)
+        hidden = dense("fc", self.stack.hidden, (2 * width) ** -0.5)(norm("ln_2")(x))
         hidden = ACTIVATIONS[self.compute.activation](hidden)
-        x = x + dense("proj", self.width, residual_std)(hidden)
-        return x.reshape(b, n, self.width)
+        x = x + dense("proj", width, residual_std)(hidden)
+        return x.reshape(b, n, width)
 
 
 class Transformer(nn.Module):
     """A stack of blocks. The parameter tree is the same with and without scan and remat."""
 
-    layers: int
-    width: int
-    heads: int
-    causal: bool
+    stack: Stack
     compute: Compute
 
-    def _block(self, **fields: Any) -> Block:
-        return Block(self.width, self.heads, self.layers, self.causal, self.compute, **fields)
-
     def setup(self) -> None:
-        self.blocks = [self._block() for _ in range(self.layers)]
+        self.blocks = [Block(self.stack, self.compute) for _ in range(self.stack.layers)]
 
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
         scan, remat = self.compute.scan, self.compute.remat
@@ -142,7 +139,7 @@ class Transformer(nn.Module):
             for block in self.blocks:
                 x = block(x)
             return x
-        block = self._block(parent=None)
+        block = Block(self.stack, self.compute, parent=None)
 
         def apply(x: jax.Array, params: dict) -> jax.Array:
             return block.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.models.blocks import ACTIVATIONS, Compute
 from cleanclip_jax.models.text import TextTransformer
-from cleanclip_jax.models.variants import VARIANTS, Variant
+from cleanclip_jax.models.variants import Variant, variant_of
 
 Variables = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ class CLIP(nn.Module):
 
 
 def build(
-    variant: str | Variant,
+    variant: Any,
     *,
     vocab_size: int | None = None,
     context_length: int | None = None,
@@ -60,11 +60,11 @@ def build(
     """Returns the model of a named variant, with the tokenizer's and pictures' sizes put in.
 
     Args:
-      variant: a name of `VARIANTS`, or the numbers themselves.
+      variant: a name of `VARIANTS`, a dictionary of numbers, or a `Variant`.
       vocab_size, context_length, image_size: in place of the variant's.
       **options: fields of `Compute` (activation, dtype, bn_groups, scan, ...).
     """
-    numbers = VARIANTS.find(variant) if isinstance(variant, str) else variant
+    numbers = variant if isinstance(variant, Variant) else variant_of(variant)
     sizes = {"vocab_size": vocab_size, "context_length": context_length, "image_size": image_size}
     numbers = replace(numbers, **{k: size for k, size in sizes.items() if size is not None})
     step = numbers.patch or 32
@@ -88,9 +88,18 @@ def init(model: CLIP, key: jax.Array) -> dict[str, Any]:
 
 
 def encode_image(
-    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"]
+    model: CLIP, variables: Variables, images: Num[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
-    """Un-normalised image features in evaluation mode, float32 or better."""
+    """Un-normalised image features in evaluation mode, float32 or better.
+
+    Args:
+      images: of `views.normalise.normalise`, or of `cleanclip_jax.preprocess`.
+    """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"encode_image takes normalised floating point, not {images.dtype}: bring pictures to "
+            "that with cleanclip_jax.preprocess(model, images)"
+        )
     return model.apply(variables, images, False, method="image_features")  # pyright: ignore
 
 

@@ -137,7 +137,9 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
                 x = block(width * 2**stage, stride, compute, name=name)(x, train)
-        pool = AttentionPool(width * 32 // 64, self.variant.features, compute, name="attnpool")
+        pool = AttentionPool(
+            self.variant.vision_heads, self.variant.features, compute, name="attnpool"
+        )
         return at_least_float32(pool(x))
 
 

@@ -1,4 +1,4 @@
-"""CLIP's causal text transformer, pooled at the end-of-text token."""
+"""CLIP's text transformer: causal, and pooled at the end of text, unless the variant differs."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,8 +11,9 @@ from cleanclip_jax.models.variants import Variant
 class TextTransformer(nn.Module):
     """Text tower: tokens [b, n <= context_length] to un-normalised features [b, d].
 
-    The end-of-text token has the highest id, so its first place is the row's argmax; being
-    causal, the tower gives the same features however many pad tokens follow it.
+    CLIP's end-of-text token has the highest id, so its first place is the row's argmax; being
+    causal, the tower gives the same features however many pad tokens follow it. A tower that is not
+    causal, or takes the last token, sees the pads: rows are filled up to the context length.
     """
 
     variant: Variant
@@ -28,8 +29,14 @@ class TextTransformer(nn.Module):
         projection_shape = (w, v.features)
         projection = self.param("projection", normal(w**-0.5), projection_shape, param_dtype)
 
+        if not v.causal or v.text_pool == "last":
+            tokens = jnp.pad(tokens, ((0, 0), (0, v.context_length - tokens.shape[1])))
         x = (table[tokens] + positions[None, : tokens.shape[1]]).astype(dtype)
-        blocks = Transformer(v.text_layers, w, v.text_heads, True, self.compute, name="transformer")
-        x = LayerNorm(self.compute, name="ln_final")(blocks(x))
-        x = jnp.take_along_axis(x, tokens.argmax(-1)[:, None, None], axis=1)[:, 0]
+        x = Transformer(v.text, self.compute, name="transformer")(x)
+        x = LayerNorm(v.text_epsilon, self.compute, name="ln_final")(x)
+        if v.text_pool == "end":
+            ends = tokens if v.text_end < 0 else tokens == v.text_end
+            x = jnp.take_along_axis(x, ends.argmax(-1)[:, None, None], axis=1)[:, 0]
+        else:
+            x = x[:, 0 if v.text_pool == "first" else -1]
         return at_least_float32(x @ projection.astype(dtype))

@@ -1,7 +1,6 @@
 """CLIP's vision transformer."""
 
-from typing import cast
-
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -37,9 +36,18 @@ class VisionTransformer(nn.Module):
         x = (x @ kernel.reshape(-1, w).astype(dtype)).reshape(b, grid * grid, w)
         first = jnp.broadcast_to(class_token.astype(dtype), (b, 1, w))
         x = jnp.concatenate([first, x], 1) + positions[None].astype(dtype)
-        x = LayerNorm(self.compute, name="ln_pre")(x)
-        blocks = Transformer(
-            cast(int, v.vision_layers), w, v.vision_heads, False, self.compute, name="transformer"
-        )
-        x = LayerNorm(self.compute, name="ln_post")(blocks(x)[:, 0])
+
+        def norm(name: str, x: jax.Array) -> jax.Array:
+            return LayerNorm(v.vision_epsilon, self.compute, name=name)(x)
+
+        if v.ln_pre:
+            x = norm("ln_pre", x)
+        x = Transformer(v.vision, self.compute, name="transformer")(x)
+        # A norm of each token, so that the class token's alone is as good.
+        if v.vision_pool == "token":
+            x = norm("ln_post", x[:, 0])
+        elif v.vision_pool == "mean":
+            x = norm("ln_post", x)[:, 1:].mean(1)
+        else:
+            x = norm("ln_post", x[:, 1:].mean(1))
         return at_least_float32(x @ projection.astype(dtype))

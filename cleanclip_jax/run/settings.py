@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.models.variants import variant_of
 from cleanclip_jax.record import Source
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.text.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def resolve(
             _inherit(config, inherited)
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
-        numbers = find_variant(config.model.variant)
+        numbers = variant_of(config.model.variant)
         for section, key, default in (
             (config.model, "activation", "quick_gelu"),
             (config.model, "image_size", numbers.image_size),

@@ -19,7 +19,6 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import local_copy
 from cleanclip_jax.losses.terms import TERMS, read_objective
 from cleanclip_jax.models.clip import CLIP
-from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.sharding import copied_over, make_mesh, place_state
 from cleanclip_jax.start.digests import FILE as DIGESTS
 from cleanclip_jax.start.head import Head, load_head
@@ -121,15 +120,17 @@ class RunStart:
 class TorchStart:
     """A PyTorch checkpoint of OpenAI, open_clip, CleanCLIP or Hugging Face."""
 
-    def __init__(self, path: Path, settings: ConfigDict | None = None):
+    def __init__(self, path: Path, settings: ConfigDict | None = None, key: str | None = None):
         from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 
         self.path = path
         activation = settings.model.activation if settings else None
-        self._checkpoint = open_checkpoint(path, activation=activation)
+        self._checkpoint = open_checkpoint(path, activation=activation, key=key)
         for line in self._checkpoint.describe():
-            level = logging.WARNING if line in self._checkpoint.notes else logging.INFO
-            log.log(level, "%s", line)
+            if line in self._checkpoint.notes:
+                log.warning("%s: %s", path, line.removeprefix("warning: "))
+            else:
+                log.info("%s", line)
         self.config = self._checkpoint.config()
         if settings is not None:
             text = self.config.text
@@ -171,14 +172,15 @@ class TorchStart:
 Start: TypeAlias = RunStart | TorchStart
 
 
-def open_start(path: Path, settings: ConfigDict | None = None) -> Start:
+def open_start(path: Path, settings: ConfigDict | None = None, key: str | None = None) -> Start:
     """Opens a workdir or a PyTorch checkpoint.
 
     Args:
       settings: what a PyTorch checkpoint doesn't show is taken from it: the activation, where
         CLIP's merges file is, and how captions are cut.
+      key: where in a PyTorch checkpoint the state dict lies, in place of the usual keys.
     """
-    return TorchStart(path, settings) if is_torch_checkpoint(path) else RunStart(path)
+    return TorchStart(path, settings, key) if is_torch_checkpoint(path) else RunStart(path)
 
 
 def load_start(
@@ -197,22 +199,28 @@ def load_start(
     return Loaded(config, tokenizer, model, variables, step, head)
 
 
-def load_weights(path: Path, activation: str | None = None) -> tuple[CLIP, dict[str, Any]]:
+def load_weights(
+    path: Path, activation: str | None = None, key: str | None = None
+) -> tuple[CLIP, dict[str, Any]]:
     """Returns the model and its variables, without asking for a tokenizer.
 
     Args:
-      activation: quick_gelu | gelu, where a PyTorch checkpoint doesn't say.
+      activation: where a PyTorch checkpoint doesn't say.
+      key: where in a PyTorch checkpoint the state dict lies, in place of the usual keys.
     """
     settings = defaults()
     with settings.ignore_type():
         settings.model.activation = activation
-    start = open_start(path, settings)
+    start = open_start(path, settings, key)
     if activation not in (None, start.config.model.activation):
         raise UserError(
             f"{path} was trained with {start.config.model.activation}, not {activation}"
         )
     model = make_model(start.config, start.vocab_size)
-    return model, start.restore(model, make_mesh(1))[1]
+    _, variables, head = start.restore(model, make_mesh(1))
+    if head is not None:
+        log.warning("%s: its head of %d classes is left out", path, len(head.classes))
+    return model, variables
 
 
 def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
@@ -221,8 +229,8 @@ def clip_tokenizer(path: Path, config: ConfigDict) -> Tokenizer:
         merges = find_merges(text.merges)
         return Tokenizer.clip(merges, text.context_length, keep_end=text.keep_end)
     raise UserError(
-        f"{path} has a vocabulary of {text.vocab_size}, not CLIP's {Variant.vocab_size}, and no "
-        f"{TOKENIZER}: convert the checkpoint with --tokenizer={TOKENIZER} of the run it is from"
+        f"{path} has a vocabulary of {text.vocab_size} that is not CLIP's, and no {TOKENIZER}: "
+        f"convert the checkpoint with --tokenizer={TOKENIZER} of the run it is from"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import regex
 import tokenizers
 from jaxtyping import Int32
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, read_json, user_path, write_whole
@@ -33,8 +33,11 @@ _PARTS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _WORDS = regex.compile(f"{START}|{END}|{_PARTS}", regex.IGNORECASE)
 _END_OF_WORD = "</w>"  # CLIP's BPE has it, a trained one has not
 _WORDS_KNOWN, _LONG_WORD = 1 << 16, 64  # how many words' ids are remembered, and of which length
-_VERSION = 1
-_SHAPE = {"version": {_VERSION}, "context_length": int, "keep_end": bool, "bpe": {}}
+_SHAPE = (
+    {"padding": {"strategy": {"Fixed": int}}, "truncation": ({}, None), "model": {}},
+    # As it was written before it was a file of Hugging Face's.
+    {"version": {1}, "context_length": int, "keep_end": bool, "bpe": {}},
+)
 LONGEST = 1 << 16  # ids in a row
 
 
@@ -145,22 +148,42 @@ class Tokenizer:
         return tokens
 
     def save(self, path: Path | str) -> None:
-        """Writes the tokenizer as one JSON file, whole or not at all."""
-        content = {
-            "version": _VERSION,
-            "context_length": self.context_length,
-            "keep_end": self.keep_end,
-            "bpe": json.loads(self._bpe.to_str()),
-        }
-        write_whole(workdir_path(path), json.dumps(content, ensure_ascii=False))
+        """Writes the tokenizer as one JSON file, whole or not at all: see `as_json`."""
+        write_whole(workdir_path(path), self.as_json())
+
+    def as_json(self) -> str:
+        """The tokenizer as Hugging Face's `tokenizers` and transformers open it.
+
+        There too a caption's ids are start + ids + end, padded to the context length and, with
+        `keep_end`, cut to it. Only what mends and unescapes captions is not a part of it.
+        """
+        bpe = tokenizers.Tokenizer.from_str(self._bpe.to_str())
+        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+        bpe.normalizer = normalizers.Sequence(
+            [spaces, normalizers.Strip(), normalizers.Lowercase()]  # pyright: ignore
+        )
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A {END}", special_tokens=[(START, self.start), (END, self.end)]
+        )
+        bpe.enable_padding(length=self.context_length, pad_token=bpe.id_to_token(0))
+        if self.keep_end:
+            bpe.enable_truncation(self.context_length)
+        return bpe.to_str()
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
         """Reads what `save` wrote."""
         content = read_json(workdir_path(path), _SHAPE, "it is no tokenizer's file: make it again")
         try:
-            bpe = tokenizers.Tokenizer.from_str(json.dumps(content["bpe"]))
-            return cls(bpe, content["context_length"], content["keep_end"])
+            if "bpe" in content:
+                length, keep_end, bpe = (content[k] for k in ("context_length", "keep_end", "bpe"))
+            else:
+                length, keep_end = content["padding"]["strategy"]["Fixed"], content["truncation"]
+                around = ("normalizer", "post_processor", "padding", "truncation")
+                bpe = content | dict.fromkeys(around)
+            return cls(tokenizers.Tokenizer.from_str(json.dumps(bpe)), length, bool(keep_end))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         except Exception as error:  # Hugging Face's raises no other kind
             raise UserError(
                 f"{path} is no tokenizer's file ({reason(error)}): make it again"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cleanclip_jax.start.torch.checkpoint import Checkpoint
-from cleanclip_jax.start.torch.sidecars import CONFIG, huggingface_config
+from cleanclip_jax.start.torch.sidecars import CONFIG, OPEN_CLIP_CONFIG, huggingface_config
 from cleanclip_jax.start.torch.write import as_tensor
 
 Outputs = dict[str, np.ndarray]
@@ -51,12 +51,26 @@ class _OpenAI:
     def __init__(self, torch: Any, checkpoint: Checkpoint, weights: Mapping[str, Any]):
         self.torch, self.f = torch, torch.nn.functional
         self.v, self.weights = checkpoint.numbers, weights
-        self.activation: Callable[[Any], Any] = {
-            "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-            "gelu": self.f.gelu,
-        }[checkpoint.activation]
+        self.image, self.words, self.activation = self.settings(checkpoint)
         self.text = "text." if checkpoint.origin.layout == "open_clip_text" else ""
         self.outputs: Outputs = {}
+
+    def settings(self, checkpoint: Checkpoint) -> tuple[Any, Any, Callable[[Any], Any]]:
+        """Both towers' keys and the activation as open_clip reads its config, if there is one."""
+        quick = {"quick_gelu": lambda x: x * self.torch.sigmoid(1.702 * x)}
+        plain = quick | {"gelu": self.f.gelu}
+        content = checkpoint.origin.files.get(OPEN_CLIP_CONFIG)
+        if content is None:
+            image = {"width": self.v.vision_width}
+            words = {"width": self.v.text_width, "heads": self.v.text_width // 64}
+            return image, words, plain[checkpoint.activation]
+        model = content["model_cfg"]
+        words = {"width": 512, "heads": 8, **model["text_cfg"]}
+        image = {"width": 768, **model["vision_cfg"]}
+        if model.get("quick_gelu", False):
+            return image, words, quick["quick_gelu"]
+        options = words.get("act_kwargs") or {}
+        return image, words, lambda x: self.f.gelu(x, **options)
 
     def run(self, pictures: Any, ids: Any) -> Outputs:
         image = self.vision_transformer(pictures) if self.v.patch else self.resnet(pictures)
@@ -71,8 +85,9 @@ class _OpenAI:
         return x
 
     def norm(self, x: Any, name: str) -> Any:
-        w = self.weights
-        return self.f.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+        w, tower = self.weights, self.image if name.startswith("visual") else self.words
+        epsilon = (tower.get("norm_kwargs") or {}).get("eps", 1e-5)
+        return self.f.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], epsilon)
 
     def linear(self, x: Any, name: str) -> Any:
         return self.f.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
@@ -83,8 +98,12 @@ class _OpenAI:
         mixed = self.f.scaled_dot_product_attention(*split, is_causal=causal)
         return mixed.transpose(1, 2).flatten(2)
 
-    def transformer(self, x: Any, name: str, ours: str, layers: int, causal: bool) -> Any:
-        for i in range(layers):
+    def transformer(self, x: Any, name: str, ours: str, heads: int, causal: bool) -> Any:
+        stem = f"{name}.resblocks."
+        numbers = {
+            int(n.removeprefix(stem).split(".")[0]) for n in self.weights if n.startswith(stem)
+        }
+        for i in sorted(numbers):
             block = f"{name}.resblocks.{i}"
             attention = f"{block}.attn"
             packed = self.f.linear(
@@ -92,7 +111,7 @@ class _OpenAI:
                 self.weights[f"{attention}.in_proj_weight"],
                 self.weights[f"{attention}.in_proj_bias"],
             )
-            mixed = self.attend(*packed.chunk(3, -1), x.shape[-1] // 64, causal)
+            mixed = self.attend(*packed.chunk(3, -1), heads, causal)
             x = x + self.linear(mixed, f"{attention}.out_proj")
             hidden = self.linear(self.norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
             x = x + self.linear(self.activation(hidden), f"{block}.mlp.c_proj")
@@ -100,12 +119,18 @@ class _OpenAI:
         return x
 
     def text_tower(self, ids: Any) -> Any:
-        w, name = self.weights, self.text
+        w, name, causal = self.weights, self.text, not self.words.get("no_causal_mask", False)
         x = w[f"{name}token_embedding.weight"][ids] + w[f"{name}positional_embedding"]
-        x = self.transformer(x, f"{name}transformer", "text", self.v.text_layers, True)
+        x = self.transformer(x, f"{name}transformer", "text", self.words["heads"], causal)
         x = self.record("text/ln_final", self.norm(x, f"{name}ln_final"))
-        rows = self.torch.arange(len(x))
-        return x[rows, ids.argmax(-1)] @ w[f"{name}text_projection"]
+        places = {
+            "first": self.torch.zeros_like(ids[:, 0]),
+            "last": self.torch.full_like(ids[:, 0], ids.shape[1] - 1),
+            "argmax": ids.argmax(-1),
+            "eos": (ids == self.words.get("eos_id", 2)).int().argmax(-1),
+        }
+        place = places[self.words.get("pool_type", "argmax")]
+        return x[self.torch.arange(len(x)), place] @ w[f"{name}text_projection"]
 
     def vision_transformer(self, pictures: Any) -> Any:
         w = self.weights
@@ -113,10 +138,19 @@ class _OpenAI:
         x = x.flatten(2).transpose(1, 2)
         first = w["visual.class_embedding"].expand(len(x), 1, -1)
         x = self.torch.cat([first, x], 1) + w["visual.positional_embedding"]
-        x = self.record("visual/ln_pre", self.norm(x, "visual.ln_pre"))
-        assert isinstance(self.v.vision_layers, int)
-        x = self.transformer(x, "visual.transformer", "visual", self.v.vision_layers, False)
-        x = self.record("visual/ln_post", self.norm(x[:, 0], "visual.ln_post"))
+        if not self.image.get("no_ln_pre", False):
+            x = self.record("visual/ln_pre", self.norm(x, "visual.ln_pre"))
+        heads = self.image["width"] // self.image.get("head_width", 64)
+        x = self.transformer(x, "visual.transformer", "visual", heads, False)
+        average = self.image.get("pool_type", "tok") == "avg"
+
+        def pool(x: Any) -> Any:
+            return x[:, 1:].mean(1) if average else x[:, 0]
+
+        if average and not self.image.get("final_ln_after_pool", False):
+            x = pool(self.record("visual/ln_post", self.norm(x, "visual.ln_post")))
+        else:
+            x = self.record("visual/ln_post", self.norm(pool(x), "visual.ln_post"))
         return x @ w["visual.proj"]
 
     def convolve(self, x: Any, name: str, norm: str, ours: str, stride: int = 1) -> Any:
@@ -141,8 +175,9 @@ class _OpenAI:
         x = x.flatten(2).transpose(1, 2)
         x = self.torch.cat([x.mean(1, keepdim=True), x], 1)
         x = x + w["visual.attnpool.positional_embedding"]
+        heads = 32 * self.image["width"] // self.image.get("head_width", 64)
         q, k, v = (self.linear(x, f"visual.attnpool.{letter}_proj") for letter in "qkv")
-        x = self.attend(q[:, :1], k, v, self.v.vision_width // 2)[:, 0]
+        x = self.attend(q[:, :1], k, v, heads)[:, 0]
         return self.linear(x, "visual.attnpool.c_proj")
 
     def bottleneck(self, x: Any, name: str, stride: int) -> Any:
@@ -195,12 +230,12 @@ def load_huggingface(checkpoint: Checkpoint) -> Any:
     import torch
     from transformers import CLIPConfig, CLIPModel
 
-    config = copy.deepcopy(checkpoint.origin.files.get(CONFIG)) or huggingface_config(
-        checkpoint.numbers
-    )
-    for tower in ("text_config", "vision_config"):
-        config[tower] = {**(config.get(tower) or {}), "hidden_act": checkpoint.activation}
-    config["vision_config"]["image_size"] = checkpoint.numbers.image_size
+    config = copy.deepcopy(checkpoint.origin.files.get(CONFIG))
+    if config is None:
+        config = huggingface_config(checkpoint.numbers)
+        for tower in ("text_config", "vision_config"):
+            config[tower]["hidden_act"] = checkpoint.activation
+        config["vision_config"]["image_size"] = checkpoint.numbers.image_size
     # Its buffers are made on the CPU, its parameters are replaced by the file's.
     model = CLIPModel(CLIPConfig(**config)).eval()
     weights = {

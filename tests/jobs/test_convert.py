@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from helpers.torch_files import KINDS, cleanclip_file, random_values, same_tenso
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import cleanclip_jax
 from cleanclip_jax import cli
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.start.start import RunStart
+from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 from cleanclip_jax.start.torch.names import rules
+from cleanclip_jax.start.torch.sidecars import folder_files
+from cleanclip_jax.start.torch.write import contract
 from cleanclip_jax.text.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
@@ -250,7 +255,9 @@ def test_mistakes_are_one_line_and_nothing_is_written(files, tmp_path, capsys):
         ((files / "vit.pt", tmp_path / "b.pt"), "so DEST is a workdir"),
         ((files / "vit.pt", dest, "--format=huggingface"), "is no huggingface checkpoint"),
         ((files / "vit.pt", dest, "--dtype=float16"), "--dtype is for a SOURCE that is a workdir"),
-        ((files / "vit", dest, "--activation=gelu"), "--activation is for a SOURCE"),
+        ((files / "vit", dest, "--activation=gelu"), "was trained with quick_gelu, not gelu"),
+        ((files / "vit", dest, "--key=a"), "--key is for a SOURCE"),
+        ((files / "vit.pt", dest, "--key=model"), "--key: unknown 'model'"),
         ((files / "vit", dest, "--format=cleanclip"), "in cleanclip format is a .pt file"),
         ((files / "rn", dest, "--format=huggingface"), "CLIPModel has no ResNet"),
         ((files / "vit.pt", dest, "--image_size=33"), "is not a multiple of 8"),
@@ -283,6 +290,7 @@ def test_memory_stays_below_three_checkpoints(tmp_path):
     del state
     size = (tmp_path / "in.pt").stat().st_size
     program = """import sys, torch
+import cleanclip_jax
 from cleanclip_jax import cli
 from cleanclip_jax.jobs import convert
 def now(what):
@@ -298,3 +306,78 @@ print(libraries, now("VmHWM"))"""
     )
     libraries, peak = (int(word) * 1024 for word in done.stdout.split()[-2:])
     assert peak - libraries <= 3 * size
+
+
+def test_a_compiled_models_checkpoint_goes_back_as_it_came(golden, tmp_path):
+    """{'model': ...} behind `module._orig_mod.`, with an average of the weights beside."""
+    bare = tensors_of(golden("vit_state_dict"))
+    state = {f"module._orig_mod.{name}": x for name, x in bare.items()}
+    average = {name: x + 1 for name, x in bare.items()}
+    torch.save({"epoch": 2, "model": state, "model_ema": average}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "workdir")
+    convert(tmp_path / "workdir", tmp_path / "b.pt")
+    again = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert again["epoch"] == 2
+    same_tensors(again["model"], state)
+    _, variables = cleanclip_jax.load(tmp_path / "a.pt", key="model_ema")
+    projection = average["visual.proj"].numpy()
+    np.testing.assert_array_equal(variables["params"]["visual"]["projection"], projection)
+
+
+def test_gelu_goes_to_programs_that_run_quickgelu_when_it_is_named_alone(tmp_path, capsys):
+    save_file(random_values("open_clip", VIT), tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "workdir")
+    assert "warning: nothing says which activation" in capsys.readouterr().out
+    for format in ("openai", "cleanclip"):
+        words = tmp_path / "workdir", tmp_path / f"{format}.pt", f"--format={format}"
+        assert f"{format} programs run QuickGELU, and this model is of gelu" in fails(
+            capsys, *words
+        )
+        assert not (tmp_path / f"{format}.pt").exists()
+        convert(*words, "--activation=gelu")
+    convert(tmp_path / "workdir", tmp_path / "b.safetensors")
+
+
+def test_an_architecture_without_a_name_goes_round(tmp_path, capsys):
+    """Numbers of its own are in the config and in what is exported, and some formats lack them."""
+    odd = replace(VIT, vision_width=96, vision_head_width=24, text_hidden=80, vision_epsilon=1e-3)
+    odd = replace(odd, causal=False, text_pool="last", vision_pool="mean", ln_pre=False)
+    save_file(random_values("open_clip", odd), tmp_path / "open_clip_model.safetensors")
+    said = folder_files("open_clip", None, contract("it", odd, "gelu_tanh"), odd)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said["open_clip_config.json"]))
+    convert(tmp_path, tmp_path / "workdir")
+    for name in ("a.safetensors", "folder"):
+        convert(tmp_path / "workdir", tmp_path / name, "--format=open_clip")
+        found = open_checkpoint(tmp_path / name)
+        assert (found.numbers, found.activation) == (odd, "gelu_tanh")
+    for format, message in (
+        ("huggingface", "vision pool is mean, and huggingface programs build it with token"),
+        ("openai", "vision head width is 24, and openai programs build it with 64"),
+    ):
+        dest = tmp_path / ("b" if format == "huggingface" else "b.pt")
+        assert message in fails(capsys, tmp_path / "workdir", dest, f"--format={format}")
+    model, _ = cleanclip_jax.load(tmp_path / "workdir")
+    assert model.variant == odd and model.compute.activation == "gelu_tanh"
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip"])
+def test_a_trained_tokenizer_goes_along_with_a_folder(files, format, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    words = (f"a {a}{b}ly {a}{b}{c}ing" for a in "abcdefgh" for b in "klmnop" for c in "xyz")
+    tokenizer = Tokenizer.train(words, 300, 16)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    convert(files / "vit.pt", tmp_path / "run", f"--tokenizer={tmp_path}/tokenizer.json")
+    capsys.readouterr()
+    convert(tmp_path / "run", tmp_path / "folder", "--format", format)
+    assert "its tokenizer is not CLIP's" in capsys.readouterr().out
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    captions = ["A bkly  cing!", "an akxing dog"]
+    ids = theirs(captions, padding="max_length", truncation=True)["input_ids"]
+    for row, ours in zip(ids, tokenizer(captions).tolist(), strict=True):
+        end = ours.index(299)
+        assert len(row) == len(ours) and row[: end + 1] == ours[: end + 1]
+    # And comes back with it.
+    convert(tmp_path / "folder", tmp_path / "again")
+    np.testing.assert_array_equal(
+        RunStart(tmp_path / "again").tokenizer(captions), tokenizer(captions)
+    )

@@ -162,8 +162,8 @@ for wrong in ({"a": -a, "b": b}, {"b": b, "a": a}, {"a": a}):
         convert.prove_same(wrong.items(), back)
     except RuntimeError as error:
         print(error)
-to_theirs = Rule.to_theirs
-Rule.to_theirs = lambda rule, ours: to_theirs(rule, ours) + np.float32(rule.name == "visual.proj")
+to_torch = Rule.to_torch
+Rule.to_torch = lambda rule, ours: to_torch(rule, ours) + np.float32(rule.name == "visual.proj")
 try:
     convert.main([source, f"{folder}-new"])
 except RuntimeError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import regex
+import tokenizers
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.text import tokenizer as tokenizer_module
@@ -223,12 +224,31 @@ def test_pickled_and_saved_tokenizers_are_the_same(request, tmp_path: Path, kind
     assert os.listdir(tmp_path / "new") == ["tokenizer.json"]
 
 
+@pytest.mark.parametrize("kind", ["clip", "trained"])
+def test_a_saved_tokenizer_is_one_that_tokenizers_opens(request, tmp_path: Path, kind: str):
+    tokenizer: Tokenizer = request.getfixturevalue(kind)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    captions = [*CAPTIONS, "  Two\twords ", "", " ".join(CAPTIONS * 20)]
+    for caption, row in zip(captions, tokenizer(captions), strict=True):
+        assert theirs.encode(caption).ids == row.tolist(), caption
+
+
+def test_a_tokenizer_of_something_else_is_none(tmp_path: Path):
+    other = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
+    other.enable_padding(length=8)
+    other.save(str(tmp_path / "t.json"))
+    with pytest.raises(UserError, match="its last two ids are to be"):
+        Tokenizer.load(tmp_path / "t.json")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "is not there"),
         ("{", "no tokenizer's file"),
-        ('{"version": 9}', "version is 9, not 1"),
+        ("{}", "lacks 'padding'"),
+        ('{"version": 9}', "lacks 'padding'.*no tokenizer's file"),
     ],
 )
 def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str | None, message: str):

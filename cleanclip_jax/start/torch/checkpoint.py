@@ -13,21 +13,21 @@ from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import check_plain, local_copy
 from cleanclip_jax.models.blocks import ACTIVATIONS
+from cleanclip_jax.models.numbers import read_variant, spelled
 from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.start.torch.architecture import Described, contradictions
 from cleanclip_jax.start.torch.origin import Origin
-from cleanclip_jax.start.torch.recognise import find_layout, find_variant_of
-from cleanclip_jax.start.torch.sidecars import (
-    CONFIG,
-    activation_of,
-    check_config,
-    find_files,
-    warnings_of,
+from cleanclip_jax.start.torch.recognise import (
+    find_layout,
+    guess_heads,
+    in_words,
+    name_of,
+    read_numbers,
 )
+from cleanclip_jax.start.torch.sidecars import described, find_files, preprocessing
 from cleanclip_jax.start.torch.tensors import to_variables
 from cleanclip_jax.start.torch.torch_file import read_note, read_torch_file
-
-FORMATS = ("openai", "open_clip", "open_clip_text", "cleanclip", "huggingface")
-_PREFIX = "module."
+from cleanclip_jax.start.torch.unwrap import unwrap
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Checkpoint:
     Attributes:
       path: where it lies.
       tensors: by name without prefix.
-      variant: a name of `models/variants.py`.
-      numbers: the variant's, with the sizes that the tensors show.
-      activation: quick_gelu | gelu, which tensors don't show; `chosen` says by whom.
+      numbers: its architecture's.
+      activation: a name of `ACTIVATIONS`, which tensors don't show; `chosen` says by whom.
       origin: what the way back needs.
       notes: what a person should know of it, a line each.
+      tokenizer: its tokenizer, in words, where that is another than CLIP's.
     """
 
     path: Path
     tensors: Mapping[str, np.ndarray]
-    variant: str
     numbers: Variant
     activation: str
     chosen: str
     origin: Origin
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
     def variables(self) -> dict[str, Any]:
         """Our variables, each in its own type. NaN and infinity are refused."""
@@ -61,7 +61,7 @@ class Checkpoint:
         """The config that describes it, everything else at its default."""
         config, v = defaults(), self.numbers
         with config.unlocked(), config.ignore_type():
-            config.model.variant = self.variant
+            config.model.variant = name_of(v) or ConfigDict(spelled(v))
             config.model.activation = self.activation
             config.model.image_size = v.image_size
             config.text.context_length = v.context_length
@@ -72,8 +72,10 @@ class Checkpoint:
 
     @property
     def has_clips_vocabulary(self) -> bool:
-        """Whether its vocabulary is as large as CLIP's; another's tokenizer is not in the file."""
-        return self.numbers.vocab_size == Variant.vocab_size
+        """Whether its vocabulary is CLIP's, so far as is known; another is not in the file."""
+        v = self.numbers
+        ends = v.text_pool == "end" and v.text_end < 0
+        return v.vocab_size == Variant.vocab_size and ends and self.tokenizer is None
 
     def describe(self) -> list[str]:
         """Lines that say what it is and what was chosen."""
@@ -81,7 +83,7 @@ class Checkpoint:
         return [
             f"{self.path}: {self.origin.format} format, {len(self.tensors)} tensors "
             f"({', '.join(kinds)})",
-            f"{self.variant} at {v.image_size} pixels, context length {v.context_length}, "
+            f"{in_words(v)} at {v.image_size} pixels, context length {v.context_length}, "
             f"vocabulary {v.vocab_size}",
             f"activation {self.activation}, {self.chosen}",
             *self.notes,
@@ -89,59 +91,81 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: Path, format: str | None = None, activation: str | None = None
+    path: Path, format: str | None = None, activation: str | None = None, key: str | None = None
 ) -> Checkpoint:
     """Opens a checkpoint of OpenAI, open_clip, CleanCLIP or Hugging Face; runs nothing in it.
 
-    A tensor that is missing, left over or misshapen is refused by its name.
+    A tensor that is missing, left over or misshapen is refused by its name, and so is a key of its
+    config that asks for what is not built here.
 
     Args:
       path: a file (.pt and its like, .safetensors), or a folder of Hugging Face or open_clip.
       format: of `FORMATS`, in place of what it is recognised as.
-      activation: quick_gelu | gelu, in place of what its config says.
+      activation: a name of `ACTIVATIONS`, in place of what its config says.
+      key: where the state dict lies in a file, in place of the usual keys.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
-    weights, files = find_files(local_copy(path), format)
-    content: dict[str, Any] = {}
-    note: dict[str, Any] = {}
-    for file in weights:
-        part, note = _read(file)
-        content |= part
-    wrapper, left = None, []
-    if isinstance(content.get("state_dict"), dict):
-        plain = {key: x for key, x in content.items() if isinstance(x, int | float | str)}
-        wrapper = {key: plain[key] for key in ("epoch", "name") if key in plain}
-        left = [key for key in content if key not in (*wrapper, "state_dict")]
-        content = content["state_dict"]
-    for name, value in content.items():
-        if not isinstance(value, np.ndarray):
-            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
-    prefix = _PREFIX if content and all(name.startswith(_PREFIX) for name in content) else ""
-    tensors = {name.removeprefix(prefix): value for name, value in content.items()}
+    try:
+        weights, files = find_files(local_copy(path), format)
+        content: dict[str, Any] = {}
+        note: dict[str, Any] = {}
+        for file in weights:
+            part, note = _read(file)
+            content |= part
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({reason(error)})") from None
+    inner = unwrap(path, content, key)
+    tensors = inner.tensors
     layout = find_layout(str(path), list(tensors))
     safe = weights[0].suffix == ".safetensors"
-    format = _format(path, format, layout, wrapper is not None, safe)
-    variant, numbers = find_variant_of(str(path), layout, tensors)
-    if layout == "huggingface" and CONFIG in files:
-        check_config(path, files[CONFIG], numbers)
+    format = _format(path, format, layout, inner.key == "state_dict", safe)
+    shown = read_numbers(str(path), layout, tensors)
+    says = described(path, layout, files) or _noted(path, format, note, shown)
+    notes = [*preprocessing(path, files, shown.image_size), *(says.notes if says else ())]
+    if says is not None:
+        contradictions(f"{path}: its {says.source}", shown, says.numbers)
+    numbers = says.numbers if says else guess_heads(str(path), format, shown)
     if activation is not None:
         chosen = "as given"
+    elif says is not None:
+        activation, chosen = says.activation, f"as its {says.source} says"
+    elif format in ("openai", "cleanclip"):
+        activation, chosen = "quick_gelu", f"as {format} programs run every model"
     else:
-        activation, chosen = activation_of(path, layout, files, note)
+        activation = "quick_gelu" if format == "huggingface" else "gelu"
+        chosen = f"the usual one of {format}, since nothing says which"
+        notes.append(
+            f"warning: nothing says which activation it was trained with: {activation} is taken, "
+            f"the usual one of {format}; name another with --activation, config.model.activation "
+            "or load(activation=...)"
+        )
+    if says is not None and says.tokenizer:
+        notes.append(f"warning: its tokenizer is not CLIP's: {says.tokenizer}")
+    if inner.left:
+        notes.append(f"not carried over: {', '.join(inner.left)}")
     origin = Origin(
         format=format,
         layout=layout,
-        prefix=prefix,
+        prefix=inner.prefix,
         tensors={name: str(x.dtype) for name, x in tensors.items()},
         counters={n: int(x) for n, x in tensors.items() if n.endswith(".num_batches_tracked")},
-        wrapper=wrapper,
+        wrapper=None if inner.key is None else dict(inner.plain),
         files=files,
+        key=inner.key or "state_dict",
     )
-    notes = warnings_of(path, files, numbers)
-    if left:
-        notes.append(f"not carried over: {', '.join(left)}")
-    return Checkpoint(path, tensors, variant, numbers, activation, chosen, origin, tuple(notes))
+    tokenizer = says.tokenizer if says else None
+    return Checkpoint(path, tensors, numbers, activation, chosen, origin, tuple(notes), tokenizer)
+
+
+def _noted(path: Path, format: str, note: Mapping[str, Any], shown: Variant) -> Described | None:
+    """What an export says of itself; those of earlier versions say no numbers."""
+    numbers, activation = note.get("numbers"), note.get("activation")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        return None
+    if isinstance(numbers, dict):
+        return Described(read_variant(f"{path}: its note", numbers), activation, "note")
+    return Described(guess_heads(str(path), format, shown), activation, "note")
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.models.variants import Stack, Variant
 
 # OpenAI's and CleanCLIP's module order within a block, open_clip's, and open_clip's second text
 # layout (CustomTextCLIP: the text tower below `text.`); Hugging Face's CLIPModel.
@@ -16,12 +16,12 @@ LAYOUTS = ("openai", "open_clip", "open_clip_text", "huggingface")
 
 @dataclass(frozen=True)
 class Rule:
-    """How one tensor of theirs becomes one of ours, or a third of one.
+    """How one tensor of PyTorch's becomes one of ours, or a third of one.
 
     Attributes:
-      name: theirs.
+      name: in the checkpoint.
       path: ours, 'params/visual/projection'; '' for a batch norm's counter, which we derive.
-      shape: theirs.
+      shape: in the checkpoint.
       turn: same | transpose | kernel (their [out, in, h, w] is our [h, w, in, out]).
       third: of our last axis (0 queries, 1 keys, 2 values); None: all of it.
     """
@@ -32,13 +32,13 @@ class Rule:
     turn: str = "same"
     third: int | None = None
 
-    def to_ours(self, theirs: np.ndarray) -> np.ndarray:
+    def to_ours(self, values: np.ndarray) -> np.ndarray:
         """Their values as ours: a view."""
         axes = {"same": None, "transpose": (1, 0), "kernel": (2, 3, 1, 0)}[self.turn]
-        return theirs.transpose(axes) if axes else theirs
+        return values.transpose(axes) if axes else values
 
-    def to_theirs(self, ours: np.ndarray) -> np.ndarray:
-        """Our values, those of the whole path, as theirs: a view."""
+    def to_torch(self, ours: np.ndarray) -> np.ndarray:
+        """Our values, those of the whole path, as the checkpoint's: a view."""
         if self.third is not None:
             size = ours.shape[-1] // 3
             ours = ours[..., self.third * size : (self.third + 1) * size]
@@ -96,12 +96,12 @@ def _text(v: Variant, layout: str) -> Iterator[Rule]:
     yield Rule("positional_embedding", "params/text/positions", (v.context_length, w))
     yield Rule("text_projection", "params/text/projection", (w, v.features))
     yield Rule("token_embedding.weight", "params/text/token_embedding", (v.vocab_size, w))
-    yield from _blocks("transformer", "params/text/transformer", v.text_layers, w, layout)
+    yield from _blocks("transformer", "params/text/transformer", v.text, layout)
     yield from _norm("ln_final", "params/text/ln_final", w)
 
 
 def _visual(v: Variant, layout: str) -> Iterator[Rule]:
-    if isinstance(v.vision_layers, tuple):
+    if not v.patch:
         yield from _resnet(v)
         return
     w, p = v.vision_width, v.patch
@@ -111,32 +111,34 @@ def _visual(v: Variant, layout: str) -> Iterator[Rule]:
     yield Rule("visual.positional_embedding", f"{ours}/positions", (tokens, w))
     yield Rule("visual.proj", f"{ours}/projection", (w, v.features))
     yield Rule("visual.conv1.weight", f"{ours}/patch_kernel", (w, 3, p, p), "kernel")
-    yield from _norm("visual.ln_pre", f"{ours}/ln_pre", w)
-    yield from _blocks("visual.transformer", f"{ours}/transformer", v.vision_layers, w, layout)
+    if v.ln_pre:
+        yield from _norm("visual.ln_pre", f"{ours}/ln_pre", w)
+    yield from _blocks("visual.transformer", f"{ours}/transformer", v.vision, layout)
     yield from _norm("visual.ln_post", f"{ours}/ln_post", w)
 
 
-def _norm(theirs: str, ours: str, width: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"{ours}/norm/scale", (width,))
-    yield Rule(f"{theirs}.bias", f"{ours}/norm/bias", (width,))
+def _norm(torch_name: str, ours: str, width: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"{ours}/norm/scale", (width,))
+    yield Rule(f"{torch_name}.bias", f"{ours}/norm/bias", (width,))
 
 
-def _linear(theirs: str, ours: str, inputs: int, outputs: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"{ours}/kernel", (outputs, inputs), "transpose")
-    yield Rule(f"{theirs}.bias", f"{ours}/bias", (outputs,))
+def _linear(torch_name: str, ours: str, inputs: int, outputs: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"{ours}/kernel", (outputs, inputs), "transpose")
+    yield Rule(f"{torch_name}.bias", f"{ours}/bias", (outputs,))
 
 
-def _blocks(theirs: str, ours: str, layers: int, w: int, layout: str) -> Iterator[Rule]:
-    for i in range(layers):
-        t, o = f"{theirs}.resblocks.{i}", f"{ours}/blocks_{i}"
+def _blocks(torch_name: str, ours: str, stack: Stack, layout: str) -> Iterator[Rule]:
+    w, hidden = stack.width, stack.hidden
+    for i in range(stack.layers):
+        t, o = f"{torch_name}.resblocks.{i}", f"{ours}/blocks_{i}"
         attention = [
             Rule(f"{t}.attn.in_proj_weight", f"{o}/qkv/kernel", (3 * w, w), "transpose"),
             Rule(f"{t}.attn.in_proj_bias", f"{o}/qkv/bias", (3 * w,)),
             *_linear(f"{t}.attn.out_proj", f"{o}/out", w, w),
         ]
         mlp = [
-            *_linear(f"{t}.mlp.c_fc", f"{o}/fc", w, 4 * w),
-            *_linear(f"{t}.mlp.c_proj", f"{o}/proj", 4 * w, w),
+            *_linear(f"{t}.mlp.c_fc", f"{o}/fc", w, hidden),
+            *_linear(f"{t}.mlp.c_proj", f"{o}/proj", hidden, w),
         ]
         ln_1, ln_2 = (list(_norm(f"{t}.{name}", f"{o}/{name}", w)) for name in ("ln_1", "ln_2"))
         # The modules are the same; each program makes them in another order.
@@ -146,17 +148,17 @@ def _blocks(theirs: str, ours: str, layers: int, w: int, layout: str) -> Iterato
             yield from (*ln_1, *attention, *ln_2, *mlp)
 
 
-def _batch_norm(theirs: str, ours: str, width: int) -> Iterator[Rule]:
-    yield Rule(f"{theirs}.weight", f"params/{ours}/scale", (width,))
-    yield Rule(f"{theirs}.bias", f"params/{ours}/bias", (width,))
-    yield Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean", (width,))
-    yield Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var", (width,))
-    yield Rule(f"{theirs}.num_batches_tracked", "", ())
+def _batch_norm(torch_name: str, ours: str, width: int) -> Iterator[Rule]:
+    yield Rule(f"{torch_name}.weight", f"params/{ours}/scale", (width,))
+    yield Rule(f"{torch_name}.bias", f"params/{ours}/bias", (width,))
+    yield Rule(f"{torch_name}.running_mean", f"batch_stats/{ours}/mean", (width,))
+    yield Rule(f"{torch_name}.running_var", f"batch_stats/{ours}/var", (width,))
+    yield Rule(f"{torch_name}.num_batches_tracked", "", ())
 
 
-def _convolution(theirs: str, ours: str, inputs: int, outputs: int, side: int) -> Rule:
+def _convolution(torch_name: str, ours: str, inputs: int, outputs: int, side: int) -> Rule:
     shape = (outputs, inputs, side, side)
-    return Rule(f"{theirs}.weight", f"params/{ours}/kernel", shape, "kernel")
+    return Rule(f"{torch_name}.weight", f"params/{ours}/kernel", shape, "kernel")
 
 
 def _resnet(v: Variant) -> Iterator[Rule]:
@@ -188,21 +190,20 @@ def _resnet(v: Variant) -> Iterator[Rule]:
 
 
 def _huggingface(v: Variant) -> Iterator[Rule]:
-    assert isinstance(v.vision_layers, int)
     w, p, text = v.vision_width, v.patch, v.text_width
     tokens = (v.image_size // p) ** 2 + 1
     yield Rule("logit_scale", "params/logit_scale", ())
     t, o = "text_model.embeddings", "params/text"
     yield Rule(f"{t}.token_embedding.weight", f"{o}/token_embedding", (v.vocab_size, text))
     yield Rule(f"{t}.position_embedding.weight", f"{o}/positions", (v.context_length, text))
-    yield from _huggingface_layers("text_model", f"{o}/transformer", v.text_layers, text)
+    yield from _huggingface_layers("text_model", f"{o}/transformer", v.text)
     yield from _norm("text_model.final_layer_norm", f"{o}/ln_final", text)
     t, o = "vision_model.embeddings", "params/visual"
     yield Rule(f"{t}.class_embedding", f"{o}/class_token", (w,))
     yield Rule(f"{t}.patch_embedding.weight", f"{o}/patch_kernel", (w, 3, p, p), "kernel")
     yield Rule(f"{t}.position_embedding.weight", f"{o}/positions", (tokens, w))
     yield from _norm("vision_model.pre_layrnorm", f"{o}/ln_pre", w)  # their spelling
-    yield from _huggingface_layers("vision_model", f"{o}/transformer", v.vision_layers, w)
+    yield from _huggingface_layers("vision_model", f"{o}/transformer", v.vision)
     yield from _norm("vision_model.post_layernorm", f"{o}/ln_post", w)
     # OpenAI multiplies by [width, features]; here they are linear layers.
     for name, ours, size in (("visual", "visual", w), ("text", "text", text)):
@@ -210,14 +211,15 @@ def _huggingface(v: Variant) -> Iterator[Rule]:
         yield Rule(f"{name}_projection.weight", path, (v.features, size), "transpose")
 
 
-def _huggingface_layers(theirs: str, ours: str, layers: int, w: int) -> Iterator[Rule]:
-    for i in range(layers):
-        t, o = f"{theirs}.encoder.layers.{i}", f"{ours}/blocks_{i}"
+def _huggingface_layers(torch_name: str, ours: str, stack: Stack) -> Iterator[Rule]:
+    w, hidden = stack.width, stack.hidden
+    for i in range(stack.layers):
+        t, o = f"{torch_name}.encoder.layers.{i}", f"{ours}/blocks_{i}"
         for letter, third in (("k", 1), ("v", 2), ("q", 0)):
             for rule in _linear(f"{t}.self_attn.{letter}_proj", f"{o}/qkv", w, w):
                 yield replace(rule, third=third)
         yield from _linear(f"{t}.self_attn.out_proj", f"{o}/out", w, w)
         yield from _norm(f"{t}.layer_norm1", f"{o}/ln_1", w)
-        yield from _linear(f"{t}.mlp.fc1", f"{o}/fc", w, 4 * w)
-        yield from _linear(f"{t}.mlp.fc2", f"{o}/proj", 4 * w, w)
+        yield from _linear(f"{t}.mlp.fc1", f"{o}/fc", w, hidden)
+        yield from _linear(f"{t}.mlp.fc2", f"{o}/proj", hidden, w)
         yield from _norm(f"{t}.layer_norm2", f"{o}/ln_2", w)

@@ -5,13 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_json
-from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.variants import Variant
+from cleanclip_jax.keys import REQUIRED, table, take
+from cleanclip_jax.models.variants import Stack, Variant
 from cleanclip_jax.start.torch import HUGGINGFACE, OPEN_CLIP
+from cleanclip_jax.start.torch.architecture import (
+    HIDDEN_ACTS,
+    Described,
+    merged,
+    of_huggingface,
+    of_open_clip,
+)
 from cleanclip_jax.start.torch.origin import Origin
 from cleanclip_jax.views.normalise import MEAN, STD
 
@@ -20,11 +25,7 @@ CONFIG, PREPROCESSOR, OPEN_CLIP_CONFIG = (
     "preprocessor_config.json",
     "open_clip_config.json",
 )
-# What is read of them and has keys of its own.
-_SECTIONS = {
-    CONFIG: ("text_config", "vision_config"),
-    OPEN_CLIP_CONFIG: ("model_cfg", "preprocess_cfg"),
-}
+_OPEN_CLIP_KEYS = {"model_cfg": table(REQUIRED), "preprocess_cfg": table({})}
 
 
 def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, Any]]:
@@ -49,8 +50,8 @@ def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, An
     files = _json_files(path, beside)
     if not name.endswith(".index.json"):
         return [path / name], files
-    table = _json(path / name).get("weight_map")
-    shards = sorted({str(x) for x in table.values()}) if isinstance(table, dict) else []
+    index = read_json(path / name).get("weight_map")
+    shards = sorted({str(x) for x in index.values()}) if isinstance(index, dict) else []
     absent = [x for x in shards if Path(x).name != x or not (path / x).is_file()]
     if absent or not shards:
         raise UserError(f"{path / name} names files that are not there: {', '.join(absent)}")
@@ -58,77 +59,54 @@ def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, An
 
 
 def _json_files(folder: Path, names: list[str]) -> dict[str, Any]:
-    files = {name: _json(folder / name) for name in names if (folder / name).is_file()}
-    for name, content in files.items():
-        for section in _SECTIONS.get(name, ()):
-            if not isinstance(content.get(section) or {}, dict):
-                raise UserError(f"{folder / name}: {section} is no JSON object")
+    files = {name: read_json(folder / name) for name in names if (folder / name).exists()}
+    if OPEN_CLIP_CONFIG in files:
+        content = files[OPEN_CLIP_CONFIG]
+        known = {name: content[name] for name in _OPEN_CLIP_KEYS if name in content}
+        take(str(folder / OPEN_CLIP_CONFIG), known, _OPEN_CLIP_KEYS)
     return files
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path)
+def described(path: Path, layout: str, files: Mapping[str, Any]) -> Described | None:
+    """What the config beside a checkpoint says of its model; None where there is none."""
+    if layout == "huggingface":
+        return of_huggingface(f"{path}: {CONFIG}", files[CONFIG]) if CONFIG in files else None
+    where = f"{path}: {OPEN_CLIP_CONFIG}"
+    return of_open_clip(where, files[OPEN_CLIP_CONFIG]) if OPEN_CLIP_CONFIG in files else None
 
 
-def activation_of(
-    path: Path, layout: str, files: Mapping[str, Any], note: Mapping[str, Any]
-) -> tuple[str, str]:
-    """The activation and what says so: the file's config, its note, or nothing."""
-    if layout == "huggingface" and CONFIG in files:
-        towers = [files[CONFIG].get(f"{tower}_config") or {} for tower in ("text", "vision")]
-        kinds = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers}
-        if len(kinds) != 1 or not kinds <= ACTIVATIONS.keys():
-            raise UserError(
-                f"{path}: config.json's hidden_act is {', '.join(sorted(kinds))}; both towers take "
-                f"one of {', '.join(ACTIVATIONS)}"
-            )
-        return kinds.pop(), "as its config.json says"
-    if OPEN_CLIP_CONFIG in files:
-        quick = (files[OPEN_CLIP_CONFIG].get("model_cfg") or {}).get("quick_gelu", False)
-        return "quick_gelu" if quick is True else "gelu", f"as its {OPEN_CLIP_CONFIG} says"
-    if str(note.get("activation")) in ACTIVATIONS:
-        return note["activation"], "as a note in the file says"
-    return (
-        "quick_gelu",
-        "since nothing says which (OpenAI's and CleanCLIP's; for open_clip's models without "
-        "'-quickgelu' ask for gelu)",
-    )
-
-
-def check_config(path: Path, config: Mapping[str, Any], v: Variant) -> None:
-    """Refuses a Hugging Face config whose tensors would mean something else than ours."""
-    for tower, width in (("text", v.text_width), ("vision", v.vision_width)):
-        section = config.get(f"{tower}_config") or {}
-        heads = section.get("num_attention_heads", 8 if tower == "text" else 12)
-        epsilon = section.get("layer_norm_eps", 1e-5)
-        if heads != width // 64 or epsilon != 1e-5:
-            raise UserError(
-                f"{path}: config.json's {tower}_config has {heads} heads for width {width} and "
-                f"layer_norm_eps {epsilon}; here heads are 64 wide and the epsilon is 1e-5"
-            )
-
-
-def warnings_of(path: Path, files: Mapping[str, Any], v: Variant) -> list[str]:
-    """What of the files beside a checkpoint is not as pictures and text are treated here."""
-    notes = []
-    preprocess = {
-        **files.get(PREPROCESSOR, {}),
-        **(files.get(OPEN_CLIP_CONFIG, {}).get("preprocess_cfg") or {}),
+def preprocessing(path: Path, files: Mapping[str, Any], size: int) -> list[str]:
+    """What the configs beside a checkpoint say of pictures that is not as they are treated here."""
+    given = files.get(PREPROCESSOR) or {}
+    given |= (files.get(OPEN_CLIP_CONFIG) or {}).get("preprocess_cfg") or {}
+    ours = {
+        "mean": tuple(round(float(x), 8) for x in MEAN),
+        "std": tuple(round(float(x), 8) for x in STD),
+        "interpolation": "bicubic",
+        "resample": 3,
+        "resize_mode": "shortest",
+        **{name: True for name in ("do_center_crop", "do_normalize", "do_rescale")},
+        "size": size,
+        "crop_size": size,
     }
-    for keys, ours in ((("image_mean", "mean"), MEAN), (("image_std", "std"), STD)):
-        theirs = next((preprocess[key] for key in keys if key in preprocess), None)
-        try:
-            same = theirs is None or bool(np.allclose(theirs, ours, atol=1e-4))
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: its {keys[1]} is {theirs!r}, not three numbers") from None
+    notes = []
+    for name, value in given.items():
+        name = name.removeprefix("image_")
+        if name not in ours or value is None:
+            continue
+        wanted = ours[name]
+        if isinstance(wanted, tuple):
+            threes = isinstance(value, list) and len(value) == 3
+            if not threes or not all(isinstance(x, int | float) for x in value):
+                raise UserError(f"{path}: its {name} is {value!r}, not three numbers")
+            same = all(abs(x - y) <= 1e-4 for x, y in zip(value, wanted, strict=True))
+        elif isinstance(wanted, int) and not isinstance(wanted, bool):
+            sides = list(value.values()) if isinstance(value, dict) else value
+            same = all(x == wanted for x in (sides if isinstance(sides, list) else [sides]))
+        else:
+            same = value == wanted
         if not same:
-            notes.append(f"warning: it was trained with {keys[1]} {theirs}; here it is {ours}")
-    end = (files.get(CONFIG, {}).get("text_config") or {}).get("eos_token_id", v.vocab_size - 1)
-    if end not in (2, v.vocab_size - 1):  # 2 is written in old configs and means the highest id
-        notes.append(
-            f"warning: its config.json ends texts at id {end}; here at the highest, "
-            f"{v.vocab_size - 1}"
-        )
+            notes.append(f"warning: it was trained with {name} {value}; here it is {wanted}")
     return notes
 
 
@@ -137,16 +115,26 @@ def folder_files(
 ) -> dict[str, dict[str, Any]]:
     """The JSON files of a folder: the source's, with what is different since, or new ones."""
     given = copy.deepcopy(origin.files) if origin else {}
+    activation = settings["activation"]
     if format != "huggingface":
         content = given.get(OPEN_CLIP_CONFIG) or _open_clip_config(settings, v)
-        content["model_cfg"]["quick_gelu"] = settings["activation"] == "quick_gelu"
-        content["model_cfg"]["vision_cfg"]["image_size"] = v.image_size
+        model = content["model_cfg"]
+        model["quick_gelu"] = activation == "quick_gelu"
+        model["vision_cfg"]["image_size"] = v.image_size
+        for tower in ("vision_cfg", "text_cfg"):
+            model[tower].pop("act_kwargs", None)
+            if activation == "gelu_tanh":
+                model[tower]["act_kwargs"] = {"approximate": "tanh"}
         if format == "open_clip_text":
-            content["model_cfg"]["custom_text"] = True
+            model["custom_text"] = True
         return {OPEN_CLIP_CONFIG: content}
     config = given.get(CONFIG) or huggingface_config(v)
     for tower in ("text_config", "vision_config"):
-        config[tower] = {**(config.get(tower) or {}), "hidden_act": settings["activation"]}
+        config[tower] = merged(config, tower)
+        config.pop(f"{tower}_dict", None)
+        if HIDDEN_ACTS.get(config[tower].get("hidden_act", "")) != activation:
+            words = (word for word, name in HIDDEN_ACTS.items() if name == activation)
+            config[tower]["hidden_act"] = next(words)
     config["vision_config"]["image_size"] = v.image_size
     processor = given.get(PREPROCESSOR) or _processor(settings)
     size, side = processor.get("size"), v.image_size
@@ -157,22 +145,45 @@ def folder_files(
 
 
 def _open_clip_config(settings: Mapping[str, Any], v: Variant) -> dict[str, Any]:
-    layers = list(v.vision_layers) if isinstance(v.vision_layers, tuple) else v.vision_layers
+    """What open_clip's classes take, without the activation; what is at its default is left out."""
+
+    def tower(width: int, hidden: int, epsilon: float, **more: Any) -> dict[str, Any]:
+        ratio = hidden / width
+        if int(width * ratio) != hidden:  # they cut it off
+            ratio = (hidden + 0.5) / width
+        given = {"mlp_ratio": (ratio, 4.0), "norm_kwargs": ({"eps": epsilon}, {"eps": 1e-5})}
+        given |= more
+        return {"width": width} | {name: x for name, (x, usual) in given.items() if x != usual}
+
+    text = tower(
+        *(v.text_width, v.text.hidden, v.text_epsilon),
+        no_causal_mask=(not v.causal, False),
+        pool_type=("eos" if v.text_end >= 0 else v.text_pool, "end"),
+        eos_id=(v.text_end, -1),
+    )
+    layers, image = v.vision_layers, {}
+    if isinstance(layers, tuple):
+        layers = list(layers)
+    else:
+        image = tower(
+            *(v.vision_width, v.vision.hidden, v.vision_epsilon),
+            no_ln_pre=(not v.ln_pre, False),
+            pool_type=("tok" if v.vision_pool == "token" else "avg", "tok"),
+            final_ln_after_pool=(v.vision_pool == "mean_norm", False),
+        )
+    image |= {"width": v.vision_width, "layers": layers, "patch_size": v.patch or None}
+    if v.vision_head_width != 64:
+        image["head_width"] = v.vision_head_width
     return {
         "model_cfg": {
             "embed_dim": v.features,
-            "vision_cfg": {
-                "image_size": v.image_size,
-                "layers": layers,
-                "width": v.vision_width,
-                "patch_size": v.patch or None,
-            },
+            "vision_cfg": {"image_size": v.image_size, **image},
             "text_cfg": {
                 "context_length": v.context_length,
                 "vocab_size": v.vocab_size,
-                "width": v.text_width,
                 "heads": v.text_heads,
                 "layers": v.text_layers,
+                **text,
             },
         },
         "preprocess_cfg": {
@@ -187,15 +198,15 @@ def _open_clip_config(settings: Mapping[str, Any], v: Variant) -> dict[str, Any]
 def huggingface_config(v: Variant) -> dict[str, Any]:
     """What Hugging Face's CLIPConfig takes, without the activation and the pictures' size."""
 
-    def tower(kind: str, width: int, layers: Any, heads: int, **more: int) -> dict[str, Any]:
+    def tower(kind: str, stack: Stack, **more: int) -> dict[str, Any]:
         return {
             "model_type": f"clip_{kind}_model",
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
+            "hidden_size": stack.width,
+            "intermediate_size": stack.hidden,
             "projection_dim": v.features,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "layer_norm_eps": 1e-5,
+            "num_hidden_layers": stack.layers,
+            "num_attention_heads": stack.heads,
+            "layer_norm_eps": stack.epsilon,
             **more,
         }
 
@@ -203,16 +214,15 @@ def huggingface_config(v: Variant) -> dict[str, Any]:
         "max_position_embeddings": v.context_length,
         "vocab_size": v.vocab_size,
         "bos_token_id": v.vocab_size - 2,
-        "eos_token_id": v.vocab_size - 1,
+        "eos_token_id": v.vocab_size - 1 if v.text_end < 0 else v.text_end,
         "pad_token_id": 0,
     }
-    vision = {"patch_size": v.patch, "num_channels": 3}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": v.features,
-        "text_config": tower("text", v.text_width, v.text_layers, v.text_heads, **text),
-        "vision_config": tower("vision", v.vision_width, v.vision_layers, v.vision_heads, **vision),
+        "text_config": tower("text", v.text, **text),
+        "vision_config": tower("vision", v.vision, patch_size=v.patch, num_channels=3),
     }
 
 

@@ -18,7 +18,8 @@ def to_variables(
 ) -> dict[str, Any]:
     """Their tensors as our variables, contiguous and each in its own type.
 
-    What lies alike is a view of theirs. NaN and infinity are refused; `where` begins the message.
+    What lies alike is a view of theirs. NaN, infinity and variances below 0 are refused; `where`
+    begins the message.
     """
     flat: dict[str, np.ndarray] = {}
     thirds: dict[str, dict[int, np.ndarray]] = {}
@@ -31,6 +32,8 @@ def to_variables(
                 f"{where}: {rule.name} holds {bad} values that are NaN or infinite (of "
                 f"{theirs.size})"
             )
+        if rule.path.endswith("/var") and (theirs < 0).any():
+            raise UserError(f"{where}: {rule.name} holds variances below 0")
         if rule.third is None:
             flat[rule.path] = np.asarray(rule.to_ours(theirs), order="C")
             continue
@@ -90,7 +93,7 @@ def each_tensor(
             yield name, count.astype(same.get(name, count.dtype))
         else:
             kind = dtype or same.get(name) or kinds.get(rule.path, "float32")
-            yield name, _cast(rule, rule.to_theirs(np.asarray(flat[rule.path])), kind)
+            yield name, _cast(rule, rule.to_torch(np.asarray(flat[rule.path])), kind)
 
 
 def _kinds_by_path(origin: Origin, v: Variant) -> dict[str, str]:

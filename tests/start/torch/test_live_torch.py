@@ -65,7 +65,7 @@ def pair(random_model, request):
     kinds = {name: str(x.dtype) for name, x in tensors.items()}
     origin = Origin("huggingface", "huggingface", "", kinds, files=files)
     v = VARIANTS[VARIANT]
-    checkpoint = Checkpoint(Path("it"), tensors, VARIANT, v, request.param, "", origin, ())
+    checkpoint = Checkpoint(Path("it"), tensors, v, request.param, "", origin)
     variables = to_variables("it", "huggingface", v, tensors)
     return model, checkpoint, build(VARIANT, activation=request.param, scan=True), variables
 

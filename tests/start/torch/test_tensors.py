@@ -102,3 +102,10 @@ def test_a_checkpoint_of_the_host_keeps_every_bit(tmp_path):
     assert step == 0 and found.keys() == wanted.keys()
     for path, x in wanted.items():
         assert found[path].dtype == x.dtype and found[path].tobytes() == x.tobytes(), path
+
+
+def test_a_variance_below_zero_is_named():
+    values = random_values("openai", RN)
+    values["visual.bn2.running_var"][1] = -0.1
+    with pytest.raises(UserError, match=r"it: visual\.bn2\.running_var holds variances below 0"):
+        to_variables("it", "openai", RN, values)
