@@ -236,7 +236,7 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
         (tmp_path / "new/evaluation.json").write_text(content)
         assert "measure it again: cleanclip evaluate" in refused(capsys, tmp_path / "new")
         (tmp_path / "new/sweep.json").write_text(content)
-        assert "holds no sweep's keys and runs" in refused(capsys, tmp_path / "new")
+        assert "give the sweep again" in refused(capsys, tmp_path / "new")
         (tmp_path / "new/sweep.json").unlink()
 
 
