@@ -15,7 +15,8 @@ from PIL import Image
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.data.stream.example import Example, read_pair
+from cleanclip_jax.data.stream.example import Example
+from cleanclip_jax.data.stream.in_order import read_pair
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, written_whole
 from cleanclip_jax.record import Source

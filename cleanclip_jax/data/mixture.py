@@ -68,14 +68,8 @@ class Mixture(Source):
             for seed, (source, weight) in enumerate(zip(self._sources, weights, strict=True))
         ]
         self._times = [int(weight) for weight in weights]
-        self._ends = [
-            *accumulate(
-                times * len(source) + len(picked)
-                for source, times, picked in zip(
-                    self._sources, self._times, self._picked, strict=True
-                )
-            )
-        ]
+        parts = zip(self._sources, self._times, self._picked, strict=True)
+        self._ends = [*accumulate(times * len(s) + len(picked) for s, times, picked in parts)]
         if not self._ends or not self._ends[-1]:
             raise UserError("data: mixture: no pair is left; give sources, and larger weights.")
         if len(self) > MOST_PAIRS:
@@ -116,25 +110,14 @@ class Mixture(Source):
 
     def filtered(self, sources: Mapping[str, Source]) -> Int64[np.ndarray, " m"]:
         """The ids of the pairs that are in `sources`: the same ones by name, filtered."""
-        return np.flatnonzero(
-            self._spread(
-                [
-                    np.isin(whole.ids(), sources[name].ids())
-                    for name, whole in zip(self._names, self._sources, strict=True)
-                ]
-            )
-        )
+        pairs = zip(self._names, self._sources, strict=True)
+        columns = [np.isin(whole.ids(), sources[name].ids()) for name, whole in pairs]
+        return np.flatnonzero(self._spread(columns))
 
     def _spread(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         """A column of each source, as a column of the mixture."""
         parts = zip(columns, self._times, self._picked, strict=True)
-        return np.concatenate(
-            [
-                part
-                for column, times, picked in parts
-                for part in (*[column] * times, column[picked])
-            ]
-        )
+        return np.concatenate([x for c, n, picked in parts for x in (np.tile(c, n), c[picked])])
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The source's number, and the pair's index in it."""

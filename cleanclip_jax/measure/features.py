@@ -16,8 +16,7 @@ from cleanclip_jax import __version__
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger, make_trigger
 from cleanclip_jax.data.stream import pipeline
-from cleanclip_jax.data.stream.example import read_picture
-from cleanclip_jax.data.stream.in_order import PictureBatch, evaluation_batches
+from cleanclip_jax.data.stream.in_order import PictureBatch, evaluation_batches, read_picture
 from cleanclip_jax.data.stream.pipeline import Batches
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder

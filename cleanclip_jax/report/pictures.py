@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.example import read_pair
+from cleanclip_jax.data.stream.in_order import read_pair
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.projection import Projection, project_first

@@ -17,8 +17,7 @@ from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load, override
 from cleanclip_jax.data.digits import NAMES, Digits
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.example import read_pair
-from cleanclip_jax.data.stream.in_order import evaluation_batches
+from cleanclip_jax.data.stream.in_order import evaluation_batches, read_pair
 from cleanclip_jax.data.stream.pipeline import Reading
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.jobs import poison

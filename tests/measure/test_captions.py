@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cleanclip_jax.data.stream.example import read_picture
+from cleanclip_jax.data.stream.in_order import read_picture
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.captions import open_captioned
 from cleanclip_jax.views.decode import BadRecord

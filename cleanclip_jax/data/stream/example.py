@@ -76,20 +76,6 @@ class Views:
         return self.image != "none" or self.text != "none"
 
 
-def read_pair(source: Source, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """A decoded picture and its caption; raises BadRecord where either cannot be read."""
-    record = source[index]
-    if not record.caption.strip():
-        raise BadRecord(f"{record.where}: the caption is empty.")
-    return decode(record.image, record.where), record.caption
-
-
-def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A record's decoded picture; raises BadRecord where it cannot be read."""
-    record = source[index]
-    return decode(record.image, record.where)
-
-
 def pack(reasons: Mapping[int, str]) -> UInt8[np.ndarray, " n"]:
     """Reasons by record, as an array: Grain carries nothing else."""
     return np.frombuffer(json.dumps(dict(reasons)).encode(), np.uint8)

@@ -12,8 +12,22 @@ from cleanclip_jax.data.stream.example import REASONS, Example, Plan, Trigger, p
 from cleanclip_jax.data.stream.pipeline import Batches, Reading, Unreadable, Views
 from cleanclip_jax.errors import unknown
 from cleanclip_jax.record import Source
-from cleanclip_jax.views.decode import BadRecord
+from cleanclip_jax.views.decode import BadRecord, decode
 from cleanclip_jax.views.geometry import GEOMETRY
+
+
+def read_pair(source: Source, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """A decoded picture and its caption; raises BadRecord where either cannot be read."""
+    record = source[index]
+    if not record.caption.strip():
+        raise BadRecord(f"{record.where}: the caption is empty.")
+    return decode(record.image, record.where), record.caption
+
+
+def read_picture(source: Source, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A record's decoded picture; raises BadRecord where it cannot be read."""
+    record = source[index]
+    return decode(record.image, record.where)
 
 
 class PictureBatch(TypedDict):
