@@ -4,7 +4,6 @@ What is measured, and on what, stands under config.evaluation (docs/metrics.md).
 figures lie projection.npz and projection.png, where config.evaluation.projection asks for them.
 """
 
-import shlex
 from collections.abc import Sequence
 
 from cleanclip_jax.args import Parser, apply, parse
@@ -58,8 +57,7 @@ def main(argv: Sequence[str]) -> int:
     if of_torch and args.output is None:
         raise UserError(f"{workdir} is no workdir: name the file to write with --output=FILE.json")
     path = args.output or workdir / EVALUATION
-    command = shlex.join(["cleanclip", "evaluate", *argv])
-    evaluation = measure_run(start, config, path, command)
+    evaluation = measure_run(start, config, path)
     if is_first():
         print(as_text(evaluation))
         print(f"written: {path}")

@@ -128,16 +128,14 @@ def commands(gathered: Gathered, command: str) -> list[str]:
     measured = []
     for entry in gathered.entries:
         for row in (row for run in entry.runs for row in run.workdir.lines(STARTS)):
-            trained.append((row["time"], gathered.commands.get(entry.sweep, row["command"])))
+            trained.append((row["time"], gathered.commands.get(entry.sweep) or row["command"]))
         measured += map(measured_by, entry.runs if entry.sweep is None else ())
     lines = [line for _, line in sorted(trained, key=lambda pair: pair[0])]
     return [*dict.fromkeys([*lines, *measured]), command]
 
 
 def measured_by(run: Run) -> str:
-    """The command that measured a run; where its evaluation names none, the like of it."""
-    if "command" in run.evaluation:
-        return run.evaluation["command"]
+    """The command that measures a run as it was, with the keys that its config has otherwise."""
     other = differing(run.evaluation["evaluation"], run.config.evaluation.to_dict())
     flags = [f"--config.evaluation.{key}={value}" for key, value in other.items()]
     return shlex.join(["cleanclip", "evaluate", f"--workdir={run.workdir}", *flags])

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,21 @@ def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
     now, before = (
         flatten_dict(json.loads(json.dumps(settings)), sep=".") for settings in (now, before)
     )
-    keys = [key for key in {**before, **now} if key not in ("cache", "batch_size", "workers")]
-    return {key: now.get(key) for key in keys if now.get(key) != before.get(key)}
+    keys = {}
+    for key in {**before, **now}:
+        if key not in ("cache", "batch_size", "workers") and now.get(key) != before.get(key):
+            # A table's keys are gone where it is None.
+            tables = accumulate(key.split("."), "{}.{}".format)
+            key = next((table for table in tables if table in now), key)
+            keys[key] = now.get(key)
+    return keys
 
 
-def measure_run(
-    start: Start, config: ConfigDict, path: Path | None = None, command: str | None = None
-) -> dict[str, Any]:
+def measure_run(start: Start, config: ConfigDict, path: Path | None = None) -> dict[str, Any]:
     """Measures a workdir's newest checkpoint, or a PyTorch one; writes and returns the evaluation.
 
     Args:
       path: of the file to write; by default the workdir's evaluation.json.
-      command: what measures, as the file is to say.
     """
     path = path or Workdir(start.path) / EVALUATION
     with writing(start.path), writing(path.parent):
@@ -105,7 +109,6 @@ def measure_run(
             "workdir": str(start.path),
             "step": run.step,
             "seed": config.seed,
-            **({"command": command} if command else {}),
             "floor": {"workdir": str(floor.path), "step": below.step} if floor and below else None,
             **evaluate(
                 config,

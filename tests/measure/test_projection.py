@@ -47,8 +47,8 @@ def test_mistakes_are_one_line(rows, tmp_path):
         project(*(part[:3] for part in rows), target=0, seed=0)
     (tmp_path / "x.npz").write_bytes(b"no archive")
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04" + bytes(40))
-    other = dict.fromkeys(("pca", "tsne", "explained", "triggered", "label", "index"), rows[2])
-    np.savez(tmp_path / "other.npz", **other, target=1)
+    names = ("pca", "tsne", "explained", "triggered", "label", "index")
+    np.savez(tmp_path / "other.npz", **{name: rows[2] for name in names}, target=1)
     for name in ("x.npz", "none.npz", "torn.npz", "other.npz"):
         with pytest.raises(UserError, match="is no projection"):
             Projection.load(tmp_path / name)

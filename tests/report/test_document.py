@@ -23,13 +23,13 @@ def test_commands_in_their_order_and_with_their_flags(make_entry, tmp_path):
     sweep, cleaned = tmp_path / "sweep", workdir(tmp_path / "cleaned", 2.0)
     settings = make_entry().runs[0].evaluation["evaluation"]
     floored = {**settings, "floor": "runs/a clean one", "cache": 1.0}
-    known = make_entry("c", command="cleanclip evaluate --workdir=x --floor=y").runs[0]
+    clean = {**settings, "attack": None}
     swept = make_entry("swept", workdir(tmp_path / "swept", 3.0))
     gathered = Gathered(
         [
             make_entry("cleaned", cleaned, evaluation=floored),
             make_entry("poisoned", workdir(tmp_path / "poisoned", 1.0)),
-            make_entry("c", workdir(tmp_path / "c", 4.0), command=known.evaluation["command"]),
+            make_entry("c", workdir(tmp_path / "c", 4.0), evaluation=clean),
             type(swept)("swept", swept.runs, "line", sweep=sweep),
         ],
         commands={sweep: "cleanclip sweep"},
@@ -39,7 +39,7 @@ def test_commands_in_their_order_and_with_their_flags(make_entry, tmp_path):
         *("cleanclip sweep", "cleanclip train --workdir=c"),
         f"cleanclip evaluate --workdir={cleaned} '--config.evaluation.floor=runs/a clean one'",
         f"cleanclip evaluate --workdir={tmp_path / 'poisoned'}",
-        "cleanclip evaluate --workdir=x --floor=y",
+        f"cleanclip evaluate --workdir={tmp_path / 'c'} --config.evaluation.attack=None",
         "cleanclip report",
     ]
 
