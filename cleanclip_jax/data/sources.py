@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.keys import of_signature, take
+from cleanclip_jax.keys import number, of_signature, take
 from cleanclip_jax.record import Record, Source
 from cleanclip_jax.registry import Registry
 
@@ -49,7 +49,8 @@ def open_mixture(sources: Mapping[str, Mapping[str, Any]]) -> Source:
     for name, config in sources.items():
         options = {key: value for key, value in config.items() if key != "weight"}
         try:
-            opened[name] = open_source(options), config.get("weight", 1)
+            weight = number(1.0).read("weight", config.get("weight", 1))
+            opened[name] = open_source(options), weight
         except UserError as error:
             raise UserError(f"data: mixture: {name}: {error}") from error
     return mix(opened)
