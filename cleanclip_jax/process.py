@@ -119,15 +119,14 @@ def agreed() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if jax.process_count() == 1:
+            raise
         mistake = error
-    if jax.process_count() == 1:
-        if mistake is not None:
-            raise mistake
-        return
-    from cleanclip_jax.cluster import end_together
+    if jax.process_count() > 1:
+        from cleanclip_jax.cluster import end_together
 
-    with runtime_errors():
-        end_together(mistake)
+        with runtime_errors():
+            end_together(mistake)
 
 
 def agree_on(facts: Mapping[str, str]) -> None:

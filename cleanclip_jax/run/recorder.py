@@ -132,8 +132,8 @@ class Recorder:
         """
         self.catch_up()
         self._late = done
-        values: Any = done.metrics.values()
-        if all(value.is_ready() for value in values if isinstance(value, jax.Array)):
+        arrays: list[Any] = [x for x in done.metrics.values() if isinstance(x, jax.Array)]
+        if all(array.is_ready() for array in arrays):
             self.catch_up()
 
     def catch_up(self) -> None:

@@ -42,8 +42,10 @@ def attention_here(attention: str) -> str:
     return attention
 
 
-@cache
-def shapes_of(model: Any) -> dict[str, Any]:
-    """The shapes and types of the params and batch_stats of a CLIP."""
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+def shapes_of(model: CLIP) -> dict[str, Any]:
+    """The shapes and types of a model's params and batch_stats."""
+    shapes = _shapes(model)
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+
+_shapes: Any = cache(lambda model: jax.eval_shape(lambda: init(model, jax.random.key(0))))
