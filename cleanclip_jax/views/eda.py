@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 
 from cleanclip_jax.views.synonyms import Synonyms, load_synonyms
 
 __all__ = ["Synonyms", "eda", "load_synonyms"]
-
-Words: TypeAlias = list[str]
 
 # From a word's first letter or digit to its last: what stands around it is left where it is when
 # the word is replaced. One pass there and one back: a caption may be one word of any length.
@@ -44,7 +41,7 @@ def eda(
     with that chance. Without synonyms the first is left out, and words of the caption itself
     are inserted.
 
-    Words are what spaces separate, and stay as they are. The original strips a caption down to
+    list[str] are what spaces separate, and stay as they are. The original strips a caption down to
     the letters a-z first, which takes "7" out of "the digit 7" and all of a Russian caption.
     A caption with nothing to change, or a draw that changes nothing, gives the caption
     (docs/fidelity.md: captions without letters).
@@ -53,7 +50,7 @@ def eda(
     if not any(map(_core, words)) or strength <= 0:
         return caption
     count = max(1, int(strength * len(words)))
-    operations: list[Callable[[], Words]] = [
+    operations: list[Callable[[], list[str]]] = [
         lambda: _insert(words, count, synonyms, rng),
         lambda: _swap(words, count, rng),
         lambda: _delete(words, strength, rng),
@@ -75,12 +72,14 @@ def _core(word: str) -> str:
     return _parts(word)[1].lower()
 
 
-def _content(words: Words) -> Words:
+def _content(words: list[str]) -> list[str]:
     """The distinct words that are no stop words, bare, in an order that draws can rely on."""
     return sorted({_core(word) for word in words} - _STOP_WORDS - {""})
 
 
-def _replace(words: Words, count: int, synonyms: Synonyms, rng: np.random.Generator) -> Words:
+def _replace(
+    words: list[str], count: int, synonyms: Synonyms, rng: np.random.Generator
+) -> list[str]:
     choices = {word: synonyms(word) for word in _content(words)}
     old = [word for word, options in choices.items() if options]
     new = {
@@ -94,7 +93,9 @@ def _replace(words: Words, count: int, synonyms: Synonyms, rng: np.random.Genera
     ]
 
 
-def _insert(words: Words, count: int, synonyms: Synonyms | None, rng: np.random.Generator) -> Words:
+def _insert(
+    words: list[str], count: int, synonyms: Synonyms | None, rng: np.random.Generator
+) -> list[str]:
     choices = [synonyms(word) if synonyms else (word,) for word in _content(words)]
     choices = [options for options in choices if options]
     if not choices:
@@ -106,7 +107,7 @@ def _insert(words: Words, count: int, synonyms: Synonyms | None, rng: np.random.
     return words
 
 
-def _swap(words: Words, count: int, rng: np.random.Generator) -> Words:
+def _swap(words: list[str], count: int, rng: np.random.Generator) -> list[str]:
     if len(words) < 2:
         return words
     words = list(words)
@@ -116,7 +117,7 @@ def _swap(words: Words, count: int, rng: np.random.Generator) -> Words:
     return words
 
 
-def _delete(words: Words, chance: float, rng: np.random.Generator) -> Words:
+def _delete(words: list[str], chance: float, rng: np.random.Generator) -> list[str]:
     draws = rng.random(len(words))
     left = [word for word, draw in zip(words, draws, strict=True) if draw >= chance]
     return left or [words[rng.integers(len(words))]]
