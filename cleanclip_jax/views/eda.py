@@ -9,6 +9,8 @@ from cleanclip_jax.views.synonyms import Synonyms, load_synonyms
 
 __all__ = ["Synonyms", "eda", "load_synonyms"]
 
+Words = list[str]
+
 # From a word's first letter or digit to its last: what stands around it is left where it is when
 # the word is replaced. One pass there and one back: a caption may be one word of any length.
 _WORD = re.compile(r"\w(?:.*\w)?")
@@ -41,7 +43,7 @@ def eda(
     with that chance. Without synonyms the first is left out, and words of the caption itself
     are inserted.
 
-    list[str] are what spaces separate, and stay as they are. The original strips a caption down to
+    Words are what spaces separate, and stay as they are. The original strips a caption down to
     the letters a-z first, which takes "7" out of "the digit 7" and all of a Russian caption.
     A caption with nothing to change, or a draw that changes nothing, gives the caption
     (docs/fidelity.md: captions without letters).
@@ -50,7 +52,7 @@ def eda(
     if not any(map(_core, words)) or strength <= 0:
         return caption
     count = max(1, int(strength * len(words)))
-    operations: list[Callable[[], list[str]]] = [
+    operations: list[Callable[[], Words]] = [
         lambda: _insert(words, count, synonyms, rng),
         lambda: _swap(words, count, rng),
         lambda: _delete(words, strength, rng),
@@ -72,14 +74,12 @@ def _core(word: str) -> str:
     return _parts(word)[1].lower()
 
 
-def _content(words: list[str]) -> list[str]:
+def _content(words: Words) -> Words:
     """The distinct words that are no stop words, bare, in an order that draws can rely on."""
     return sorted({_core(word) for word in words} - _STOP_WORDS - {""})
 
 
-def _replace(
-    words: list[str], count: int, synonyms: Synonyms, rng: np.random.Generator
-) -> list[str]:
+def _replace(words: Words, count: int, synonyms: Synonyms, rng: np.random.Generator) -> Words:
     choices = {word: synonyms(word) for word in _content(words)}
     old = [word for word, options in choices.items() if options]
     new = {
@@ -93,9 +93,7 @@ def _replace(
     ]
 
 
-def _insert(
-    words: list[str], count: int, synonyms: Synonyms | None, rng: np.random.Generator
-) -> list[str]:
+def _insert(words: Words, count: int, synonyms: Synonyms | None, rng: np.random.Generator) -> Words:
     choices = [synonyms(word) if synonyms else (word,) for word in _content(words)]
     choices = [options for options in choices if options]
     if not choices:
@@ -107,7 +105,7 @@ def _insert(
     return words
 
 
-def _swap(words: list[str], count: int, rng: np.random.Generator) -> list[str]:
+def _swap(words: Words, count: int, rng: np.random.Generator) -> Words:
     if len(words) < 2:
         return words
     words = list(words)
@@ -117,7 +115,7 @@ def _swap(words: list[str], count: int, rng: np.random.Generator) -> list[str]:
     return words
 
 
-def _delete(words: list[str], chance: float, rng: np.random.Generator) -> list[str]:
+def _delete(words: Words, chance: float, rng: np.random.Generator) -> Words:
     draws = rng.random(len(words))
     left = [word for word, draw in zip(words, draws, strict=True) if draw >= chance]
     return left or [words[rng.integers(len(words))]]
