@@ -6,6 +6,7 @@ is and returns a new picture, which may leave [0, 1]: the trigger's `overflow` t
 That of a pattern over whole pictures is `f(height, width, seed, **options)`: see `Mix`.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -92,7 +93,8 @@ def sig(
 
 
 # What lies over whole pictures, on the host and on the device.
-MIXES = {f.__name__: f for f in (blended, blended_stripes, triangles, text, sig)}
+_ALL_OVER = (blended, blended_stripes, triangles, text, sig)
+MIXES: dict[str, Callable[..., Mix]] = {f.__name__: f for f in _ALL_OVER}
 
 
 def mixed(name: str, x: FloatPicture, seed: int, place: Place, **options: Any) -> FloatPicture:

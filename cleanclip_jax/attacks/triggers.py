@@ -49,10 +49,9 @@ class Row(NamedTuple):
     options: Mapping[str, Key]
 
 
-_SIZE, _PLACE = keys.size(16), keys.place("fixed")
 _NOISE = keys.choice("fixed", "fixed | fresh")
-_PATCH = {"size": _SIZE, "place": _PLACE}
-_NOISY = {"size": _SIZE, "noise": _NOISE, "place": _PLACE}
+_PATCH = {"size": keys.size(16), "place": keys.place("fixed")}
+_NOISY = {"size": _PATCH["size"], "noise": _NOISE, "place": _PATCH["place"]}
 
 _MIXED = {
     "blended": {"strength": keys.share(0.2), "noise": _NOISE},

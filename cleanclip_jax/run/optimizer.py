@@ -53,10 +53,9 @@ def decays(path: str, mask: str = "role") -> bool:
     By role, norms, biases and logit_scale are left alone. `original` also decays the scale of
     the downsampling norms, which the original's name filter misses ("decay mask").
     """
-    leaf = path.rsplit("/", 1)[-1]
     if mask == "original" and path.endswith("downsample_bn/scale"):
         return True
-    return leaf not in ("scale", "bias", "logit_scale")
+    return path.rsplit("/", 1)[-1] not in ("scale", "bias", "logit_scale")
 
 
 def named(path: tuple[Any, ...]) -> str:

@@ -5,7 +5,7 @@ Pixel-exact with torchvision's, which the original uses: nearest interpolation, 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -54,7 +54,6 @@ BLENDS = frozenset({"Brightness", "Color", "Contrast", "Sharpness"})
 # These look each value up in a table [256], or in one [3, 256] that is made of the histogram
 # [3, 256]. As Pillow's ImageOps, to the bit, in less time.
 FIXED = frozenset({"Posterize", "Solarize", "Invert"})
-Levels: TypeAlias = np.ndarray
 _VALUES = np.tile(np.arange(256), (3, 1))
 
 
@@ -79,7 +78,7 @@ def inverse(op: str, size: float, height: int, width: int) -> tuple[float, ...]:
             return 1, 0, 0, 0, 1, 0
 
 
-def value_table(op: str, size: float) -> Levels:
+def value_table(op: str, size: float) -> np.ndarray:
     """What each value becomes by an op of `FIXED`, [256]; by another it stays."""
     values = np.arange(256)
     match op:
@@ -93,7 +92,7 @@ def value_table(op: str, size: float) -> Levels:
             return values
 
 
-def _autocontrast(histogram: Levels) -> Levels:
+def _autocontrast(histogram: np.ndarray) -> np.ndarray:
     low, high = np.argmax(histogram > 0, 1), 255 - np.argmax(histogram[:, ::-1] > 0, 1)
     flat = low == high
     scale = (255.0 / np.where(flat, 1, high - low))[:, None]
@@ -101,7 +100,7 @@ def _autocontrast(histogram: Levels) -> Levels:
     return np.where(flat[:, None], _VALUES, stretched)
 
 
-def _equalize(histogram: Levels) -> Levels:
+def _equalize(histogram: np.ndarray) -> np.ndarray:
     last = 255 - np.argmax(histogram[:, ::-1] > 0, 1)
     step = ((histogram.sum(1) - histogram[range(3), last]) // 255)[:, None]
     below = np.cumsum(histogram, 1) - histogram

@@ -17,17 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int32, Key, UInt8
 
+from cleanclip_jax.views import autoaugment as host
 from cleanclip_jax.views import device_levels as levels
-from cleanclip_jax.views.autoaugment import (
-    BLENDS,
-    FIXED,
-    MOVES,
-    POLICY,
-    SIGNED,
-    inverse,
-    magnitude,
-    value_table,
-)
 
 # An op and its signed magnitude, in the unit of views.autoaugment.magnitude().
 Entry = tuple[str, float]
@@ -46,11 +37,11 @@ def augment(images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]) -> UInt8[Arr
 
 def draw(keys: Key[Array, "b"]) -> Int32[Array, "b 2"]:
     """Draws for each picture its entry of `policy_entries` in both slots, 0 where none applies."""
-    chances = jnp.asarray([[step.chance for step in steps] for steps in POLICY], jnp.float32)
+    chances = jnp.asarray([[step.chance for step in steps] for steps in host.POLICY], jnp.float32)
 
     def one(key: jax.Array) -> jax.Array:
         which, chance, sign = jax.random.split(key, 3)
-        row = jax.random.randint(which, (), 0, len(POLICY), jnp.int32)
+        row = jax.random.randint(which, (), 0, len(host.POLICY), jnp.int32)
         applied = jax.random.uniform(chance, (2,), jnp.float32) < chances[row]
         positive = jax.random.randint(sign, (2,), 0, 2, jnp.int32)
         return jnp.where(applied, 1 + 2 * row + positive, 0)
@@ -63,10 +54,10 @@ def policy_entries(height: int, width: int) -> tuple[tuple[Entry, ...], tuple[En
 
     def slot(number: int) -> tuple[Entry, ...]:
         entries = [NOTHING]
-        for steps in POLICY:
+        for steps in host.POLICY:
             op, _, level = steps[number]
-            size = magnitude(op, level, height, width)
-            entries += [(op, -size if op in SIGNED else size), (op, size)]
+            size = host.magnitude(op, level, height, width)
+            entries += [(op, -size if op in host.SIGNED else size), (op, size)]
         return tuple(entries)
 
     return slot(0), slot(1)
@@ -89,15 +80,15 @@ def apply_ops(
 def _apply(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> jax.Array:
     """One slot. An entry that is of another kind leaves each pass's picture as it is."""
     used = {op for op, _ in entries}
-    if unknown := used - {NOTHING[0], *MOVES, *FIXED, *_COUNTED, *BLENDS}:
+    if unknown := used - {NOTHING[0], *host.MOVES, *host.FIXED, *_COUNTED, *host.BLENDS}:
         raise ValueError(f"no such op: {', '.join(sorted(unknown))}")
     height, width = images.shape[1:3]
-    if used & MOVES:
-        inverses = [_fixed_point(inverse(op, size, height, width)) for op, size in entries]
+    if used & host.MOVES:
+        inverses = [_fixed_point(host.inverse(op, size, height, width)) for op, size in entries]
         images = _once(_move(images, jnp.asarray(np.array(inverses, np.int32))[chosen]))
-    if used & (FIXED | set(_COUNTED)):
+    if used & (host.FIXED | set(_COUNTED)):
         images = _once(levels.look_up(images, _tables(images, chosen, entries)))
-    if used & BLENDS:
+    if used & host.BLENDS:
         images = _once(_blend(images, chosen, entries))
     return images
 
@@ -138,7 +129,7 @@ def _move(images: jax.Array, inverse: jax.Array) -> jax.Array:
 
 def _tables(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> jax.Array:
     """For each picture what its values become [b, 3, 256]."""
-    rows = jnp.asarray(np.array([value_table(op, size) for op, size in entries], np.uint8))
+    rows = jnp.asarray(np.array([host.value_table(op, size) for op, size in entries], np.uint8))
     tables = jnp.broadcast_to(rows[chosen][:, None], (len(images), 3, 256))
     ops = [op for op, _ in entries]
     if counted := _COUNTED.keys() & set(ops):
@@ -157,7 +148,7 @@ def _blend(images: jax.Array, chosen: jax.Array, entries: Sequence[Entry]) -> ja
     is rounded once, merged or not. With factor 1 a picture stays as it is.
     """
     ops = [op for op, _ in entries]
-    factors = np.array([1 + size if op in BLENDS else 1 for op, size in entries]).astype(np.float32)
+    factors = np.array([1 + size if op in host.BLENDS else 1 for op, size in entries], np.float32)
     # 12 of the 24 bits of a float32; a difference of two pictures has 8, and a sign.
     coarse = (factors.view(np.int32) & ~0xFFF).view(np.float32)
     coarse, fine = (

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from cleanclip_jax.views.synonyms import Synonyms, load_synonyms
 
 __all__ = ["Synonyms", "eda", "load_synonyms"]
 
-Words: TypeAlias = list[str]
+Words = list[str]
 
 # From a word's first letter or digit to its last: what stands around it is left where it is when
 # the word is replaced. One pass there and one back: a caption may be one word of any length.

@@ -12,8 +12,7 @@ from cleanclip_jax.errors import UserError, unknown
 
 KINDS = ("none", "wordnet")
 
-# WordNet's lexicographer files. Debian's package leaves their list out, which NLTK's reader wants;
-# their names are of no use here.
+# WordNet's lexicographer files: NLTK's reader wants a list of them, which Debian leaves out.
 _LEXNAMES = "".join(f"{i:02d}\tfile{i}\t1\n" for i in range(45))
 
 

@@ -51,13 +51,6 @@ def make_plan(
         quality = 95
     if quality is not None and not 1 <= quality <= 100:
         raise UserError(f"quality: {quality}; give 1 to 100.")
-    if (
-        several := next((i for i in range(rows) if len(source.all_captions(i)) > 1), None)
-    ) is not None:
-        raise UserError(
-            f"{source.where(several)}: it has several captions, and prepared data one a picture: "
-            "train on the source itself, or write a row for each caption."
-        )
     return Plan(source.fingerprint, rows, shards, _has_captions(source), short_side, quality)
 
 
@@ -198,11 +191,17 @@ def _assemble(
 
 
 def _has_captions(source: Source) -> bool:
+    some = False
     for index in range(len(source)):
         with suppress(BadRecord):
-            if source.caption(index).strip():
-                return True
-    return False
+            captions = source.all_captions(index)
+            if len(captions) > 1:
+                raise UserError(
+                    f"{source.where(index)}: it has several captions, and prepared data one a "
+                    "picture: train on the source itself, or write a row for each caption."
+                )
+            some = some or bool(captions[0].strip())
+    return some
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
