@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.variants import variant_of
+from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir, workdir_path
 
