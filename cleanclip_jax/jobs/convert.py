@@ -18,7 +18,7 @@ from cleanclip_jax.config import from_json, to_json
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.variants import variant_of
+from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.start.start import RunStart, clip_tokenizer, forwards
 from cleanclip_jax.start.store import load_saved, save_first
 from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpoint

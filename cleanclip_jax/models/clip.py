@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.models.blocks import ACTIVATIONS, Compute
 from cleanclip_jax.models.text import TextTransformer
-from cleanclip_jax.models.variants import Variant, variant_of
+from cleanclip_jax.models.variants import VARIANTS, Variant
 
 Variables = Mapping[str, Any]
 
@@ -77,6 +77,15 @@ def build(
     if compute.activation not in ACTIVATIONS:
         raise unknown("config.model.activation", compute.activation, ACTIVATIONS)
     return CLIP(numbers, compute)
+
+
+def variant_of(given: Any) -> Variant:
+    """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
+    if not hasattr(given, "items"):
+        return VARIANTS.find(given)
+    from cleanclip_jax.models.numbers import read_variant
+
+    return read_variant("config.model.variant", given)
 
 
 def init(model: CLIP, key: jax.Array) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Architectures as numbers: the published ones by name, any other as a dictionary of numbers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from cleanclip_jax.registry import Registry
 
@@ -105,12 +104,3 @@ _ROWS = {
 }
 VARIANTS: Registry[Variant] = Registry("config.model.variant", _ROWS)
 find_variant = VARIANTS.find
-
-
-def variant_of(given: Any) -> Variant:
-    """The architecture of a name of `VARIANTS`, or of a dictionary of a `Variant`'s numbers."""
-    if not hasattr(given, "items"):
-        return VARIANTS.find(given)
-    from cleanclip_jax.models.numbers import read_variant
-
-    return read_variant("config.model.variant", given)

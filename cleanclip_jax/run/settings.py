@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.variants import variant_of
+from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.record import Source
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.text.tokenizer import Tokenizer

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from helpers.encoders import encode_text
 
+from cleanclip_jax.models.blocks import Compute
 from cleanclip_jax.models.clip import build, init
+from cleanclip_jax.models.text import TextTransformer
 from cleanclip_jax.models.variants import VARIANTS
 
 END = 299
@@ -32,9 +34,9 @@ def test_text_is_causal():
 )
 def test_a_tower_that_sees_the_pads_gets_them(numbers):
     """So captions may come cut to what a batch needs, as for a causal tower."""
-    model = build(replace(VARIANTS["ViT-test"], text_layers=1, **numbers))
-    weights = init(model, jax.random.key(0))
+    tower = TextTransformer(replace(VARIANTS["ViT-test"], text_layers=1, **numbers), Compute())
     tokens = jnp.asarray([[298, 5, 7, END], [298, 9, END, 0]])
     whole = jnp.pad(tokens, ((0, 0), (0, 12)))
-    cut, uncut = (encode_text(model, weights, rows) for rows in (tokens, whole))
+    weights = jax.jit(tower.init)(jax.random.key(0), whole)
+    cut, uncut = (jax.jit(tower.apply)(weights, rows) for rows in (tokens, whole))
     np.testing.assert_array_equal(cut, uncut)

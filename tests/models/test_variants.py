@@ -9,9 +9,9 @@ import pytest
 
 from cleanclip_jax.config import defaults, override
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.models.clip import build, init
+from cleanclip_jax.models.clip import build, init, variant_of
 from cleanclip_jax.models.numbers import spelled
-from cleanclip_jax.models.variants import VARIANTS, Variant, variant_of
+from cleanclip_jax.models.variants import VARIANTS, Variant
 from cleanclip_jax.run.settings import resolve
 
 

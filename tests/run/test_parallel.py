@@ -25,7 +25,7 @@ from cleanclip_jax.run.step import compute_loss, make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
 
 # As small as can be: compiling is what these tests spend their time on.
-SMALL = {"context_length": 6, "vocab_size": 80}
+SMALL: dict[str, Any] = {"context_length": 6, "vocab_size": 80}
 RESNET = Variant(16, 32, (1,), 8, 0, 0, 64, 1, **SMALL)
 MODELS = {
     "vit": Variant(16, 16, 1, 64, 8, 0, 64, 1, **SMALL),
