@@ -1,7 +1,8 @@
 """What ends a program in one line: a mistake of the user's, or a stop that is no mistake."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LISTED = 40  # options that an error names at most
 LONGEST = 4000  # letters of an error
@@ -86,6 +87,23 @@ def _listed(known: list[str]) -> str:
         return " There is none."
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return f" Known: {', '.join(known[:LISTED])}{more}."
+
+
+@contextmanager
+def refusing(where: str, todo: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """A part whose errors of these kinds are the user's: each becomes a line.
+
+    Args:
+      where: what was read or written; an error that names another file names that instead.
+      todo: what to do, the end of the line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        file = str(getattr(error, "filename", None) or where)
+        raise UserError(f"{where if file in where else file}: {reason(error)}; {todo}.") from error
 
 
 def reason(error: BaseException) -> str:

@@ -51,6 +51,10 @@ class Source(Protocol):
         """Of a record with several captions all, of which training draws one an epoch."""
         return (self.caption(index),)
 
+    def has_lists(self) -> bool:
+        """Whether some of the records may have several captions."""
+        return False
+
     def where(self, index: int) -> str:
         """The record's place, as in Record.where, also for records that cannot be read."""
         ...

@@ -1,6 +1,7 @@
 """A workdir is a run: the names of all that lies in it, written whole or appended by the line."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -94,7 +95,8 @@ class Workdir:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The rows of a .jsonl file, without lines that are none; [] without a file."""
-        return read_lines(self.path / name, SHAPES.get(name, ANY))
+        of_all = re.sub(r"\.\d+\.jsonl$", ".jsonl", name)  # a further process's: bad_rows.1.jsonl
+        return read_lines(self.path / name, SHAPES.get(of_all, ANY))
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Writes a .jsonl file anew."""

@@ -72,7 +72,7 @@ def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, 
     workdir = tmp_path / "run"
     tokenizer.save(workdir / "tokenizer.json")
     (workdir / "config.json").write_text(to_json(resolve(small_config())))
-    wanted = init(build("ViT-test", image_size=16, context_length=12), jax.random.key(1))
+    wanted = init(build("ViT-test-one", image_size=16, context_length=12), jax.random.key(1))
     with Store(workdir / "checkpoints") as store:
         # A run may have trained a classifier on top, which no format of PyTorch's has a place for.
         Head(("a", "b", "c"), normalised=False).save(Workdir(workdir))

@@ -101,6 +101,9 @@ class Mixture(Source):
         part, row = self._locate(index)
         return self._sources[part].all_captions(row)
 
+    def has_lists(self) -> bool:
+        return any(source.has_lists() for source in self._sources)
+
     def where(self, index: int) -> str:
         part, row = self._locate(index)
         return f"{self._names[part]}: {self._sources[part].where(row)}"

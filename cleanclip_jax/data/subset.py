@@ -59,6 +59,9 @@ class Subset(Source):
     def all_captions(self, index: int) -> Sequence[str]:
         return self._source.all_captions(int(self._rows[index]))
 
+    def has_lists(self) -> bool:
+        return self._source.has_lists()
+
     def where(self, index: int) -> str:
         return self._source.where(int(self._rows[index]))
 

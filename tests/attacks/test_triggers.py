@@ -223,7 +223,7 @@ def test_overflow_is_the_triggers_own():
         ({"name": "sig", "mode": "mix"}, "Known: blend, add"),
         ({"name": "sig", "amplitude": -1}, "a number from 0 on"),
         ({"name": "sig", "periods": float("inf")}, "a number from 0 on"),
-        ({"name": "wanet", "k": 0}, r"trigger\.k is 0: it takes a whole number, 1 or more"),
+        ({"name": "wanet", "k": 0}, r"trigger\.k is 0: it takes a whole number, 1 to 4095"),
         ({"name": "wanet", "strength": True}, r"trigger\.strength is True"),
         ({"name": "text", "text": ""}, r"trigger\.text is '': it takes a text"),
     ],

@@ -52,7 +52,7 @@ def main() -> None:
         "one alone": one_alone,
         "boards": lambda: recorder(refuse),
         "a full disk": lambda: recorder(partial(full, args.folder)),
-        # Process 1's bad_rows.1.jsonl and the starts.jsonl that process 0 reads are damaged.
+        # Process 1's bad_rows.1.jsonl and the starts.jsonl that process 0 reads are folders.
         "bad rows": lambda: BadRows(workdir, jax.process_index()),
         "starts": lambda: note_start(workdir, 0, 0.0),
         "same again": lambda: agree_on(same),

@@ -26,7 +26,7 @@ def small_config(stage: str = "poisoned") -> ConfigDict:
     """A stage of the demo, on one device, cut to four steps of sixteen pairs at 16 pixels."""
     config = load(f"configs/demo.py:{stage}")
     if stage == "poisoned":
-        config.model.variant = "ViT-one"
+        config.model.variant = "ViT-test-one"
         config.model.image_size = 16
         config.attack.trigger.size = 4
     config.train.batch_size = 16

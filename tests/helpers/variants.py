@@ -9,5 +9,5 @@ VIT = Variant(48, 32, 2, 64, 8, 2, 64, 1, context_length=16, vocab_size=300)
 ONE = Variant(48, 32, 1, 64, 8, 1, 64, 1, context_length=16, vocab_size=300)
 
 VARIANTS.add("RN-test", RESNET)
-VARIANTS.add("ViT-one", ONE)
+VARIANTS.add("ViT-test-one", ONE)
 VARIANTS.add("ViT-test", VIT)

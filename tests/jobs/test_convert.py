@@ -263,8 +263,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(files, tmp_path, capsys):
         ((files / "vit.pt", dest, "--image_size=33"), "is not a multiple of 8"),
         ((files / "vit.pt", dest, "--config.seed=1"), "takes no config keys"),
         ((files / "vit.pt", dest, "--fromat=x"), "'--format'"),
-        ((files / "vit.pt", bad / "new"), "can't be written"),
-        ((files / "vit", bad / "new.pt"), "can't be written"),
+        ((files / "vit.pt", bad / "new"), "can't be used"),
+        ((files / "vit", bad / "new.pt"), "can't be used"),
         ((files / "vit.pt", "/proc/new"), "can't be written"),
     ):
         assert message in fails(capsys, *words), words

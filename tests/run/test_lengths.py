@@ -26,7 +26,7 @@ def some_tokens(ends, context=CONTEXT, end=299):
 
 @pytest.fixture(scope="module")
 def loss_and_gradients():
-    model = build("ViT-one", image_size=8, dtype="float64", param_dtype="float64")
+    model = build("ViT-test-one", image_size=8, dtype="float64", param_dtype="float64")
     images = np.random.default_rng(0).normal(size=(4, 1, 8, 8, 3))
 
     def compute(tokens, gradients=True):

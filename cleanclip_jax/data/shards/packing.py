@@ -51,6 +51,11 @@ def make_plan(
         quality = 95
     if quality is not None and not 1 <= quality <= 100:
         raise UserError(f"quality: {quality}; give 1 to 100.")
+    if source.has_lists():
+        raise UserError(
+            "the pictures have several captions, and prepared data has one a picture: train on the "
+            "source itself, or write a row for each caption."
+        )
     return Plan(source.fingerprint, rows, shards, _has_captions(source), short_side, quality)
 
 
@@ -191,17 +196,11 @@ def _assemble(
 
 
 def _has_captions(source: Source) -> bool:
-    some = False
     for index in range(len(source)):
         with suppress(BadRecord):
-            captions = source.all_captions(index)
-            if len(captions) > 1:
-                raise UserError(
-                    f"{source.where(index)}: it has several captions, and prepared data one a "
-                    "picture: train on the source itself, or write a row for each caption."
-                )
-            some = some or bool(captions[0].strip())
-    return some
+            if source.caption(index).strip():
+                return True
+    return False
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -185,6 +185,10 @@ class Table(Source):
         several = self._at("captions", index) if "captions" in self._columns else None
         return several or (self.caption(index),)
 
+    def has_lists(self) -> bool:
+        column = self._columns.get("captions")
+        return column is not None and not pa.types.is_null(column.type)
+
     def where(self, index: int) -> str:
         name = self._at("name", index) or f"row {self.row(index)}"
         return f"{self._names[self._at('file', index)]} {name}"

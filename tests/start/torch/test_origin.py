@@ -32,7 +32,7 @@ def test_an_origin_is_saved_and_a_damaged_one_refused(tmp_path):
         with pytest.raises(UserError, match=rf"interop\.json.*{message}"):
             load_origin(tmp_path)
     (tmp_path / "interop.json").write_text("[" * 10**6)
-    with pytest.raises(UserError, match=r"interop\.json nests too deep"):
+    with pytest.raises(UserError, match=r"interop\.json is nested too deep"):
         load_origin(tmp_path)
 
 
