@@ -105,7 +105,8 @@ def test_an_edited_description_is_noticed(folder: Path):
     assert "modified since it was written" in refused(folder)
     for text in ("{}", '{"version": 1}', '{"version": 1, "shards": [{"nam": 1}]}', "["):
         path.write_text(text)
-        assert "it lacks 'fingerprint': copy it anew or prepare the data anew" in refused(folder)
+        error = refused(folder)
+        assert f"{path}" in error and "copy it anew or prepare the data anew" in error
 
 
 def test_a_missing_or_cut_shard_is_one_line(folder: Path):
