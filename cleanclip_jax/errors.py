@@ -60,10 +60,10 @@ def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
       where: what has the value: "config.model.variant", "cleanclip".
     """
     known = [str(option) for option in options]
-    return UserError(f"{where}: unknown {word!r:.200}.{_near(str(word), known) or _listed(known)}")
+    return UserError(f"{where}: unknown {word!r:.200}.{_close(str(word), known) or _listed(known)}")
 
 
-def _near(word: str, known: list[str]) -> str:
+def _close(word: str, known: list[str]) -> str:
     close = _named_like(word, known) or difflib.get_close_matches(word[:200], known, 3, 0.5)
     return f" Did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 

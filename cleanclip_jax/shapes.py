@@ -23,16 +23,27 @@ def parse_json(where: str, data: str | bytes, shape: Any, todo: str = "") -> Any
     """
     value = None
     try:
-        value = json.loads(data)
-        problem = "is nested too deep" if _too_deep(value) else _mismatch(value, shape)
-    except RecursionError:
-        problem = "is nested too deep"
+        value = load_json(data)
+        problem = _mismatch(value, shape)
     except ValueError as error:
-        problem = f"is not readable as JSON: {reason(error)}"
+        problem = reason(error)
     if problem is not None:
         raise UserError(
             f"{where}{'' if problem.startswith('is ') else ':'} {problem}{todo and f': {todo}'}"
         )
+    return value
+
+
+def load_json(data: str | bytes) -> Any:
+    """JSON's value; raises ValueError for what is none, or nests too deep."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"is not readable as JSON: {reason(error)}") from None
+    if _too_deep(value):
+        raise ValueError("is nested too deep")
     return value
 
 

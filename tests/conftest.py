@@ -24,7 +24,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA_FLAGS=--xla_backend_optimization_level=3 to test what users run.
 flags = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 # XLA's older fusions compile in two thirds of the time; later versions have the new ones alone.
-if version("jaxlib").startswith("0.10.") and "slow" not in sys.argv:
+# pytest's workers, which have no such argument, inherit what it means.
+os.environ.setdefault("CLEANCLIP_TEST_FUSIONS", "new" if "slow" in sys.argv else "old")
+if version("jaxlib").startswith("0.10.") and os.environ["CLEANCLIP_TEST_FUSIONS"] == "old":
     flags.append("--xla_cpu_use_fusion_emitters=false")
 for flag in flags:
     given = os.environ.get("XLA_FLAGS", "")

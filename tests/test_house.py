@@ -48,17 +48,16 @@ HOST_ROOMS = ("attacks", "text", "views", "record", "data")  # what Grain's work
 # Lines: of a file of the package, of another, of all of the package; files and lines that
 # `cleanclip train` on a CSV loads. They may fall: docs/design.md has what was planned.
 LONGEST, LONGEST_ELSEWHERE = 300, 393
-PACKAGE = 19_300
-SPINE_FILES, SPINE_LINES = 54, 7_350
+PACKAGE = 20_900
+SPINE_FILES, SPINE_LINES = 51, 7_600
 
-# Private words, which the code once used for settings, results, rows, encoders and the like: how
-# many names hold one, and how often they stand in comments, docstrings and messages.
+# Private words, which the code once used for settings, results, rows, encoders and the like: none
+# stands in a name, nor in comments, docstrings and messages.
 PRIVATE_NAMES = {
     *("asked", "found", "own", "said", "told", "subject", "changed", "trouble", "company"),
     *("near", "kept", "reckon", "unheard", "heard", "theirs"),
 }
 PRIVATE_PROSE = re.compile(r"\b(asked|reckon\w*|unheard|company|told|fidelity row)\b", re.I)
-MOST_PRIVATE_NAMES, MOST_PRIVATE_PROSE = 1077, 302
 
 # Modules that share a name: each other name is one file's.
 TWINS = {"__init__"}
@@ -66,7 +65,7 @@ TWINS = {"__init__"}
 # Tests of no single module: of whole commands, of faults, and against golden values and PyTorch.
 CROSS_CUTTING = (
     *("faults/*", "launch/*", "test_house", "test_benchmarks", "test_load", "*/test_golden*"),
-    *("test_wheel", "test_docs", "start/test_old_workdirs"),
+    *("test_wheel", "test_docs", "test_readme", "start/test_old_workdirs"),
     *("start/torch/test_live_torch", "start/torch/test_files", "start/test_store_damage"),
     *("data/test_remote", "data/table/test_labels", "data/stream/test_manifest"),
     *("data/stream/test_odd_pictures", "data/stream/test_same_batches"),
@@ -208,8 +207,7 @@ def test_private_words_are_gone():
                 if isinstance(name, str) and PRIVATE_NAMES & set(name.split("_")):
                     names.append(f"{file}:{getattr(node, 'lineno', 0)}: {name}")
         prose += [f"{file}: {match.group()}" for match in PRIVATE_PROSE.finditer(text)]
-    assert len(names) <= MOST_PRIVATE_NAMES, "\n".join(names)
-    assert len(prose) <= MOST_PRIVATE_PROSE, "\n".join(prose)
+    assert not names and not prose
 
 
 def in_a_fresh_python(program: str, *args: str) -> str:

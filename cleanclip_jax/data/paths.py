@@ -5,7 +5,6 @@ errors. Only regular files are read: a pipe or a device may never end.
 """
 
 import errno
-import json
 import os
 import re
 import stat
@@ -104,14 +103,6 @@ def open_binary(path: str) -> Any:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file", path)
     return os.fdopen(handle, "rb")
-
-
-def parse_json(data: bytes) -> Any:
-    """JSON's value; raises ValueError for what is none, or nests too deeply."""
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("JSON that is nested too deeply") from None
 
 
 def digests(files: Sequence[str]) -> list[str]:

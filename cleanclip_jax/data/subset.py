@@ -13,10 +13,11 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from cleanclip_jax.data.paths import local, parse_json, read_bytes
+from cleanclip_jax.data.paths import local, read_bytes
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.record import Record, Source, fingerprint_of
+from cleanclip_jax.shapes import load_json
 
 _ENDINGS = (".parquet", ".csv", ".json")
 
@@ -150,7 +151,7 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
     form = "it has a column 'id' and the dataset's 'fingerprint' (docs/data.md)"
     with refusing(f"{path}: no file of ids", form, *broken):
         if path.endswith(".json"):
-            content = parse_json(data)
+            content = load_json(data)
             ids, fingerprints = pa.array(content["ids"]), {content["fingerprint"]}
         elif path.endswith((".csv", ".parquet")):
             reader = pq.read_table if path.endswith(".parquet") else pa_csv.read_csv

@@ -50,7 +50,7 @@ class Store:
         if newest is not None:
             self._at.fetch(newest)
         policies = ocp.training.preservation_policies, ocp.training.save_decision_policies
-        # Orbax would save whenever it is idle and keep everything unless told otherwise.
+        # Orbax would save whenever it is idle and keep everything by default.
         self._checkpointer = ocp.training.Checkpointer(
             str(self._at.here),
             preservation_policy=policies[0].LatestN(

@@ -10,4 +10,5 @@ ONE = Variant(48, 32, 1, 64, 8, 1, 64, 1, context_length=16, vocab_size=300)
 
 VARIANTS.add("RN-test", RESNET)
 VARIANTS.add("ViT-test-one", ONE)
+VARIANTS.add("ViT-test-clip", Variant(48, 32, 1, 64, 8, 1, 64, 1))  # for CLIP's own words
 VARIANTS.add("ViT-test", VIT)

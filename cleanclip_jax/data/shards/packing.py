@@ -12,13 +12,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cleanclip_jax.cache import remember_digest, sha256
-from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards import layout
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.data.shards.layout import Output
 from cleanclip_jax.data.shards.repack import Plan, bad_name, read_part
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import load_json
 from cleanclip_jax.views.decode import BadRecord
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def too_many(bad: int, allowed: int, plan: Plan, output: Output) -> UserError:
     lines = []
     for line in b"".join(report).splitlines():
         with suppress(ValueError):  # of a line that a process was writing
-            lines.append(parse_json(line))
+            lines.append(load_json(line))
     lines.sort(key=lambda line: line["index"])
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     output.write(BAD_ROWS, text.encode())
@@ -136,7 +136,7 @@ def _check_same(plan: Plan, name: str, output: Output) -> None:
     """Refuses another plan in a file that was written before."""
     wanted = asdict(plan)
     try:
-        content = parse_json(output.read(name))
+        content = load_json(output.read(name))
         version, present = content["version"], dict(content["plan"])
     except (ValueError, KeyError, TypeError):
         raise _foreign(output, name) from None

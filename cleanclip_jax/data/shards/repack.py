@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cleanclip_jax.cache import sha256
-from cleanclip_jax.data.paths import parse_json
 from cleanclip_jax.data.shards.layout import (
     ENDING,
     INDEX_SCHEMA,
@@ -26,6 +25,7 @@ from cleanclip_jax.data.shards.layout import (
     shard_writer,
 )
 from cleanclip_jax.record import Source
+from cleanclip_jax.shapes import load_json
 from cleanclip_jax.views.decode import BadRecord, decode
 
 SUBSAMPLING = "4:2:0"  # of colours, as img2dataset and most cameras write
@@ -114,7 +114,7 @@ def repack_shard(
 def read_part(output: Output, number: int) -> tuple[pa.Table, Shard]:
     """A finished shard's part of the index, and its description."""
     table = pa.ipc.open_file(output.read(part_name(number))).read_all()
-    return table, Shard(**parse_json(table.schema.metadata[b"shard"]))
+    return table, Shard(**load_json(table.schema.metadata[b"shard"]))
 
 
 def repack_row(source: Source, plan: Plan, index: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _is_finished(source: Source, plan: Plan, number: int, output: Output) -> boo
     # Notes that a failing disk has changed are made anew, with their shard.
     with suppress(ValueError, KeyError, TypeError, OSError, pa.ArrowException):
         _, shard = read_part(output, number)
-        bad = [parse_json(line)["index"] for line in output.read(bad_name(number)).splitlines()]
+        bad = [load_json(line)["index"] for line in output.read(bad_name(number)).splitlines()]
         if output.size(shard.name) == shard.bytes and all(
             index in plan.span(number) for index in bad
         ):

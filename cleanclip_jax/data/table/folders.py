@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from cleanclip_jax.data.listing import files_below
-from cleanclip_jax.data.paths import join, local, parent, parse_json, read_bytes
+from cleanclip_jax.data.paths import join, local, parent, read_bytes
 from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table, open_csv
 from cleanclip_jax.errors import UserError, printable, refusing, unknown
+from cleanclip_jax.shapes import load_json
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _read_names(given: str | Path | Mapping[str, Any]) -> dict[str, str]:
     names: Any = given
     if isinstance(given, str | Path):
         with refusing(f"{given}: no names of classes", "check the file", OSError, ValueError):
-            names = parse_json(read_bytes(local(given)))
+            names = load_json(read_bytes(local(given)))
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f'names: {given}: give {{"folder": "class", ...}}.')
     return dict(names)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from cleanclip_jax.data.listing import expand
-from cleanclip_jax.data.paths import check_bytes, open_binary, parse_json
+from cleanclip_jax.data.paths import check_bytes, open_binary
 from cleanclip_jax.data.table.columns import batch_of
 from cleanclip_jax.data.table.table import Table, make_table
 from cleanclip_jax.errors import reason
+from cleanclip_jax.shapes import load_json
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 BATCH_ROWS = 8192
@@ -194,7 +195,7 @@ def _row(
 
 
 def _json(stream: Any, files: Mapping[str, Member]) -> dict[str, Any]:
-    notes = parse_json(_content(stream, files["json"]))
+    notes = load_json(_content(stream, files["json"]))
     return notes if isinstance(notes, dict) else {}
 
 

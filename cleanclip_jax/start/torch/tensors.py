@@ -18,7 +18,7 @@ def to_variables(
 ) -> dict[str, Any]:
     """Their tensors as our variables, contiguous and each in its own type.
 
-    What lies alike is a view of theirs. NaN, infinity and variances below 0 are refused; `where`
+    What lies alike is a view of the file. NaN, infinity and variances below 0 are refused; `where`
     begins the message.
     """
     flat: dict[str, np.ndarray] = {}
@@ -26,19 +26,19 @@ def to_variables(
     for rule in rules(layout, v):
         if rule.counts:
             continue
-        theirs = tensors[rule.name]
-        if bad := int(theirs.size - np.isfinite(theirs).sum()):
+        values = tensors[rule.name]
+        if bad := int(values.size - np.isfinite(values).sum()):
             raise UserError(
                 f"{where}: {rule.name} holds {bad} values that are NaN or infinite (of "
-                f"{theirs.size})"
+                f"{values.size})"
             )
-        if rule.path.endswith("/var") and (theirs < 0).any():
+        if rule.path.endswith("/var") and (values < 0).any():
             raise UserError(f"{where}: {rule.name} holds variances below 0")
         if rule.third is None:
-            flat[rule.path] = np.asarray(rule.to_ours(theirs), order="C")
+            flat[rule.path] = np.asarray(rule.to_ours(values), order="C")
             continue
         parts = thirds.setdefault(rule.path, {})
-        parts[rule.third] = rule.to_ours(theirs)
+        parts[rule.third] = rule.to_ours(values)
         if len(parts) == 3:
             kind = _dtype(_common(str(x.dtype) for x in parts.values()))
             flat[rule.path] = np.concatenate([parts[i].astype(kind) for i in range(3)], -1)

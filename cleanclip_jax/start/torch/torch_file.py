@@ -128,9 +128,9 @@ def _classes(records: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[s
     classes = {}
     for name in names:
         home = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
-        for found in _CLASS.finditer(read(name).decode()):
-            listed = re.findall(r'"([^"]*)"', f"{found[2]}, {found[3]}")
-            classes[f"{home}.{found[1]}"] = listed
+        for match in _CLASS.finditer(read(name).decode()):
+            listed = re.findall(r'"([^"]*)"', f"{match[2]}, {match[3]}")
+            classes[f"{home}.{match[1]}"] = listed
     return classes
 
 
