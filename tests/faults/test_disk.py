@@ -161,7 +161,8 @@ def test_a_quota(tmp_path: Path, most: int):
     """As where nothing may be mounted; here a limit on the size of a file stands for the quota."""
     folder = tmp_path / "checkpoints"
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(folder), str(most)],
+        # -B: Python would keep half of what it compiles.
+        [sys.executable, "-B", "-c", LIMITED, str(folder), str(most)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
         text=True,

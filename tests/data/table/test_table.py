@@ -356,7 +356,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(write_csv: Callable, cache: 
         "    sys.exit(str(error))\n"
     )
     path = write_csv(40)
-    command = [sys.executable, "-c", program, str(path)]
+    # -B: Python would keep half of what it compiles.
+    command = [sys.executable, "-B", "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stderr.count("\n") == 1 and "set CLEANCLIP_CACHE" in done.stderr, done.stderr
     assert not list((cache / "tables").iterdir())
