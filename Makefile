@@ -35,11 +35,22 @@ VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 test test-slow test-faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/bytecode
 test test-slow test-faults: export PYTHONDONTWRITEBYTECODE :=
 
+# What pytest's two workers would both compile to bytecode at once.
+define WARM
+from contextlib import suppress
+for name in ("jax", "flax", "optax", "orbax.checkpoint", "grain", "torch", "transformers", "pandas",
+             "sklearn.manifold", "matplotlib.pyplot", "ml_collections", "beartype", "pytest"):
+    with suppress(ImportError):
+        __import__(name)
+endef
+export WARM
+
 test: setup $(TORCH_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@mkdir -p build
 	@$(BIN)/pyright --pythonpath $(BIN)/python > build/pyright.log 2>&1 & types=$$!; \
+	$(BIN)/python -c "$$WARM"; \
 	$(BIN)/pytest -n 2 --dist worksteal; tests=$$?; \
 	wait $$types; types=$$?; cat build/pyright.log; \
 	exit $$((tests ? tests : types))

@@ -33,7 +33,11 @@ def turns(load) -> ModuleType:
 
 
 @pytest.fixture(
-    scope="module", params=["ViT-test", pytest.param("RN-test", marks=pytest.mark.faults)]
+    scope="module",
+    params=[
+        pytest.param("ViT-test", marks=pytest.mark.slow),
+        pytest.param("RN-test", marks=pytest.mark.faults),
+    ],
 )
 def ours(load, turns, request, tmp_path_factory):
     """(our runner, what it computed before its first step, its job, data at the whole context)."""

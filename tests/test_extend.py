@@ -50,6 +50,7 @@ def my_attack(tmp_path) -> str:
     return f"--import={tmp_path / 'my_attack.py'}"
 
 
+@pytest.mark.slow
 def test_the_documents_lines_train_and_measure_a_model(my_attack, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "run"
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parent.parent))

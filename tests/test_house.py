@@ -250,6 +250,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_the_spine_stays_short(tmp_path: Path):
     """What somebody reads who wants to know how `cleanclip train` on a CSV trains."""
     with (tmp_path / "pairs.csv").open("w", newline="") as stream:

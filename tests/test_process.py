@@ -161,6 +161,7 @@ for job in cli.JOBS:
 """
 
 
+@pytest.mark.slow
 def test_nothing_that_linux_alone_has_is_needed(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],

@@ -160,6 +160,7 @@ def test_a_sweep_is_lines_and_the_best_of_them(runs, tmp_path):
     assert "cleanclip sweep --config=configs/demo.py:mmcl" in page.words
 
 
+@pytest.mark.slow
 def test_quick_takes_no_device_and_reads_older_workdirs(tmp_path):
     """Runs of an older program, in a process in which JAX has no device that it could take."""
     for name in ("measured", "sweep"):  # the sweep's runs began with the measured one

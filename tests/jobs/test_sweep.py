@@ -28,6 +28,7 @@ def sweep(folder, start, *flags):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_resumes_and_draws(capsys, start, tmp_path):
     flags = ("--over=seed=0,1", "--over=optimizer.learning_rate=1e-3")
     assert sweep(tmp_path / "sweep", start, *flags) == 0

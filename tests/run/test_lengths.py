@@ -28,10 +28,11 @@ def some_tokens(ends, context=CONTEXT, end=299):
 def loss_and_gradients():
     model = build("ViT-test-one", image_size=8, dtype="float64", param_dtype="float64")
     images = np.random.default_rng(0).normal(size=(4, 1, 8, 8, 3))
+    with jax.enable_x64(True):
+        params = init(model, jax.random.key(0))["params"]
 
     def compute(tokens, gradients=True):
         with jax.enable_x64(True):
-            params = init(model, jax.random.key(0))["params"]
             objective = Objective({"cross_modal": 1.0})
             pairs = jnp.asarray(images), jnp.asarray(tokens)
 

@@ -207,6 +207,7 @@ def test_another_runs_workdir_is_refused(config, trained, tmp_path):
     assert [path.name for path in (tmp_path / "papers").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_what_changes_no_weight_may_change_on_resumption(config, trained, caplog):
     config.train.log_every, config.data.workers = 7, 1
     with caplog.at_level(logging.INFO):

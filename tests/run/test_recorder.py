@@ -70,6 +70,7 @@ def config(pairs: Path, share: float):
     return made
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_and_names_each_bad_row_once(pairs: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     train(config(pairs, 0.2), workdir)

@@ -60,6 +60,7 @@ def test_resident_pictures_are_those_of_the_host_bit_for_bit(streamed, tmp_path,
     assert outcome(tmp_path / "run") == streamed
 
 
+@pytest.mark.slow
 def test_where_memory_is_short_the_host_decodes_and_that_is_said(streamed, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(config(resident=True, resident_share=1e-9), tmp_path / "run")

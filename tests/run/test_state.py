@@ -95,6 +95,7 @@ def two_steps(weights: dict[str, float], data: int = 1, fsdp: int = 1, **options
         return jax.tree.map(np.asarray, (state, metrics))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -267,6 +268,7 @@ def test_an_option_that_a_term_has_not_is_refused(terms: None):
         make_objective(config)
 
 
+@pytest.mark.slow
 def test_the_moments_of_the_start_are_taken_over(tmp_path: Path):
     """ "fresh optimizer" in docs/fidelity.md: the original loads its start's optimizer."""
     train(small_config(), tmp_path / "first")

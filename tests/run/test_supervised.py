@@ -133,6 +133,7 @@ def start(tmp_path_factory):
     return str(trained(tmp_path_factory.mktemp("start") / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [pytest.param("supervised", marks=pytest.mark.slow), "probe"])
 def test_a_run_is_trained_taken_up_and_measured_through_its_head(start, tmp_path, capsys, stage):
     config = small_config("cleanclip")

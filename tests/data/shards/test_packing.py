@@ -197,6 +197,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(
     assert "prepared: 240 pairs" in command().communicate(timeout=60)[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_nothing_half_written(command: Callable, tmp_path: Path):
     # Files of 1 MiB at most; a shard takes 3 MB.
     line = error_line(command("bash", "-c", 'ulimit -f 1024; exec "$@"', "bash"))

@@ -48,6 +48,7 @@ def here(write_csv: Callable) -> Path:
     return write_csv(16)
 
 
+@pytest.mark.slow
 def test_it_gives_the_same_batches_however_they_are_shared_out(here: Path, tmp_path: Path):
     source = opened(here)
     plan = make_plan(ATTACK, source, SIDE)

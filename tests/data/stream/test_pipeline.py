@@ -100,6 +100,7 @@ def captions_shown(source: Source, count: int, **options: Any) -> list[tuple[int
     ]
 
 
+@pytest.mark.slow
 def test_of_several_captions_one_is_drawn_each_epoch(several: Source):
     shown = captions_shown(several, 90)  # 30 epochs
     drawn = Counter(text for index, text in shown if index >= 4)
@@ -286,6 +287,7 @@ def test_a_poisoned_picture_that_is_another_now_ends_the_run(
     assert len(take(source, 3, plan=plan)) == 3
 
 
+@pytest.mark.slow
 def test_fast_batches_are_nearly_the_exact_ones_and_as_steady(tmp_path: Path):
     """Of pictures that are reduced as they are decoded; whatever makes them, and in parts."""
     folder = tmp_path / "large"

@@ -159,6 +159,7 @@ def test_captioned_pairs_give_the_same_batches(pairs: Path):
     assert_all_the_same(sources)
 
 
+@pytest.mark.slow
 def test_labelled_pictures_give_the_same_batches(pairs: Path):
     configs = labelled(pairs)
     sources = {name: open_source(c | {"templates": TEMPLATES}) for name, c in configs.items()}

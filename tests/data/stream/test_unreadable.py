@@ -139,6 +139,7 @@ def test_evaluation_leaves_them_out_and_says_so(
     assert sorted(pictures.unreadable) == [0, 1, 2, 3, 6] and len(caplog.records) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "timeout", "maker"), [(0, 0.3, "this process"), (1, 4.0, "1 worker:")]
 )
@@ -195,6 +196,7 @@ def test_a_worker_that_goes_on_in_time_is_left_alone(write_csv: Callable):
         assert len(list(islice(batches, 9))) == 9
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_ends_the_run(
     write_csv: Callable, monkeypatch: pytest.MonkeyPatch
 ):

@@ -133,6 +133,7 @@ def test_layer_by_layer(pair, monkeypatch):
     assert len(found) == 2 * 12 + 5 and layers.first_departure(found) is None, layers.table(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", pytest.param("rn", marks=pytest.mark.faults)])
 def test_a_wrong_layer_is_named(golden, kind, tmp_path):
     """And the golden models agree with the original's architecture in every layer."""
