@@ -108,6 +108,7 @@ def checkpoint(tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_training_begins_with_a_checkpoint(checkpoint, tmp_path, monkeypatch, tokenizer):
     monkeypatch.setattr(TorchStart, "tokenizer", tokenizer)
     before = dict(by_path(load_weights(tmp_path / "hf")[1]))

@@ -53,6 +53,7 @@ def test_rows_are_the_counted_records_in_order_with_both_captions():
     assert len({row["seed"] for row in rows}) == 20
 
 
+@pytest.mark.slow
 def test_records_are_drawn_evenly():
     index = np.concatenate([plan(seed=seed, count=100).index for seed in range(30)])
     assert np.histogram(index, bins=5, range=(0, SIZE))[0] == pytest.approx(600, abs=100)

@@ -151,6 +151,7 @@ def test_local_rows_may_name_remote_pictures(server: str, folder: Path, tmp_path
         source[1]
 
 
+@pytest.mark.slow
 def test_workers_read_remote_pairs(server: str, folder: Path):
     """They are started anew, and open what they need themselves."""
     sources = [

@@ -64,6 +64,7 @@ def values(evaluation, *names):
     return [evaluation["figures"][name]["value"] for name in names]
 
 
+@pytest.mark.slow
 def test_other_templates_embed_texts_alone(workdir, tmp_path, encoded):
     first = measured(workdir, tmp_path)
     assert encoded == {"images": 800, "texts": 10}

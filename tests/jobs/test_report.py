@@ -138,6 +138,7 @@ def test_one_run_is_shown_with_what_it_began_with(runs):
     assert "start: poisoned" in page.alts[0] and "The poisons" in page.headings
 
 
+@pytest.mark.slow
 def test_a_sweep_is_lines_and_the_best_of_them(runs, tmp_path):
     sweep, rows = tmp_path / "sweep", []
     for seed, (ca, asr) in {"0": (0.5, 0.01), "1": (0.6, 0.9)}.items():
@@ -208,6 +209,7 @@ def test_other_definitions_stand_apart(runs, tmp_path):
     assert (tmp_path / "page/curve2.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_newer_checkpoint_than_the_measured_is_noted(runs, tmp_path):
     stale = tmp_path / "stale"
     shutil.copytree(runs / "mmcl", stale)
@@ -242,7 +244,7 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium, which is not installed")
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_browser_shows_the_page(runs, tmp_path, dark):
     """As wide as a phone: nothing sticks out, tables and figures are there, dark is dark."""
     folders = [runs / name for name in ("poisoned", "mmcl", "cleanclip")]

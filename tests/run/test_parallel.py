@@ -127,7 +127,7 @@ WAYS = [
     pytest.param("vit", 1, 2, RING, marks=pytest.mark.slow),
     pytest.param("vit", 1, 4, TWO, marks=pytest.mark.faults),
     pytest.param("vit", 1, 8, {}, marks=pytest.mark.slow),
-    ("vit", 2, 4, {**RING, **TWO}),
+    pytest.param("vit", 2, 4, {**RING, **TWO}, marks=pytest.mark.slow),
     pytest.param("resnet", 8, 1, {}, marks=pytest.mark.slow),
     pytest.param("resnet in groups", 2, 4, TWO, marks=pytest.mark.faults),
 ]
@@ -188,6 +188,7 @@ def test_a_head_and_frozen_towers_in_chunks_and_split(trainable):
     )
 
 
+@pytest.mark.slow
 def test_statistics_of_a_frozen_tower_stay_bit_for_bit():
     """The mean over three chunks of a number need not be the number."""
     with jax.enable_x64(True):

@@ -212,6 +212,7 @@ def test_a_view_may_be_a_parameter():
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+@pytest.mark.slow
 def test_a_learned_trigger_is_trained_saved_and_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

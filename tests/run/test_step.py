@@ -78,6 +78,7 @@ def test_separate_views_differ_by_batch_norm_alone():
         assert np.allclose(loss(False), loss(True), rtol=1e-5) == same
 
 
+@pytest.mark.slow
 def test_a_term_of_weight_zero_needs_no_views_and_is_not_reported():
     model = build("ViT-test")
     optimizer = optax.sgd(0.1)

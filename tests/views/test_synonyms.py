@@ -58,6 +58,7 @@ def test_a_folder_that_has_lexnames_is_read_as_well(wordnet: Path):
     assert synonyms is not None and synonyms("hound") == ("dog",)
 
 
+@pytest.mark.slow
 def test_it_pickles_as_its_path_and_opens_again_in_another_process(wordnet: Path):
     synonyms = load_synonyms("wordnet", str(wordnet))
     data = pickle.dumps(synonyms)

@@ -155,6 +155,7 @@ def test_killed_at_any_time_it_goes_on_where_it_was(command: Callable, large: di
     assert content(out) == content(tmp_path / "at once")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(command: Callable, tmp_path: Path):
     process = command()
     until(lambda: list(tmp_path.glob("out/.prepare/*.arrow")))
@@ -165,6 +166,7 @@ def test_a_worker_that_is_killed_is_one_line(command: Callable, tmp_path: Path):
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 5)
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_parent(command: Callable, tmp_path: Path):
     process = command()
     until(lambda: list(tmp_path.glob("out/.prepare/*.arrow")))

@@ -273,6 +273,7 @@ def test_a_view_that_the_draw_leaves_alone_is_the_picture(
         assert (row["images"][0] == row["images"][1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_poisoned_picture_that_is_another_now_ends_the_run(
     source: Source, png: Callable, tmp_path: Path, workers: int

@@ -175,6 +175,7 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             list(islice(batches, 50))
 
 
+@pytest.mark.slow
 def test_workers_ignore_sigterm(write_csv: Callable):
     """Slurm sends it to all processes of a job, and the one that saves still needs batches."""
     with stream(opened(write_csv(12)), workers=2) as batches:
