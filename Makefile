@@ -1,6 +1,6 @@
 # make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
 # make demo    poison, clean and measure a small CLIP on scikit-learn's digits
-# make test-slow   the tests that take longest: more cases of what make test tests (10 minutes)
+# make test-slow   the tests that take longest: more of what make test tests (12 minutes)
 # make test-faults the tests that kill a run many times, take four processes, or many damaged files
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
