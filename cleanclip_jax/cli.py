@@ -5,6 +5,7 @@ import io
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from cleanclip_jax.errors import INTERRUPTED, StartAgain, UserError, printable, reason, unknown
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n`cleanclip JOB --help` lists what a job takes.")
         return 0 if arguments else 2
     # What is half written goes also when the machine is wanted back; a run saves its step first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if threading.current_thread() is threading.main_thread():  # others may set no handler
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
     handler = logging.StreamHandler()
