@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.registry import extensions
 
 POLL_SECONDS = 0.5
@@ -58,6 +58,10 @@ class Lease:
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
+            if "exit code -15" in str(error):  # of those that have begun none ends by SIGTERM
+                raise StartAgain(
+                    "SIGTERM as data workers began; the same command goes on"
+                ) from error
             raise UserError(
                 "a data worker ended by itself, often because memory ran out: use fewer workers or "
                 f"smaller batches ({error}). The same command goes on from the last checkpoint."

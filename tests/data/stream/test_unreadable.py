@@ -10,7 +10,9 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import grain
 import numpy as np
 import pytest
 from helpers.streams import Endless, stream_of
@@ -19,7 +21,8 @@ from cleanclip_jax.attacks.plan import make_plan
 from cleanclip_jax.data.sources import Source, open_source
 from cleanclip_jax.data.stream.in_order import evaluation_batches
 from cleanclip_jax.data.stream.pipeline import Batch, Batches, Reading
-from cleanclip_jax.errors import UserError
+from cleanclip_jax.data.stream.workers import Lease
+from cleanclip_jax.errors import StartAgain, UserError
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.geometry import GEOMETRY
 
@@ -173,6 +176,16 @@ def test_a_worker_that_dies_ends_the_run(write_csv: Callable):
             worker.kill()
         with pytest.raises(UserError, match=r"worker ended by itself.*exit code -9"):
             list(islice(batches, 50))
+
+
+def test_sigterm_before_a_worker_has_begun_starts_again(monkeypatch: pytest.MonkeyPatch):
+    """Slurm's, while the first batch is waited for: no mistake, so not exit code 2."""
+    ended = RuntimeError("Worker process was terminated unexpectedly with exit code -15.")
+    made = MagicMock(**{"return_value.mp_prefetch.side_effect": ended})
+    monkeypatch.setattr(grain.experimental, "WithOptionsIterDataset", made)
+    with pytest.raises(StartAgain, match="the same command goes on") as error:
+        list(Lease().batches_of(MagicMock(spec=grain.IterDataset), 1))
+    assert error.value.code == 75
 
 
 @pytest.mark.slow
