@@ -27,7 +27,7 @@ from touched import elements
 
 from cleanclip_jax.config import defaults
 from cleanclip_jax.models.clip import CLIP, build, init
-from cleanclip_jax.models.variants import find_variant
+from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.run.flops import flops_per_pair
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state
@@ -118,7 +118,7 @@ def main() -> None:
     print("|" + "---|" * 9)
     for variant in asked.variants.split(","):
         for tokens in map(int, asked.tokens.split(",")):
-            if tokens > find_variant(variant).context_length:
+            if tokens > VARIANTS.find(variant).context_length:
                 continue
             least = floor(build(variant, context_length=tokens, dtype="bfloat16"), batch)
             computing, moving = least.seconds

@@ -32,7 +32,7 @@ import numpy as np
 import train_job
 from turns import CHECKED, HELD, Job, Player, batches
 
-from cleanclip_jax.models.variants import Variant, find_variant
+from cleanclip_jax.models.variants import VARIANTS, Variant
 
 # Of the loss, and of the embeddings' largest: in float32, with the same weights.
 ALLOWED = 1e-3
@@ -178,7 +178,7 @@ def shown(one: dict[str, Any]) -> str:
 
 def numbers_of(variant: str, asked: argparse.Namespace) -> Variant:
     """A variant's numbers, with another vocabulary or context where one is asked for."""
-    found = find_variant(variant)
+    found = VARIANTS.find(variant)
     changed = {"vocab_size": asked.vocabulary, "context_length": asked.context}
     return replace(found, **{name: value for name, value in changed.items() if value})
 

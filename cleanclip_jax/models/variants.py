@@ -103,4 +103,3 @@ _ROWS = {
     "RN-64px": Variant(128, 64, (1, 1, 1, 1), 16, 0, 3, 128, 2, context_length=24, vocab_size=2048),
 }
 VARIANTS: Registry[Variant] = Registry("config.model.variant", _ROWS)
-find_variant = VARIANTS.find
