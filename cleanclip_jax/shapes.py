@@ -61,6 +61,13 @@ _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
 _KINDS |= {int: "a whole number", float: "a number", type(None): "null"}
 
 
+def _kind_of(shape: Any) -> type:
+    """The type of a value that fits: a container's by its shape, that of the members of a set."""
+    if isinstance(shape, set):
+        return type(min(shape))
+    return type(shape) if isinstance(shape, dict | list | None) else shape
+
+
 def _mismatch(value: Any, shape: Any, at: str = "") -> str | None:
     """What is not as a shape says, in words; None where all is."""
     lacking = []
@@ -86,17 +93,7 @@ def _mismatch(value: Any, shape: Any, at: str = "") -> str | None:
             problems = [_mismatch(value, each, at) for each in shape]
             return None if None in problems else problems[0]
         case _:
-            kind, kinds = (
-                type(value),
-                [
-                    type(min(x))
-                    if isinstance(x, set)
-                    else type(x)
-                    if isinstance(x, dict | list | None)
-                    else x
-                    for x in get_args(shape) or [shape]
-                ],
-            )
+            kind, kinds = type(value), [_kind_of(x) for x in get_args(shape) or [shape]]
             if not (object in kinds or kind in kinds or (kind is int and float in kinds)):
                 return (
                     f"{at or 'it'} is {_KINDS[kind]}, not {' or '.join(_KINDS[x] for x in kinds)}"

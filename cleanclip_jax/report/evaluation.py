@@ -20,6 +20,7 @@ from cleanclip_jax.measure.ranks import head_classifier
 from cleanclip_jax.process import is_first
 from cleanclip_jax.report.pictures import PROJECTION, draw
 from cleanclip_jax.report.tables import Row, values_of
+from cleanclip_jax.shapes import load_json
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import RunStart, Start, load_start, open_start
 from cleanclip_jax.start.store import open_store
@@ -63,8 +64,8 @@ def _check_file(path: Path) -> None:
 def _earlier(path: Path) -> dict[str, Any] | None:
     """The settings that figures which lie there were measured with; None without figures."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        content = load_json(path.read_text())
+    except (OSError, ValueError):
         return None
     settings = content.get("evaluation") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else None

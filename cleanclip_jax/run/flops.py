@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cleanclip_jax.models.clip import CLIP, encode_image, encode_text, init
+from cleanclip_jax.models.clip import CLIP, encode_image, encode_text
 from cleanclip_jax.run.state import Objective
+from cleanclip_jax.start.model import shapes_of
 
 
 def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None) -> float:
@@ -20,9 +21,8 @@ def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None)
     Args:
       length: tokens of a caption; None: the whole context.
     """
-    v = model.variant
+    v, shapes = model.variant, shapes_of(model)
     model = model.computed(attention="xla")  # the products of a fused kernel can't be seen
-    shapes: Any = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, v.image_size, v.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, length or v.context_length), jnp.int32)
     needs = objective.needs

@@ -1,7 +1,6 @@
 """One training a workdir at a time: who trains there, and how one that died is known."""
 
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -13,6 +12,7 @@ from typing import Any
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import in_bucket
+from cleanclip_jax.shapes import load_json
 from cleanclip_jax.workdir import OWNER, Workdir
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class Owner:
         return handle
 
     def _read(self) -> dict[str, Any]:
-        with suppress(FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-            facts = json.loads((self._workdir / OWNER).read_text())
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            facts = load_json((self._workdir / OWNER).read_text())
             return {"host": None, **facts} if isinstance(facts, dict) else {}
         return {}
 
