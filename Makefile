@@ -22,6 +22,9 @@ COMMA := ,
 EXTRAS := $(if $(and $(filter test test-slow,$(or $(MAKECMDGOALS),test)),$(TORCH_STAMP)),dev$(COMMA)torch,dev)
 # Python compiles what is imported, which is a small part of what is installed.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+# Unpacking is most of set-up, and pip does it on one core: two install half of the pins each, and a
+# third sees to what is missing, and says what is wrong. Without PyTorch, not what it alone brings.
+LEAVE_OUT := $(if $(filter dev,$(EXTRAS)),^(torch|sympy|mpmath|networkx)==,^$$)
 
 # Versions with pins come first. A pyenv shim exists for Pythons that do not run: each is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3)
@@ -116,6 +119,10 @@ $(STAMP):
 	  $$python -m venv --clear $(VENV); \
 	fi; \
 	echo "Setting up $(VENV): Python $$version, $$with. The first time this takes a few minutes."; \
+	if [ -f $$pins ]; then for half in 0 1; do \
+	  grep == $$pins | grep -vE '$(LEAVE_OUT)' | awk "NR % 2 == $$half" > $(VENV)/half-$$half.txt; \
+	  $(BIN)/python $(INSTALL) --no-deps -r $(VENV)/half-$$half.txt 2> /dev/null & \
+	done; wait; fi; \
 	$(BIN)/python $(INSTALL) $$use -e '.[$(EXTRAS)]'; \
 	rm -f $(VENV)/*installed-*; \
 	touch $@; \
