@@ -87,9 +87,12 @@ test-wheel: setup
 	$$home/venv/bin/cleanclip demo --workdir=$$dir/demo; \
 	test -s $$dir/demo/report.html; rm -rf $$dir; echo "The wheel stands alone."
 
-test-buckets:
-	$(or $(PYTHON),python3) -m venv --clear build/buckets
-	build/buckets/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,buckets]'
+# Pinned where there are pins: pip tries hundreds of versions of Google's and Amazon's packages else.
+test-buckets: setup
+	$(BIN)/python -m venv --clear build/buckets
+	@pins=constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
+	if [ -f $$pins ]; then use="-c $$pins"; else use=""; fi; \
+	build/buckets/bin/python $(INSTALL) $$use -e '.[dev,buckets]'
 	build/buckets/bin/pytest -m faults tests/faults/test_buckets.py
 
 demo: setup
