@@ -224,9 +224,9 @@ def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":
     from cleanclip_jax.start.start import open_start
     from cleanclip_jax.workdir import workdir_path
 
-    left_open = {key: overrides.get(key) for key in ("model.activation", "text.merges")}
-    given = {key: value for key, value in left_open.items() if value is not None}
-    return open_start(workdir_path(path), _overridden(defaults(), given))
+    left_open = ("model.activation", "text.merges", "start_key")
+    given = {key: overrides[key] for key in left_open if overrides.get(key) is not None}
+    return open_start(workdir_path(path), _overridden(defaults(), given), given.get("start_key"))
 
 
 def _overridden(config: "ConfigDict", overrides: Mapping[str, Any] | None) -> "ConfigDict":

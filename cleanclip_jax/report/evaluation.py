@@ -42,7 +42,8 @@ def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None
             "config.evaluation.floor is start, but this run began with fresh weights: name a "
             "run that was never poisoned"
         )
-    start = open_start(workdir_path(floor), config) if floor else None
+    key = config.start_key if config.evaluation.floor == "start" else None
+    start = open_start(workdir_path(floor), config, key) if floor else None
     if isinstance(start, RunStart):
         _ = start.step  # an error where it has no checkpoint
     return open_measured(config.evaluation), start

@@ -257,7 +257,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(files, tmp_path, capsys):
         ((files / "vit.pt", dest, "--dtype=float16"), "--dtype is for a SOURCE that is a workdir"),
         ((files / "vit", dest, "--activation=gelu"), "was trained with quick_gelu, not gelu"),
         ((files / "vit", dest, "--key=a"), "--key is for a SOURCE"),
-        ((files / "vit.pt", dest, "--key=model"), "--key: unknown 'model'"),
+        ((files / "vit.pt", dest, "--key=model"), "key: unknown 'model'"),
         ((files / "vit", dest, "--format=cleanclip"), "in cleanclip format is a .pt file"),
         ((files / "rn", dest, "--format=huggingface"), "CLIPModel has no ResNet"),
         ((files / "vit.pt", dest, "--image_size=33"), "is not a multiple of 8"),
