@@ -136,7 +136,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("seed", "count"),
-    [(0, 5), *(pytest.param(seed, 100, marks=pytest.mark.faults) for seed in range(1, 9))],
+    [(0, 5), *(pytest.param(seed, 200, marks=pytest.mark.faults) for seed in range(1, 9))],
 )
 @pytest.mark.parametrize("job", FLAGS)
 def test_a_command_line_of_any_job_is_its_work_or_one_line(
@@ -159,7 +159,7 @@ def test_a_command_line_of_any_job_is_its_work_or_one_line(
         for path in sorted(more, reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
     assert not failed, f"{len(failed)} of {count}:\n" + "\n".join(failed[:100])
-    assert count < 50 or outcomes["refused"] > count / 4 > 4 * (outcomes["refused"] == count)
+    assert count < 100 or count / 5 < outcomes["refused"] < count
     print(job, dict(outcomes))
 
 

@@ -61,9 +61,10 @@ def command_line(draw: random.Random, workdir: Path) -> list[str]:
 # What a job is given: its files lie in the folder that it is run in. Those of the first row are
 # right; a flag in brackets may be left out.
 WORKDIRS, CHECKPOINTS = ("poisoned", "probe", "measured"), ("a.pt", "a.safetensors", "cut.pt")
-CONFIGS = ("configs/demo.py", "configs/demo.py", "configs/demo.py:cleanclip", "configs/none.py")
-DIGITS = ("{'kind': 'digits', 'split': 'train'}", "{'kind': 'digits', 'rows': 3}", "{'kind': 'x'}")
-NEW = ("new", "new.pt", "new.safetensors", "new/er", "poisoned", "a.pt", "pipe", "link", "file")
+CONFIGS = (*["configs/demo.py"] * 5, "configs/demo.py:cleanclip", "configs/none.py")
+DIGITS = ("{'kind': 'digits'}", "{'kind': 'digits', 'split': 'test'}", "{'kind': 'digits', 'x': 3}")
+NEW = (*("new", "new", "new.pt", "new.safetensors", "new/er", "no", "no/thing.pt", "x y", "é"),)
+NEW += ("poisoned", "a.pt", "pipe", "link")
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {
         "--workdir": (*WORKDIRS, *CHECKPOINTS, "sweep", "pipe"),
@@ -121,19 +122,19 @@ def job_line(draw: random.Random, job: str) -> list[str]:
     words = [job]
     for flag, values in FLAGS[job].items():
         name = flag.strip("[]")
-        if name != flag and draw.random() < 0.7:
+        if name != flag and draw.random() < 0.85:
             continue
-        value = draw.choice(values if draw.random() < 0.75 else inside)
+        value = draw.choice(values if draw.random() < 0.92 else inside)
         if job == "sweep" and name == "--over" and draw.random() < 0.3:
             value = f"{draw.choice((*KEYS, *MORE))}={','.join(draw.choices(VALUES, k=2))}"
         words.append(f"{name}={value}" if name.strip() else value)
-    if draw.random() < (0.6 if job in KEYS_OF else 0.1):
+    if draw.random() < (0.5 if job in KEYS_OF else 0.05):
         near = [key for key in (*KEYS, *MORE) if key.startswith(KEYS_OF.get(job, ""))]
         key = draw.choice(near if draw.random() < 0.8 else [*KEYS, *MORE])
         words.append(f"--config.{key}={draw.choice(VALUES)}")
-    if draw.random() < 0.1:
+    if draw.random() < 0.05:
         words.append(draw.choice((f"--x={draw.choice(VALUES)}", "--quick", "--clean", "-", "--")))
-    if draw.random() < 0.1:
+    if draw.random() < 0.05:
         words.pop(draw.randrange(1, len(words)))
     return words
 
