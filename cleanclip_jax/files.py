@@ -67,12 +67,16 @@ def _taking_place(path: Path, folder: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     # The whole name and more would be too long for some file systems.
     place = {"dir": None if bucket else path.parent, "prefix": f".{path.name[:40]}."}
-    if folder:
-        scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
-    else:
-        handle, name = tempfile.mkstemp(**place, suffix=".part")
-        os.close(handle)
-        scratch = Path(name)
+    try:
+        if folder:
+            scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
+        else:
+            handle, name = tempfile.mkstemp(**place, suffix=".part")
+            os.close(handle)
+            scratch = Path(name)
+    except OSError as error:
+        error.filename = os.fspath(path)  # and not a name that nobody knows
+        raise
     try:
         yield scratch
         if bucket is not None:

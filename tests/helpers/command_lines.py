@@ -112,7 +112,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 # The keys that each job takes, of which most lines name one.
-KEYS_OF = {"evaluate": "evaluation", "poison": "attack", "sweep": "train", "prepare": "data"}
+KEYS_OF = {"evaluate": "evaluation", "poison": "attack", "sweep": "train"}
 
 
 def job_line(draw: random.Random, job: str) -> list[str]:
