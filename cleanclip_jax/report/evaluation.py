@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import in_bucket, write_whole, writing
+from cleanclip_jax.files import in_bucket, read_bytes, write_whole, writing
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.measure import Opened, evaluate, open_measured
 from cleanclip_jax.measure.projection import project_first
@@ -65,8 +65,8 @@ def _check_file(path: Path) -> None:
 def _earlier(path: Path) -> dict[str, Any] | None:
     """The settings that figures which lie there were measured with; None without figures."""
     try:
-        content = load_json(path.read_text())
-    except (OSError, ValueError):
+        content = load_json(read_bytes(path))
+    except (UserError, OSError, ValueError):
         return None
     settings = content.get("evaluation") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else None
