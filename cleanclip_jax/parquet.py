@@ -8,13 +8,12 @@ import pyarrow.parquet as pq
 
 MOST_PACKED = 1 << 29  # bytes that a column's part of a row group may unpack to, or 50 times
 MOST_RATIO = 50  # what lies in the file
-MOST_ROWS = 1024  # of a batch: pictures may be in them
-MOST_BATCH = 1 << 29  # bytes of it, where a few texts stand for all rows
+MOST_BATCH = 1 << 29  # bytes of a batch, where a few texts stand for all rows
 MOST_TABLE = 1 << 31  # bytes of a table that is read whole
 
 
 def batches(
-    file: pq.ParquetFile, size: int, columns: Sequence[str] | None = None
+    file: pq.ParquetFile, size: int, columns: Sequence[str] | None = None, most: int = 1 << 16
 ) -> Iterator[pa.RecordBatch]:
     """Yields a file's rows; raises ValueError for what unpacks to more than is sensible.
 
@@ -24,6 +23,7 @@ def batches(
     Args:
       size: bytes of the file.
       columns: those that are read; None: all.
+      most: rows of a batch.
     """
     for group in range(file.num_row_groups):
         about, largest = file.metadata.row_group(group), 1
@@ -37,7 +37,7 @@ def batches(
                         f"column {path!r} would unpack from {packed:,} bytes to {unpacked:,}"
                     )
                 largest = max(largest, unpacked)
-        rows = max(1, min(MOST_ROWS, MOST_BATCH // largest))
+        rows = max(1, min(most, MOST_BATCH // largest))
         yield from file.iter_batches(
             rows, row_groups=[group], columns=None if columns is None else [*columns]
         )

@@ -8,9 +8,9 @@ import pyarrow.parquet
 
 from cleanclip_jax.data.paths import open_binary
 from cleanclip_jax.data.table.columns import batch_of, is_text
-from cleanclip_jax.parquet import MOST_ROWS, batches
+from cleanclip_jax.parquet import batches
 
-BATCH_BYTES = 1 << 26
+BATCH_ROWS, BATCH_BYTES = 1024, 1 << 26  # pictures may be in them
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ParquetReader:
         with open_binary(file) as stream:
             size = stream.seek(0, 2)
             with pyarrow.parquet.ParquetFile(stream) as parquet:
-                for batch in _joined(batches(parquet, size, columns)):
+                for batch in _joined(batches(parquet, size, columns, BATCH_ROWS)):
                     arrays = {name: _sound(batch.column(name)) for name in columns}
                     yield batch_of(arrays, [None] * batch.num_rows)
 
@@ -36,7 +36,7 @@ def _joined(parts: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches of few rows together."""
     waiting, rows, size = [], 0, 0
     for part in parts:
-        if waiting and (rows + len(part) > MOST_ROWS or size + part.nbytes > BATCH_BYTES):
+        if waiting and (rows + len(part) > BATCH_ROWS or size + part.nbytes > BATCH_BYTES):
             yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
             waiting, rows, size = [], 0, 0
         waiting.append(part)
