@@ -136,7 +136,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("seed", "count"),
-    [(0, 5), *(pytest.param(seed, 200, marks=pytest.mark.faults) for seed in range(1, 9))],
+    [(0, 5), *(pytest.param(seed, 200, marks=pytest.mark.faults) for seed in (1, 2))],
 )
 @pytest.mark.parametrize("job", FLAGS)
 def test_a_command_line_of_any_job_is_its_work_or_one_line(
