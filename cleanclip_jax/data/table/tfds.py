@@ -110,7 +110,7 @@ class TfdsReader:
                 try:
                     record = records[i]
                     read = {c: _within(record, c) for c in columns}
-                    row = {c: _text(features[c], value) for c, value in read.items()}
+                    row: dict[str, Any] = {c: _text(features[c], read[c]) for c in read}
                     if self.lists in read:
                         several = read[self.lists]
                         row[self.lists] = [_text(features[self.lists], text) for text in several]
