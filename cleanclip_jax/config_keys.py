@@ -69,6 +69,9 @@ KEYS: Registry[Key] = Registry(
             "workdir whose newest checkpoint gives the weights, the architecture and the "
             "tokenizer; or a PyTorch checkpoint (docs/interop.md)",
         ),
+        "start_key": text(
+            None, "where in a PyTorch checkpoint the state dict lies, in place of the usual keys"
+        ),
         "model.variant": Key(
             None,
             "a name, or a dictionary of numbers",

@@ -105,6 +105,8 @@ def fit(images: Sequence["_Path | bytes | np.ndarray"], size: int) -> "np.ndarra
     """Decodes pictures, resizes their short side and crops the middle: uint8 [n, size, size, 3]."""
     import numpy as np
 
+    from cleanclip_jax.data.paths import MOST_BYTES
+    from cleanclip_jax.files import read_bytes
     from cleanclip_jax.views.decode import decode
     from cleanclip_jax.views.geometry import resize_crop
     from cleanclip_jax.workdir import workdir_path
@@ -112,7 +114,7 @@ def fit(images: Sequence["_Path | bytes | np.ndarray"], size: int) -> "np.ndarra
     def one(index: int, image: "_Path | bytes | np.ndarray") -> "np.ndarray":
         where = f"image {index}"
         if isinstance(image, str | PathLike):
-            where, image = str(image), workdir_path(image).read_bytes()
+            where, image = str(image), read_bytes(workdir_path(image), MOST_BYTES)
         return resize_crop(decode(image, where), size)
 
     return np.stack([one(index, image) for index, image in enumerate(images)])
@@ -224,9 +226,9 @@ def _open(path: _Path, overrides: Mapping[str, Any]) -> "Start":
     from cleanclip_jax.start.start import open_start
     from cleanclip_jax.workdir import workdir_path
 
-    left_open = {key: overrides.get(key) for key in ("model.activation", "text.merges")}
-    given = {key: value for key, value in left_open.items() if value is not None}
-    return open_start(workdir_path(path), _overridden(defaults(), given))
+    left_open = ("model.activation", "text.merges", "start_key")
+    given = {key: overrides[key] for key in left_open if overrides.get(key) is not None}
+    return open_start(workdir_path(path), _overridden(defaults(), given), given.get("start_key"))
 
 
 def _overridden(config: "ConfigDict", overrides: Mapping[str, Any] | None) -> "ConfigDict":

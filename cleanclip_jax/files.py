@@ -1,6 +1,7 @@
 """Files: read with a bound and checked before use, written whole or not at all."""
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -67,12 +68,16 @@ def _taking_place(path: Path, folder: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     # The whole name and more would be too long for some file systems.
     place = {"dir": None if bucket else path.parent, "prefix": f".{path.name[:40]}."}
-    if folder:
-        scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
-    else:
-        handle, name = tempfile.mkstemp(**place, suffix=".part")
-        os.close(handle)
-        scratch = Path(name)
+    try:
+        if folder:
+            scratch = Path(tempfile.mkdtemp(**place, suffix=".part"))
+        else:
+            handle, name = tempfile.mkstemp(**place, suffix=".part")
+            os.close(handle)
+            scratch = Path(name)
+    except OSError as error:
+        error.filename = os.fspath(path)  # and not a name that nobody knows
+        raise
     try:
         yield scratch
         if bucket is not None:
@@ -172,7 +177,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a plain file of at most so many bytes; a UserError says what is wrong."""
     try:
         if in_bucket(path) is None and check_plain(path) > most:
-            raise UserError(f"{path} is larger than {most >> 20} MiB: refused")
+            bound = f"{most >> 20} MiB" if most >> 20 else f"{most:,} bytes"
+            raise UserError(f"{path} is larger than {bound}: refused")
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
@@ -197,6 +203,25 @@ def read_lines(path: Path, shape: Any = ANY) -> list[dict[str, Any]]:
     A line that is no such row is passed over with a warning, but for a last one that a kill has
     torn: these files are a record, and no reason for a run to stop.
     """
+    rows, bad = _lines(path, shape)
+    if bad:
+        reasons = "; ".join(reason for reason, _ in bad[:3])
+        log.warning("%s: passed over %d lines: %s", path, len(bad), reasons)
+    return rows
+
+
+def rewrite_lines(path: Path, rows: list[dict[str, Any]], shape: Any = ANY) -> None:
+    """Writes a .jsonl file anew; lines of it that are no rows of that shape go to PATH.bad."""
+    _, bad = _lines(path, shape)
+    if bad:
+        aside = path.with_name(f"{path.name}.bad")
+        append_line(aside, b"".join(line for _, line in bad).decode(errors="backslashreplace"))
+        log.warning("%s: lines that are no rows were moved to %s", path, aside)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _lines(path: Path, shape: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes]]]:
+    """A .jsonl file's rows, and its other lines, each with what is wrong with it."""
     rows, bad = [], []
     if path.exists():
         if in_bucket(path) is None:
@@ -206,11 +231,9 @@ def read_lines(path: Path, shape: Any = ANY) -> list[dict[str, Any]]:
                 try:
                     rows.append(parse_json(f"line {number}", line, shape))
                 except UserError as error:
-                    if line.endswith(b"\n"):
-                        bad.append(str(error))
-    if bad:
-        log.warning("%s: passed over %d lines: %s", path, len(bad), "; ".join(bad[:3]))
-    return rows
+                    if line.endswith(b"\n") or len(line) == LONGEST_LINE:
+                        bad.append((str(error), line))
+    return rows, bad
 
 
 def cache_folder() -> Path:

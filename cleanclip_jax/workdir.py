@@ -14,6 +14,7 @@ from cleanclip_jax.files import (
     local_folder,
     read_json,
     read_lines,
+    rewrite_lines,
     user_path,
     write_whole,
 )
@@ -95,12 +96,11 @@ class Workdir:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The rows of a .jsonl file, without lines that are none; [] without a file."""
-        of_all = re.sub(r"\.\d+\.jsonl$", ".jsonl", name)  # a further process's: bad_rows.1.jsonl
-        return read_lines(self.path / name, SHAPES.get(of_all, ANY))
+        return read_lines(self.path / name, _row_shape(name))
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Writes a .jsonl file anew."""
-        self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
+        """Writes a .jsonl file anew; its lines that are no rows go to a file beside it."""
+        rewrite_lines(self.path / name, rows, _row_shape(name))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Adds a row to a .jsonl file; a bucket has it soon, and once `flush` was called."""
@@ -118,3 +118,8 @@ class Workdir:
         """Brings all that was appended, and the files of `folder`, into the bucket."""
         if (bucket := in_bucket(self.path)) is not None:
             bucket.flush()
+
+
+def _row_shape(name: str) -> Any:
+    of_all = re.sub(r"\.\d+\.jsonl$", ".jsonl", name)  # a further process's: bad_rows.1.jsonl
+    return SHAPES.get(of_all, ANY)

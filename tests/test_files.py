@@ -19,6 +19,7 @@ from cleanclip_jax.files import (
     user_path,
     write_whole,
 )
+from cleanclip_jax.workdir import Workdir
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,18 @@ def test_bad_lines_are_passed_over_and_named(tmp_path: Path, caplog: pytest.LogC
     path.write_text('{"step": 1}\n{"st')  # as a kill leaves it
     assert read_lines(path) == [{"step": 1}] and not caplog.records
     assert read_lines(tmp_path / "none") == []
+
+
+def test_a_file_that_is_written_anew_loses_no_line(tmp_path: Path):
+    run, bad = Workdir(tmp_path), b'{"step": \xff\n[]\n'
+    for name in ("metrics.jsonl", "bad_rows.1.jsonl"):
+        (tmp_path / name).write_bytes(b'{"step": 1, "index": 1}\n' + bad + b'{"torn')
+        for _ in range(2):
+            run.write_lines(name, run.lines(name)[:1])
+            assert (tmp_path / name).read_text().count("\n") == (name == "metrics.jsonl")
+    assert (tmp_path / "metrics.jsonl.bad").read_bytes() == b'{"step": \\xff\n[]\n'
+    # Of bad_rows.1.jsonl the row is none either: it lacks where and reason.
+    assert (tmp_path / "bad_rows.1.jsonl.bad").read_text().count("\n") == 3
 
 
 STOPPED = """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.openai_layout import relative
 from helpers.small_run import small_config, train
-from helpers.torch_files import KINDS, by_path, cleanclip_file, random_values
+from helpers.torch_files import KINDS, by_path, cleanclip_file, random_values, tensors_of
 from safetensors.numpy import save_file
 
 import cleanclip_jax
@@ -19,7 +19,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, encode_image, encode_text, init
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.run.checked import check_run
-from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.run.settings import facts_of, resolve
 from cleanclip_jax.start.head import Head
 from cleanclip_jax.start.start import TorchStart, load_weights
 from cleanclip_jax.start.store import Store
@@ -154,6 +154,42 @@ def test_a_checkpoint_is_measured_as_a_run_is(checkpoint, tmp_path, monkeypatch,
         "preprocessor_config.json",
         "tokenizer.json",
     ]
+
+
+def test_a_run_begins_with_the_key_that_is_named(tmp_path, monkeypatch, capsys, tokenizer):
+    torch = pytest.importorskip("torch")
+    states = [tensors_of(random_values("open_clip", VIT, seed)) for seed in (0, 1)]
+    file, found = tmp_path / "a.pt", []
+    torch.save({"state_dict": states[0], "average": states[1]}, file)
+
+    def logit_scale(start):
+        return start._checkpoint.variables()["params"]["logit_scale"]
+
+    def measured(start, *_):
+        found.append(logit_scale(start))
+        return {"evaluation": {}, "figures": {}}
+
+    monkeypatch.setattr("cleanclip_jax.jobs.evaluate.measure_run", measured)
+    monkeypatch.setattr("cleanclip_jax.jobs.evaluate.as_text", str)
+    monkeypatch.setattr("cleanclip_jax.run.checked.make_step", lambda *_, **__: measured)
+    monkeypatch.setattr(TorchStart, "tokenizer", tokenizer)
+    config, facts = small_config("cleanclip"), []
+    config.start = str(file)
+    for config.start_key, state in ((None, states[0]), ("average", states[1])):
+        run = check_run(config, Workdir(tmp_path / "run"))
+        assert logit_scale(run.start) == state["logit_scale"].numpy()
+        facts.append(facts_of(run.config, run.source, None, run.start))
+    assert facts[0] != facts[1]
+    command = ["evaluate", f"--workdir={file}", f"--output={tmp_path}/x.json"]
+    assert cli.main([*command, "--config.start_key=average"]) == 0
+    assert found == [states[1]["logit_scale"].numpy()]
+    assert cli.main([*command, "--config.start_key=averaeg"]) == 2
+    assert "a.pt: key: unknown 'averaeg'. Did you mean 'average'" in capsys.readouterr().err
+    config.start = None
+    with pytest.raises(UserError, match=r"config\.start_key is set, but not config\.start"):
+        check_run(config, Workdir(tmp_path / "run"))
+    with pytest.raises(UserError, match="is no PyTorch checkpoint, and has no key 'x'"):
+        load_weights(tmp_path, key="x")
 
 
 def test_what_goes_with_a_model(tmp_path, tokenizer, caplog):

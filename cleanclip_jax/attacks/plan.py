@@ -24,6 +24,7 @@ from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
 from cleanclip_jax.keys import take
+from cleanclip_jax.parquet import read_table
 from cleanclip_jax.record import Source
 from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.text.prompts import fill, templates
@@ -159,7 +160,7 @@ class Plan:
             raise UserError(f"{path}: there is no such poison plan; check the path.")
         try:
             with file.open("rb") as stream:
-                table = pq.read_table(stream)
+                table = read_table(stream)
             table.validate(full=True)  # texts that are no UTF-8
             header = (table.schema.metadata or {})[_HEADER]
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:

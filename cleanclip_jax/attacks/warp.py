@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import read_bytes
 
 # The cubic kernel's free number, as torch has it.
 _A = np.float32(-0.75)
 _MOST_SHIFTS = 4096  # a side
+_MOST_HEADER = 1 << 16  # bytes of a .npy file beside its array
 
 
 def draw_field(seed: int, k: int) -> Float32[np.ndarray, "k k 2"]:
@@ -45,7 +47,8 @@ def read_field(path: str) -> tuple[Float32[np.ndarray, "k k2 2"], str]:
             f"trigger.field: {path} holds an array {list(field.shape)} of {field.dtype}; it takes "
             f"finite floats [k, k, 2], k up to {_MOST_SHIFTS}."
         )
-    digest = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
+    data = read_bytes(Path(file), field.nbytes + _MOST_HEADER)
+    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
     return field.reshape(shape).astype(np.float32), digest
 
 

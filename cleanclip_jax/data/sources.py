@@ -17,6 +17,7 @@ KINDS: Registry[Callable[..., Source]] = Registry(
     "config.data: kind",
     {
         **{kind: f"{_TABLE}.table:open_{kind}" for kind in ("csv", "tsv", "parquet")},
+        "json": f"{_TABLE}.annotations:open_json",
         "webdataset": f"{_TABLE}.webdataset:open_webdataset",
         "arrayrecord": "cleanclip_jax.data.shards.arrayrecord:open_arrayrecord",
         "tfds": f"{_TABLE}.tfds:open_tfds",

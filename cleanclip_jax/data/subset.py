@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from cleanclip_jax.data.paths import local, read_bytes
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.files import write_whole
+from cleanclip_jax.parquet import read_table
 from cleanclip_jax.record import Record, Source, fingerprint_of
 from cleanclip_jax.shapes import load_json
 
@@ -154,7 +155,7 @@ def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
             content = load_json(data)
             ids, fingerprints = pa.array(content["ids"]), {content["fingerprint"]}
         elif path.endswith((".csv", ".parquet")):
-            reader = pq.read_table if path.endswith(".parquet") else pa_csv.read_csv
+            reader = read_table if path.endswith(".parquet") else pa_csv.read_csv
             table = reader(io.BytesIO(data))
             ids, metadata = table["id"], table.schema.metadata or {}
             fingerprints = (

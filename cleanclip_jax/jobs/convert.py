@@ -69,8 +69,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         (bring_in if importing else hand_out)(args)
     except OSError as error:
-        place = Path(os.fsdecode(error.filename or dest))
-        if place == source or source in place.parents:
+        place = Path(os.fsdecode(error.filename or dest)).absolute()
+        if source.absolute() in (place, *place.parents):
             raise UserError(f"{source} can't be read ({place}: {reason(error)})") from None
         raise UserError(f"{dest} can't be written ({place}: {reason(error)})") from None
     return 0

@@ -19,7 +19,7 @@ from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path
 # The keys of a run that measuring it may set anew.
 FREE = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
 # And those that a PyTorch checkpoint leaves open.
-OPEN = ("model.activation", "text.merges")
+OPEN = ("model.activation", "text.merges", "start_key")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if args.floor:
         overrides["evaluation.floor"] = args.floor
     base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    start = open_start(workdir, base)
+    start = open_start(workdir, base, base.start_key)
     config = apply(start.config, overrides)
     check(config)
     if of_torch and args.output is None:

@@ -85,7 +85,7 @@ def read_source(
     if overrides:
         raise UserError(f"--config.{next(iter(overrides))} needs --config: --source has all keys")
     value = literal(source or "")
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise UserError(f"--source={source}: write {{'kind': 'csv', 'path': 'pairs.csv'}}")
     return value
 

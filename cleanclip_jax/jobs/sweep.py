@@ -18,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.config import load
+from cleanclip_jax.config import check, load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
 from cleanclip_jax.process import add_flags, begin, is_first
@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     names = [run_name(point) for point in points(grid)]
     if len(set(names)) < len(names):
         raise UserError("--over: two points would have the same folder; name other values")
+    for point in points(grid):  # no value is refused when others have been trained with
+        check(config_of(args.config, overrides, point))
     command = shlex.join(["cleanclip", "sweep", *argv])
     rows: list[Row] = []
     with writing(args.workdir):
@@ -127,6 +129,14 @@ def run_name(point: Mapping[str, str]) -> str:
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
+def config_of(spec: str, overrides: Mapping[str, str], point: Mapping[str, str]) -> ConfigDict:
+    """The config of a point's run, whose values stand in the overrides in place of '{key}'."""
+    named = short_names(list(point))
+    short = {named[key]: value for key, value in point.items()}
+    config = apply(load(spec), {key: fill(text, short) for key, text in overrides.items()})
+    return apply(config, dict(point))
+
+
 def run_point(
     spec: str,
     folder: Path,
@@ -135,12 +145,9 @@ def run_point(
     every: str | None = None,
 ) -> Row:
     """Trains and measures one point, unless that was done; a failure of the run is its row's."""
-    named = short_names(list(point))
-    short = {named[key]: value for key, value in point.items()}
     name = run_name(point)
     workdir = Workdir(folder / "runs" / name)
-    config = apply(load(spec), {key: fill(text, short) for key, text in overrides.items()})
-    apply(config, dict(point))
+    config = config_of(spec, overrides, point)
     row: Row = {**point, "workdir": str(workdir)}
     print(f"sweep: {name}", file=sys.stderr)
     try:

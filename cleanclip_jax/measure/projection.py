@@ -1,5 +1,7 @@
 """Embeddings on a plane: PCA and t-SNE of pictures with and without the trigger."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -9,13 +11,14 @@ from jaxtyping import Bool, Float32, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import written_whole
+from cleanclip_jax.files import read_bytes, written_whole
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import clean_and_triggered
 from cleanclip_jax.measure.ranks import unit
 from cleanclip_jax.measure.sets import LabelledSet, attacked_set
 
 LEAST = 10  # pictures; fewer have no shape
+MOST_BYTES = 1 << 28  # of a file; a million pictures take a quarter of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Projection:
     def load(cls, path: Path) -> "Projection":
         """Reads what `save` wrote."""
         try:
-            with path.open("rb") as stream, np.load(stream) as arrays:
+            stream = io.BytesIO(read_bytes(path, MOST_BYTES))
+            if any(part.compress_type for part in zipfile.ZipFile(stream).infolist()):
+                raise ValueError("its arrays are compressed")  # and may stand for any size
+            with np.load(stream) as arrays:
                 parts = dict(arrays)
             loaded = cls(**{**parts, "target": int(parts["target"])})
             if not loaded.pca.shape == loaded.tsne.shape == (*loaded.label.shape, 2):

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import in_bucket, write_whole, writing
+from cleanclip_jax.files import in_bucket, read_bytes, write_whole, writing
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.measure import Opened, evaluate, open_measured
 from cleanclip_jax.measure.projection import project_first
@@ -42,7 +42,8 @@ def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None
             "config.evaluation.floor is start, but this run began with fresh weights: name a "
             "run that was never poisoned"
         )
-    start = open_start(workdir_path(floor), config) if floor else None
+    key = config.start_key if config.evaluation.floor == "start" else None
+    start = open_start(workdir_path(floor), config, key) if floor else None
     if isinstance(start, RunStart):
         _ = start.step  # an error where it has no checkpoint
     return open_measured(config.evaluation), start
@@ -57,15 +58,15 @@ def _check_file(path: Path) -> None:
     if path.name != EVALUATION and path.exists() and _earlier(path) is None:
         raise UserError(f"{path} is there and holds no figures of evaluate: name another file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    if in_bucket(path) is None and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"{path} can't be written: {above} is no folder that takes files")
+    if in_bucket(path) is None:
+        TemporaryFile(dir=above).close()  # what a server allows is seen by writing alone
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
     """The settings that figures which lie there were measured with; None without figures."""
     try:
-        content = load_json(path.read_text())
-    except (OSError, ValueError):
+        content = load_json(read_bytes(path))
+    except (UserError, OSError, ValueError):
         return None
     settings = content.get("evaluation") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else None

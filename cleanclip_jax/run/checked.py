@@ -81,7 +81,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     if config.start and not begun:
         from cleanclip_jax.start.start import open_start
 
-        start = open_start(workdir_path(config.start), config)
+        start = open_start(workdir_path(config.start), config, config.start_key)
     config = resolve(config, workdir, start, begun)
     if config.optimizer.moments == "start" and not begun and not hasattr(start, "optimizer_state"):
         raise UserError(
@@ -95,9 +95,9 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     check_batch(batch_size, mesh, config.train.chunks)
     _check_evaluation(config.evaluation)
     if config.train.wandb is not None and is_first():
-        from cleanclip_jax.run.weights_and_biases import import_wandb
+        from cleanclip_jax.run.weights_and_biases import check_login
 
-        import_wandb()
+        check_login()
     source = open_pairs(config, objective)
     head = None
     if "head" in objective.needs and source.class_names is not None:

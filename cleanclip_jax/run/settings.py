@@ -83,8 +83,11 @@ def resolve(
             else:
                 from cleanclip_jax.start.start import open_start
 
-                inherited = (start or open_start(workdir_path(config.start), config)).config
+                path = workdir_path(config.start)
+                inherited = (start or open_start(path, config, config.start_key)).config
             _inherit(config, inherited)
+        elif config.start_key is not None:
+            raise UserError("config.start_key is set, but not config.start, the file that it is of")
         if config.model.variant is None:
             raise UserError("config.model.variant is not set: name one, or a config.start")
         numbers = variant_of(config.model.variant)
@@ -188,7 +191,7 @@ def check_workdir(
 
     def free(key: str) -> bool:
         if key == "start":
-            return _same_start(old.get(key), new.get(key), inputs.get("start"))
+            return _same_start(old.get(key), new.get(key), config.start_key, inputs.get("start"))
         moved = key.startswith("data.train.") and begun and same_data
         return moved or key.startswith(FREE) or (begun and key in COPIED)
 
@@ -204,7 +207,9 @@ def check_workdir(
         log.info("%s goes on with other settings: %s", workdir, "; ".join(differing.values()))
 
 
-def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | None) -> bool:
+def _same_start(
+    old: str | None, new: str | None, inner: str | None, recorded: dict[str, Any] | None
+) -> bool:
     """Whether two paths name the same start: the same place, or what has the recorded digest."""
     if old is None or new is None:
         return False
@@ -213,7 +218,9 @@ def _same_start(old: str | None, new: str | None, recorded: dict[str, Any] | Non
     from cleanclip_jax.start.start import open_start
 
     digest = (recorded or {}).get("digest")
-    return digest is not None and open_start(workdir_path(new)).identity.get("digest") == digest
+    if digest is None:
+        return False
+    return open_start(workdir_path(new), key=inner).identity.get("digest") == digest
 
 
 def _is_whole(path: Path) -> bool:

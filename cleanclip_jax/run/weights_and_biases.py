@@ -1,7 +1,8 @@
 """Weights & Biases, where config.train.wandb names a project."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -20,11 +21,18 @@ def import_wandb() -> Any:
         ) from None
 
 
+def check_login() -> None:
+    """Refuses what Weights & Biases would: no login, or one that its server doesn't know."""
+    wandb = import_wandb()
+    with _refusals(wandb):
+        wandb.login()  # verified; offline it has nothing to say
+
+
 def open_board(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any:
     """A run of the project, which goes on whenever the workdir's run does."""
     wandb = import_wandb()
     path = workdir.path.absolute()
-    try:
+    with _refusals(wandb):
         return wandb.init(
             project=project,
             name=path.name,
@@ -35,6 +43,12 @@ def open_board(workdir: Workdir, project: str, config: Mapping[str, Any]) -> Any
             config=dict(config),
             settings=wandb.Settings(silent=True),
         )
+
+
+@contextmanager
+def _refusals(wandb: Any) -> Iterator[None]:
+    try:
+        yield
     except wandb.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(f"config.train.wandb: Weights & Biases refuses: {reason}") from None

@@ -180,7 +180,11 @@ def open_start(path: Path, settings: ConfigDict | None = None, key: str | None =
         CLIP's merges file is, and how captions are cut.
       key: where in a PyTorch checkpoint the state dict lies, in place of the usual keys.
     """
-    return TorchStart(path, settings, key) if is_torch_checkpoint(path) else RunStart(path)
+    if is_torch_checkpoint(path):
+        return TorchStart(path, settings, key)
+    if key is not None:
+        raise UserError(f"{path} is no PyTorch checkpoint, and has no key {key!r}: leave it out")
+    return RunStart(path)
 
 
 def load_start(

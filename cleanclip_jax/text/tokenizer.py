@@ -17,7 +17,7 @@ from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import cache_folder, read_json, user_path, write_whole
+from cleanclip_jax.files import cache_folder, read_bytes, read_json, user_path, write_whole
 from cleanclip_jax.workdir import workdir_path
 
 START, END = "<start_of_text>", "<end_of_text>"
@@ -200,11 +200,11 @@ def find_merges(path: str | None = None) -> Path:
         given = user_path(path)
         if not given.is_file():
             raise UserError(f"{given}: there is no such merges file; check the path.")
-        _check(given, given.read_bytes())
+        _check(given, read_bytes(given))
         return given
     cached = cache_folder() / MERGES_FILE
     if cached.is_file():
-        _check(cached, cached.read_bytes())
+        _check(cached, read_bytes(cached))
         return cached
     try:
         with urllib.request.urlopen(MERGES_URL, timeout=60) as response:

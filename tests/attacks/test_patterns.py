@@ -1,5 +1,6 @@
 """Each trigger's pattern, against golden values or its definition in docs/attacks.md."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
     assert roughness(4) < roughness(64) / 3
 
 
+def bytes_of(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -97,6 +104,7 @@ def test_a_smooth_warp_changes_less_than_a_rough_one():
             "no .npy file",
         ),
         (np.zeros((1, 4097, 2), np.float32), "k up to 4096"),
+        (bytes_of(np.zeros((4, 4, 2), np.float32)) + bytes(1 << 17), "larger than"),
     ],
 )
 def test_a_field_that_is_none(tmp_path: Path, content: Any, message: str):

@@ -1,4 +1,4 @@
-"""Random command lines and config files for `cleanclip train`, right ones and wrong ones."""
+"""Random command lines of all jobs, and config files for `train`: right ones and wrong ones."""
 
 import random
 from pathlib import Path
@@ -56,6 +56,87 @@ def command_line(draw: random.Random, workdir: Path) -> list[str]:
     if draw.random() < 0.05:
         words.pop(draw.randrange(len(words)))
     return ["train", *words]
+
+
+# What a job is given: its files lie in the folder that it is run in. Those of the first row are
+# right; a flag in brackets may be left out.
+WORKDIRS, CHECKPOINTS = ("poisoned", "probe", "measured"), ("a.pt", "a.safetensors", "cut.pt")
+CONFIGS = (*["configs/demo.py"] * 5, "configs/demo.py:cleanclip", "configs/none.py")
+DIGITS = ("{'kind': 'digits'}", "{'kind': 'digits', 'split': 'test'}", "{'kind': 'digits', 'x': 3}")
+NEW = (*("new", "new", "new.pt", "new.safetensors", "new/er", "no", "no/thing.pt", "x y", "é"),)
+NEW += ("poisoned", "a.pt", "pipe", "link")
+FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "evaluate": {
+        "--workdir": (*WORKDIRS, *CHECKPOINTS, "sweep", "pipe"),
+        "[--output]": ("new.json", "file", "pipe", "link", "poisoned", "file/new"),
+        "[--floor]": ("start", *WORKDIRS, *CHECKPOINTS),
+    },
+    "convert": {
+        "": (*WORKDIRS, *CHECKPOINTS, "file", "pipe"),
+        " ": NEW,
+        "[--format]": ("openai", "open_clip", "open_clip_text", "huggingface", "cleanclip"),
+        "[--activation]": ("gelu", "quick_gelu", "gelu_tanh"),
+        "[--key]": ("state_dict", "average"),
+        "[--image_size]": ("32", "33", "64"),
+        "[--tokenizer]": ("poisoned/tokenizer.json", "file", "pipe"),
+        "[--dtype]": ("source", "float16", "bfloat16"),
+    },
+    "poison": {
+        "--config": CONFIGS,
+        "--output": NEW,
+        "[--rows]": ("1", "8"),
+        "[--export]": NEW,
+        "[--export_test]": NEW,
+    },
+    "prepare": {
+        "--source": DIGITS,
+        "--output": NEW,
+        "[--short_side]": ("16", "256"),
+        "[--quality]": ("75", "100"),
+        "[--shards]": ("1", "2"),
+        "[--max_bad_share]": ("0", "0.5"),
+        "[--runner]": ("DirectRunner",),
+        "[--beam.x]": ("1",),
+    },
+    "sweep": {
+        "--config": CONFIGS,
+        "--workdir": ("new", "new/er", "file", "poisoned", "pipe"),
+        "--over": ("seed=0,1", "optimizer.learning_rate=1e-3,1e-4", "seed=0", "attack.rate=0.1,x"),
+        "[--every]": ("epoch", "5"),
+    },
+    "report": {
+        "": (*WORKDIRS, "sweep", "file"),
+        "[--output]": NEW,
+        "[--title]": ("x", "<b>"),
+        "[--pictures]": ("1", "6"),
+    },
+}
+# The keys that each job takes, of which most lines name one.
+KEYS_OF = {"evaluate": "evaluation", "poison": "attack", "sweep": "train"}
+
+
+def job_line(draw: random.Random, job: str) -> list[str]:
+    """A command line of a job other than train, of which most are right but for a value or two."""
+    # A value that leads out of the folder could be written to.
+    inside = [value for value in VALUES if not value.startswith(("/", "..", "~"))]
+    words = [job]
+    for flag, values in FLAGS[job].items():
+        name = flag.strip("[]")
+        if name != flag and draw.random() < 0.85:
+            continue
+        value = draw.choice(values if draw.random() < 0.92 else inside)
+        if job == "sweep" and name == "--over" and draw.random() < 0.3:
+            value = f"{draw.choice((*KEYS, *MORE))}={','.join(draw.choices(VALUES, k=2))}"
+        words.append(f"{name}={value}" if name.strip() else value)
+    if draw.random() < (0.5 if job in KEYS_OF else 0.05):
+        near = [key for key in (*KEYS, *MORE) if key.startswith(KEYS_OF.get(job, ""))]
+        key = draw.choice(near if draw.random() < 0.8 else [*KEYS, *MORE])
+        words.append(f"--config.{key}={draw.choice(VALUES)}")
+    if draw.random() < 0.05:
+        words.append(draw.choice((f"--x={draw.choice(VALUES)}", "--quick", "--clean", "-", "--")))
+    if draw.random() < 0.05:
+        words.pop(draw.randrange(1, len(words)))
+    return words
 
 
 STATEMENTS = (

@@ -44,6 +44,7 @@ DIGITS = "--source={'kind': 'digits'}"
         ([], "give --source or --config"),
         ([DIGITS, "--config=configs/demo.py"], "give --source or --config"),
         (["--source=pairs.csv"], "--source=pairs.csv: write {'kind': 'csv'"),
+        (["--source={1: 2}"], "--source={1: 2}: write {'kind': 'csv'"),
         (["--source={'kind': 'digit'}"], "Did you mean 'digits'"),
         ([DIGITS, "--config.data.train.split=test"], "needs --config"),
         ([DIGITS, "--shards=9999"], "give 1 to 1397"),

@@ -110,6 +110,12 @@ def test_the_sweep_goes_on_after_a_failed_run(capsys, tmp_path, monkeypatch):
     assert "failed:" in shown and "config.model.variant: unknown" in shown
 
 
+def test_a_value_that_no_run_can_have_is_refused_before_the_first_run(capsys, tmp_path):
+    argv = ["sweep", "--config=configs/demo.py", f"--workdir={tmp_path}/sweep"]
+    assert cli.main([*argv, "--over=attack.rate=0.1,x"]) == 2
+    assert "config.attack.rate" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_measured_is_not_trained(capsys, tmp_path, monkeypatch):
     def build(*_):
         raise AssertionError("trained")

@@ -123,6 +123,11 @@ def test_the_fingerprint_is_of_names_and_sizes(folder, tmp_path):
         ("image,text\na,b\n", {"kind": "csv"}, "column: unknown 'caption'. Known: image, text"),
         ("image,caption\n", {"kind": "csv"}, "it has no rows"),
         ('{"images": []}', {"kind": "json"}, "no picture in it"),
+        (
+            '{"images": [], "annotations": []}',
+            {"kind": "json", "split": "val"},
+            "COCO's file is one split",
+        ),
         ("image,caption\na,\n", {"kind": "csv"}, "no picture has a caption"),
         ("{}", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
         ("[", {"kind": "json"}, "neither COCO's captions nor Karpathy's"),
@@ -152,5 +157,5 @@ def test_no_file_and_no_path(tmp_path):
         open_captioned({"kind": "csv", "path": str(tmp_path / "none.csv")})
     with pytest.raises(UserError, match="path is missing"):
         open_captioned({"kind": "json"})
-    with pytest.raises(UserError, match="can't be read: No such file"):
+    with pytest.raises(UserError, match="No such file"):
         open_captioned({"kind": "json", "path": str(tmp_path / "none.json")})

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.small_run import small_config
@@ -48,6 +49,18 @@ def test_a_refused_run_takes_no_workdir(keys, message, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message) as error, build(config, tmp_path / "run"):
         pass
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_refusal_of_weights_and_biases_takes_no_workdir(tmp_path, monkeypatch):
+    def login():
+        raise ValueError("no key\nlog in")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=login, Error=ValueError))
+    config = small_config()
+    config.train.wandb = "backdoors"
+    with pytest.raises(UserError, match="refuses: no key log in"), build(config, tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_profile_of_minus_one_step_is_refused(tmp_path: Path):

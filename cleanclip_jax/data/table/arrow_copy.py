@@ -75,10 +75,12 @@ def arrow_copy(
       fingerprint of the content and the selection.
     """
     with refusing(files[0], "check the data's path", OSError):
+        about = asdict(reader)  # pyright: ignore[reportArgumentType]
         fingerprint = fingerprint_of(
             content=content or digests(files),
             format=FORMAT,
-            reader=asdict(reader),  # pyright: ignore[reportArgumentType]
+            # What a reader has none of decides nothing.
+            reader={key: value for key, value in about.items() if value is not None},
             **asdict(selection),
         )
     try:

@@ -1,6 +1,6 @@
 """Columns of tables: what readers give, and what the Arrow copy of it holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,34 +32,38 @@ MAY_LACK = {"captions", "image", "path", "start", "length", "name"}
 
 
 def batch_of(
-    columns: Mapping[str, pa.Array | list[str | None]],
+    columns: Mapping[str, pa.Array | Sequence[Any]],
     bad: list[str | None],
-    names: list[str | None] | None = None,
+    names: Sequence[str | None] | None = None,
     why: str | None = None,
+    lists: str | None = None,
 ) -> pa.RecordBatch:
     """Rows as a reader gives them, with why some cannot be read and, if not by number, names.
 
-    A list is a column of texts; one that has surrogates makes its row bad, `why` or as not utf-8.
+    A list is a column of texts, or of lists of texts where its name is `lists`; one that has
+    surrogates makes its row bad, `why` or as not utf-8.
     """
     named = columns if names is None else {**columns, NAME: names}
     arrays = {
-        name: _texts(column, bad, why or f"column {name!r} is not utf-8")
-        if isinstance(column, list)
-        else column
+        name: column
+        if isinstance(column, pa.Array)
+        else _texts([*column], bad, why or f"column {name!r} is not utf-8", name == lists)
         for name, column in named.items()
     }
     reasons = [reason and printable(reason) for reason in bad]
     return pa.RecordBatch.from_pydict({**arrays, BAD: pa.array(reasons, pa.string())})
 
 
-def _texts(values: list[str | None], bad: list[str | None], why: str) -> pa.Array:
+def _texts(values: list[Any], bad: list[str | None], why: str, lists: bool) -> pa.Array:
+    kind = SCHEMA["captions" if lists else "caption"]
     try:
-        return pa.array(values, pa.large_string())
+        return pa.array(values, kind)
     except UnicodeEncodeError:
         for i, value in enumerate(values):
-            if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
+            letters = "".join(filter(None, value or ()))
+            if any("\ud800" <= letter <= "\udfff" for letter in letters):
                 values[i], bad[i] = None, why
-        return pa.array(values, pa.large_string())
+        return pa.array(values, kind)
 
 
 @runtime_checkable

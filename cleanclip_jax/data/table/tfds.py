@@ -39,23 +39,26 @@ def open_tfds(
       split: also part of one, as TFDS writes it: "train[:10%]".
       data_dir: where TFDS keeps its datasets; its default if None.
       image: the feature of pictures; their files' bytes are taken as they are.
-      caption, class_name: features, "captions/text" for one within another; of several captions
-        the first. A class's names are the feature's, if it has them.
+      caption, class_name: features, "captions/text" for one within another. Of several captions
+        training draws one an epoch. A class's names are the feature's, if it has them.
       where: feature → value or list of values, compared as text; a class is its name.
       rows, templates: as in table.open_table.
     """
     folder = _folder(name, data_dir)
-    features = _features(_builder(folder).info.features)
+    info = _builder(folder).info
+    features = _features(info.features)
     for feature in (image, caption, class_name):
         if feature is not None and feature not in features:
             raise unknown(f"{folder}: feature", feature, features)
     with refusing(f"{folder}: split {split!r}", "check it", Exception):  # TFDS has many kinds
-        files = _builder(folder).info.splits[split].filepaths
+        files = info.splits[split].filepaths
         content = digests([str(path) for path in files])
         _records(folder, split)
     classes = None if class_name is None else getattr(features[class_name], "names", None)
     columns, chosen = (None, caption, class_name), (where, rows, templates)
-    table = make_table([folder], TfdsReader(split), columns, chosen, classes, content=content)
+    listed = caption is not None and templates is None and _is_sequence(info.features, caption)
+    reader = TfdsReader(split, caption if listed else None)
+    table = make_table([folder], reader, columns, chosen, classes, content=content)
     return TfdsTable(table, split, image)
 
 
@@ -84,9 +87,14 @@ class TfdsTable(Table):
 
 @dataclass(frozen=True)
 class TfdsReader:
-    """Reads a prepared dataset's features but its pictures; values come as text."""
+    """Reads a prepared dataset's features but its pictures; values come as text.
+
+    Attributes:
+      lists: the feature that is read as lists of texts; of other sequences the first.
+    """
 
     split: str
+    lists: str | None = None
     kind: str = "TFDS"
 
     def columns(self, file: str) -> list[str]:
@@ -96,19 +104,23 @@ class TfdsReader:
         features = _features(_builder(file).info.features)
         records = _records(file, self.split)
         for start in range(0, len(records), BATCH_ROWS):
-            values: list[list[str | None]] = []
+            values: list[list[Any]] = []
             bad: list[str | None] = []
             for i in range(start, min(start + BATCH_ROWS, len(records))):
                 try:
                     record = records[i]
-                    values.append([_text(features[c], _within(record, c)) for c in columns])
+                    read = {c: _within(record, c) for c in columns}
+                    row: dict[str, Any] = {c: _text(features[c], read[c]) for c in read}
+                    if self.lists in read:
+                        several = read[self.lists]
+                        row[self.lists] = [_text(features[self.lists], text) for text in several]
+                    values.append([*row.values()])
                     bad.append(None)
                 except Exception as error:  # of the shard's reader, of TFDS's parser, of text
                     values.append([None] * len(columns))
                     bad.append(reason(error))
-            yield batch_of(
-                {name: [row[k] for row in values] for k, name in enumerate(columns)}, bad
-            )
+            arrays = {name: [row[k] for row in values] for k, name in enumerate(columns)}
+            yield batch_of(arrays, bad, lists=self.lists)
 
 
 def _library() -> Any:
@@ -162,6 +174,16 @@ def _features(features: Any, above: str = "") -> dict[str, Any]:
         else:
             by_name[above + name] = feature
     return by_name
+
+
+def _is_sequence(features: Any, name: str) -> bool:
+    """Whether a feature is, or is within, a sequence."""
+    for part in name.split("/"):
+        feature = features[part]
+        if hasattr(feature, "feature"):
+            return True
+        features = feature
+    return False
 
 
 def _within(record: Any, name: str) -> Any:

@@ -50,19 +50,27 @@ def open_webdataset(
 
     Args:
       path: a tar, a folder of tars, a pattern (also with braces) or a list: see listing.expand.
-      caption: 'txt', the sample's .txt file, or a key of its .json.
+      caption: 'txt', the sample's .txt file, or a key of its .json: a text or, if it is so in the
+        first sample that has it, a list of texts, of which training draws one an epoch.
       class_name: 'cls', the sample's .cls file, or a key of its .json.
       classes, rows, templates: as in table.open_table.
       where: key of the .json → value or list of values, compared as text.
     """
     columns, chosen = ("image", caption, class_name), (where, rows, templates)
-    return make_table(expand(path, ".tar"), TarReader(), columns, chosen, classes)
+    files = expand(path, ".tar")
+    listed = caption is not None and templates is None and _holds_list(files[0], caption)
+    return make_table(files, TarReader(caption if listed else None), columns, chosen, classes)
 
 
 @dataclass(frozen=True)
 class TarReader:
-    """Reads a tar's samples; a column is the text of the file of that ending, or a .json's key."""
+    """Reads a tar's samples; a column is the text of the file of that ending, or a .json's key.
 
+    Attributes:
+      lists: the column that is read as lists of texts.
+    """
+
+    lists: str | None = None
     kind: str = "tar"
 
     def columns(self, file: str) -> list[str] | None:
@@ -77,14 +85,29 @@ class TarReader:
         with open_binary(file) as stream:
             samples = _samples(stream)
             while some := list(islice(samples, BATCH_ROWS)):
-                rows = [_row(stream, files, columns, bad) for _, files, bad in some]
+                rows = [_row(stream, files, columns, bad, self.lists) for _, files, bad in some]
                 bad = [reason for _, reason in rows]
                 arrays: dict[str, Any] = {
                     name: [values[k] for values, _ in rows] for k, name in enumerate(columns)
                 }
                 if "image" in arrays:
                     arrays["image"] = pa.array(arrays["image"], PLACE)
-                yield batch_of(arrays, bad, [f"sample {name}" for name, _, _ in some])
+                named = [f"sample {name}" for name, _, _ in some]
+                yield batch_of(arrays, bad, named, lists=self.lists)
+
+
+def _holds_list(file: str, key: str) -> bool:
+    """Whether the first sample that has a key in its .json has a list there."""
+    # What is wrong with the tar is for its conversion to say.
+    with suppress(ValueError, OSError), open_binary(file) as stream:
+        for _, files, bad in _samples(stream):
+            if bad is None and key in files:
+                return False
+            if bad is None and "json" in files:
+                with suppress(ValueError, OSError):
+                    if (value := _json(stream, files).get(key)) is not None:
+                        return isinstance(value, list)
+    return False
 
 
 def members(stream: Any) -> Iterator[Member]:
@@ -167,7 +190,11 @@ def _samples(stream: Any) -> Iterator[tuple[str, dict[str, Member], str | None]]
 
 
 def _row(
-    stream: Any, files: Mapping[str, Member], columns: Sequence[str], bad: str | None
+    stream: Any,
+    files: Mapping[str, Member],
+    columns: Sequence[str],
+    bad: str | None,
+    lists: str | None,
 ) -> tuple[list[Any], str | None]:
     """A sample's values, and what is wrong with it."""
     notes: dict[str, Any] | None = None
@@ -182,10 +209,13 @@ def _row(
                     raise ValueError(f"no picture in it, but {', '.join(files)}")
                 values.append({"start": picture.start, "length": picture.size})
             elif column in files:
-                values.append(_content(stream, files[column]).decode().rstrip("\r\n"))
+                text = _content(stream, files[column]).decode().rstrip("\r\n")
+                values.append([text] if column == lists else text)
             elif "json" in files:
                 notes = _json(stream, files) if notes is None else notes
-                values.append(_text(notes.get(column)))
+                value = notes.get(column)
+                several = value if isinstance(value, list) else [value]
+                values.append([*map(_text, several)] if column == lists else _text(value))
             else:
                 values.append(None)
     # Of text that is not utf-8, of broken JSON, and of files that are too large.

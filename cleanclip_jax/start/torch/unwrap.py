@@ -41,13 +41,13 @@ def unwrap(path: Path, content: Mapping[str, Any], key: str | None = None) -> Un
     """
     tables = {name: x for name, x in content.items() if isinstance(x, dict) and _has_tensors(x)}
     if key is not None and key not in tables:
-        raise unknown(f"{path}: --key", key, tables)
+        raise unknown(f"{path}: key", key, tables)
     if key is None:
         key = next((name for name in _KEYS if isinstance(content.get(name), dict)), None)
     if key is None and tables and not _has_tensors(content):
         raise UserError(
-            f"{path} holds tensors below {', '.join(tables)}: name one with cleanclip convert "
-            f"--key={next(iter(tables))}"
+            f"{path} holds tensors below {', '.join(tables)}: name one, in cleanclip convert with "
+            f"--key={next(iter(tables))}, else with --config.start_key={next(iter(tables))}"
         )
     inner = content if key is None else content[key]
     for name, value in inner.items():

@@ -1,5 +1,6 @@
 """The stream is a function of (seed, step) alone."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -113,6 +114,19 @@ def test_of_several_captions_one_is_drawn_each_epoch(several: Source):
     views = Views(image="autoaugment", text="none")
     assert captions_shown(several, 10, views=views) == shown[:40]
     assert captions_shown(several, 10, seed=1) != shown[:40]
+
+
+def test_captions_of_cocos_file_are_drawn_like_those_of_a_table(
+    several: Source, png: Callable, tmp_path: Path
+):
+    images, notes = [], []
+    for i in range(len(several)):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+        images.append({"id": i, "file_name": f"{i}.png"})
+        notes += [{"image_id": i, "caption": text} for text in several.all_captions(i)]
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    source = open_source({"kind": "json", "path": str(tmp_path / "coco.json")})
+    assert captions_shown(source, 9) == captions_shown(several, 9)
 
 
 def test_a_poisoned_pair_of_several_captions_has_the_plans(several: Source):

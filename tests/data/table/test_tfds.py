@@ -57,10 +57,15 @@ def test_a_split_is_pairs_of_the_files_bytes(prepared: Path):
     assert "" in by_title(source)
 
 
-def test_captions_within_a_sequence_are_its_first(prepared: Path):
+def test_captions_within_a_sequence_are_several_of_one_picture(prepared: Path):
     source = tiny(prepared, caption="texts/text")
-    titles = by_title(source)
-    assert {"first 2", "second 3", ""} <= set(titles) and "second 2" not in titles
+    captions = [tuple(source.all_captions(i)) for i in range(5)]
+    assert captions[2:] == [("first 2", "second 2"), ("second 3",), ("",)]
+    assert source.has_lists() and source.caption(2) == "first 2"
+    assert tuple(pickle.loads(pickle.dumps(source)).all_captions(2)) == captions[2]
+    chosen = tiny(prepared, caption="texts/text", where={"texts/id": "3"})
+    assert [tuple(chosen.all_captions(i)) for i in range(len(chosen))] == [("second 3",)]
+    assert not tiny(prepared, caption="title").has_lists()
 
 
 def test_rows_are_chosen_and_splits_sliced(prepared: Path):

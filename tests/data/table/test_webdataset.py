@@ -74,6 +74,23 @@ def test_captions_classes_and_choices_come_from_the_json(shards: Path):
     assert source.class_names == ("cat", "dog") and source.labels().tolist() == [1, 1]
 
 
+def test_a_list_of_captions_in_the_json_is_several_of_one_picture(tmp_path: Path, png: Callable):
+    texts: list[Any] = [["one", " ", "two"], "three", None, ["half \ud83d"], [], [4]]
+    files: dict[str, bytes] = {}
+    for i, several in enumerate(texts):
+        files |= sample(i, png(i), captions=several)
+    path = write_tar(tmp_path / "a.tar", files)
+    source = webdataset(path, caption="captions")
+    captions = [tuple(source.all_captions(i)) for i in range(6)]
+    assert captions == [("one", "two"), ("three",), ("",), ("",), ("",), ("4",)]
+    assert source.has_lists() and source[0].caption == "one" and source[0].image == png(0)
+    with pytest.raises(BadRecord, match="sample 000000003: column 'captions' is not utf-8"):
+        source[3]
+    single = webdataset(path, caption="caption")
+    assert not single.has_lists() and single.fingerprint != source.fingerprint
+    assert [single.caption(i) for i in range(2)] == ["json 0", "json 1"]
+
+
 def test_a_class_file_holds_a_number_or_a_name(tmp_path: Path, png: Callable):
     files: dict[str, bytes] = {}
     for i, kind in enumerate((b"1\n", b"cat", b"0")):
