@@ -3,10 +3,10 @@
     cleanclip train --config=configs/par.py --workdir=runs/par \\
         --config.start=runs/badnet --config.data.train.path=clean/train.csv
 
-250,000 clean pairs, a global batch of 1,024 for 10 epochs, both towers, logit_scale as it is, running
-statistics of batch norm. MMCL, less the squared distance to the start's embeddings of the same
-inputs, up to a threshold on the batch's mean; no strong augmentation. Architecture, tokenizer and
-what is measured come from the start.
+250,000 clean pairs, a global batch of 1,024 for 10 epochs, both towers, logit_scale as it is,
+running statistics of batch norm. MMCL, less the squared distance to the start's embeddings of the
+same inputs, up to a threshold on the batch's mean; no strong augmentation. Architecture, tokenizer
+and what is measured come from the start.
 
 Embeddings that were stored with the start no longer fit the model afterwards: make them anew. The
 first rate and the threshold decide what goes:
@@ -15,8 +15,8 @@ first rate and the threshold decide what goes:
         --config.start=runs/badnet --config.data.train.path=clean/train.csv \\
         --over=optimizer.first_rate=1e-5,3e-5,1e-4 --over=objective.perturb.threshold=1,2.15
 
-Expected time: not measured here; a third more a step than MMCL, for the start's features. No figures
-of ours yet. What differs from the published code: docs/fidelity.md.
+Expected time: not measured here; a step computes a third more than MMCL's, for the start's
+features. No figures of ours yet. What differs from the published code: docs/fidelity.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,9 @@
         --config.data.suspects.scores=scores.parquet --config.data.suspects.share=0.01
 
 The suspects leave MMCL, and their pictures' cosines with their captions are brought to 0. With
-`--config.data.suspects.manifest=FILE` the plan of an attack says who they are: an oracle, to see what
-the best scores could do. Where the poisons are put on as the run goes, the same file stands in
-`--config.attack="{'manifest': FILE}"`.
+`--config.data.suspects.manifest=FILE` the plan of an attack says who they are: an oracle, to see
+what the best scores could do. Where the poisons are put on as the run goes, the same file stands
+in `--config.attack="{'manifest': FILE}"`.
 
 No recipe of this was published: batch, epochs and rates are those of MMCL finetuning
 (configs/cleanclip.py). Expected time: as that one's. No figures of ours yet.

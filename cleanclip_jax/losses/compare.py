@@ -17,8 +17,8 @@ from cleanclip_jax.sharding import copied_over
 
 # A name of `units`, or unit embeddings [b, d] of a term's own.
 Rows: TypeAlias = str | jax.Array
-# (queries, keys): the mean InfoNCE over the batch, a scalar; row i of the keys answers query i. With
-# a third, bool [b], it is that of these pairs alone, and 0 where there is none.
+# (queries, keys): the mean InfoNCE over the batch, a scalar; row i of the keys answers query i.
+# With a third, bool [b], it is that of these pairs alone, and 0 where there is none.
 Compare: TypeAlias = Callable[..., jax.Array]
 # The embeddings of a batch of pairs, in the order in which they are gathered.
 PAIRS = ("image", "image_view", "text", "text_view")

@@ -207,7 +207,7 @@ def _suspects(
     """The suspects among the pairs, where a term needs them: the workdir's, or the config's."""
     if ("suspect" in objective.needs) != (config.data.suspects is not None):
         raise UserError(
-            "config.data.suspects and the terms others and unlearn of config.objective go together: "
+            "config.data.suspects goes with the terms others and unlearn of config.objective: "
             "give both or neither"
         )
     if config.data.suspects is None:

@@ -4,8 +4,8 @@
     python tests/golden/cut.py LARGE.npz unlearn.npz unlearn/
 
 LARGE.npz is defences_golden.npz, what the published defences' own code computes. Keys lose the
-prefix. Of tensors whose names contain `/after/` or `/grad_step` at most so many elements stay, evenly
-spread: `sample` says which.
+prefix. Of tensors whose names contain `/after/` or `/grad_step` at most so many elements stay,
+evenly spread: `sample` says which.
 """
 
 import argparse

@@ -8,7 +8,6 @@ import pytest
 from cleanclip_jax.views.device_light import SHARES, brighten, lighten, square
 from cleanclip_jax.views.normalise import MEAN, normalise
 
-
 compute = jax.jit(lighten)
 
 
