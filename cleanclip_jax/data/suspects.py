@@ -37,7 +37,9 @@ def find_suspects(
         marked = np.zeros(len(source), bool)
         marked[Plan.load(given["manifest"], source).index] = True
     else:
-        raise NotImplementedError
+        from cleanclip_jax.data.scores import lowest, read_scores
+
+        marked = lowest(-read_scores(given["scores"], source), given["share"])
     if marked.all() or not marked.any():
         share = "every pair" if marked.any() else "no pair"
         raise UserError(f"{where}: {share} of config.data.train is suspected: check the file")
