@@ -6,7 +6,7 @@ float32 pictures, so that neither is rounded to grey levels.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int, Key, Num
+from jaxtyping import Array, Float32, Int32, Key, Num
 
 from cleanclip_jax.views.normalise import MEAN
 
@@ -21,15 +21,16 @@ def lighten(images: Num[Array, "b s s 3"], keys: Key[Array, "b"]) -> Float32[Arr
     """
 
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
-        coins, noise, place = jax.random.split(key, 3)
-        noisy, erased = jax.random.bernoulli(coins, 0.5, (2,))
+        few, many = jax.random.split(key)
+        draws = jax.random.uniform(few, (5,), jnp.float32)
         x = image.astype(jnp.float32)
-        x = jnp.where(noisy, brighten(x, jax.random.normal(noise, x.shape, jnp.float32)), x)
+        noisy = brighten(x, jax.random.normal(many, x.shape, jnp.float32))
+        x = jnp.where(draws[0] < 0.5, noisy, x)
+        top, left, side = square(draws[2:], len(x))
         y = jnp.arange(len(x), dtype=jnp.int32)
-        top, left, side = square(place, len(x))
         rows, columns = ((y >= first) & (y < first + side) for first in (top, left))
-        covered = (rows[:, None] & columns[None])[..., None]
-        return jnp.where(erased & covered, 255 * jnp.asarray(MEAN)[None, None], x)
+        erased = (draws[1] < 0.5) & rows[:, None] & columns[None]
+        return jnp.where(erased[..., None], 255 * jnp.asarray(MEAN)[None, None], x)
 
     return jax.vmap(one)(images, keys)
 
@@ -41,10 +42,12 @@ def brighten(
     return jnp.minimum(x + 255 * jnp.clip(NOISE * normal, 0, 1), 255)
 
 
-def square(key: Key[Array, ""], size: int) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
-    """Draws a square in a picture of `size`: top, left and side; of its places each as likely."""
-    area, place = jax.random.split(key)
-    share = jax.random.uniform(area, (), jnp.float32, *SHARES)
+def square(draws: Float32[Array, "3"], size: int) -> Int32[Array, "3"]:
+    """Top, left and side of a square in a picture of `size`, of numbers drawn from [0, 1).
+
+    Its area is uniform between two shares of the picture's, and of its places each as likely.
+    """
+    share = SHARES[0] + (SHARES[1] - SHARES[0]) * draws[0]
     side = jnp.round(size * jnp.sqrt(share)).astype(jnp.int32)
-    top, left = jax.random.randint(place, (2,), 0, size - side + 1, jnp.int32)
-    return top, left, side
+    place = jnp.floor(draws[1:] * (size - side + 1)).astype(jnp.int32)
+    return jnp.append(jnp.minimum(place, size - side), side)

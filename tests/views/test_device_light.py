@@ -27,8 +27,10 @@ def test_noise_equals_the_original(golden):
 @pytest.fixture(scope="module")
 def squares():
     """Top, left and side of many squares in a picture of 224 pixels."""
-    drawn = jax.jit(jax.vmap(lambda key: jnp.stack(square(key, 224))))(keys(20_000))
-    return np.asarray(drawn)
+    draws = np.random.default_rng(0).random((20_000, 3), np.float32)
+    last = np.full((1, 3), np.nextafter(np.float32(1), np.float32(0)))
+    found = jax.jit(jax.vmap(lambda draws: square(draws, 224)))(np.concatenate([draws, last]))
+    return np.asarray(found)
 
 
 def test_sides_of_squares_have_the_originals_law(golden, squares):
@@ -62,25 +64,25 @@ def test_places_of_squares_have_the_originals_law(golden, squares):
 
 
 def test_half_of_the_pictures_are_brightened_and_half_have_a_square():
-    images = jnp.full((400, 64, 64, 3), 100, jnp.uint8)
-    shown = np.asarray(compute(images, keys(400)))
+    images = jnp.full((128, 32, 32, 3), 100, jnp.uint8)
+    shown = np.asarray(compute(images, keys(128)))
     assert shown.dtype == np.float32 and shown.max() <= 255
     erased = (np.abs(shown - 255 * MEAN) < 1e-4).all(-1)
     areas = erased.sum((1, 2))
-    assert set(areas) <= {0, *(side**2 for side in (5, 6))}
+    assert set(areas) <= {0, *(side**2 for side in (2, 3))}
     assert (shown[~erased] >= 100).all(), "noise only brightens"
     noisy = (shown > 100).any(-1) & ~erased
     noisy = noisy.mean((1, 2)) > 0.5
     for share in (noisy.mean(), (areas > 0).mean()):
-        assert 0.42 < share < 0.58
+        assert 0.37 < share < 0.63
     both = (noisy & (areas > 0)).mean()
-    assert 0.18 < both < 0.32, "two coins"
+    assert 0.14 < both < 0.36, "two coins"
     # What is erased is 0 to the encoders.
     assert np.abs(np.asarray(normalise(jnp.asarray(shown)))[erased]).max() < 1e-6
 
 
 def test_a_picture_and_its_key_decide_and_neighbours_do_not():
-    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (400, 64, 64, 3)), jnp.uint8)
-    whole = compute(images, keys(400))
-    np.testing.assert_array_equal(compute(images[::-1], keys(400)[::-1])[::-1], whole)
-    assert (np.asarray(compute(images, keys(400, 1))) != whole).any()
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (128, 32, 32, 3)), jnp.uint8)
+    whole = compute(images, keys(128))
+    np.testing.assert_array_equal(compute(images[::-1], keys(128)[::-1])[::-1], whole)
+    assert (np.asarray(compute(images, keys(128, 1))) != whole).any()
