@@ -49,6 +49,11 @@ def weight(default: float, meaning: str) -> Key:
     )
 
 
+def _warmup(value: Any) -> bool:
+    steps = whole(0, below=STEPS).accepts
+    return steps(value) or (is_number(value) and 0 < value < 1)
+
+
 def _lengths(value: Any) -> bool:
     accepts = whole(1, least=1, below=SIDE).accepts
     return isinstance(value, list | tuple) and all(map(accepts, value))
@@ -109,6 +114,12 @@ KEYS: Registry[Key] = Registry(
         "data.resident_share": share(0.5, "of a device's free memory, that they may take", "<"),
         "data.timeout": number(120.0, "seconds without a batch that end the run", 0, 1e6, "<"),
         "data.max_bad_share": share(0.01, "of unreadable records, before the run stops"),
+        "data.suspects": table(
+            None, "pairs not to be trusted: a manifest's, or a score file's highest share"
+        ),
+        "data.suspects.manifest": text(None, "of a plan: what is poisoned in truth, an oracle"),
+        "data.suspects.scores": text(None, "a score file: docs/data.md"),
+        "data.suspects.share": number(None, "of the scores, the highest", 0, 1, "<>"),
         "attack": table(None, "trigger x plan: docs/attacks.md; None: clean pairs"),
         "attack.trigger": table(REQUIRED, "its `name` and its options: docs/attacks.md"),
         "attack.target": Key(
@@ -140,6 +151,11 @@ KEYS: Registry[Key] = Registry(
         "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),
         "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
+        "views.first": choice(
+            "none",
+            "none | light",
+            "the picture itself, as it is; light: noise and a square, as PAR's",
+        ),
         "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
         "views.text": choice("eda", "eda | none", "the augmented caption"),
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
@@ -149,19 +165,40 @@ KEYS: Registry[Key] = Registry(
         "views.per": choice("epoch", "epoch | once", "once: captions are drawn as the original's"),
         "objective.cross_modal": weight(1.0, "MMCL"),
         "objective.in_modal": weight(0.0, "SS: 1 makes it CleanCLIP; 0 needs no views"),
+        "objective.perturb": weight(0.0, "PAR: away from the frozen start, up to `threshold`"),
+        "objective.perturb.threshold": number(2.15, "of a batch's mean squared distance", 0, 4),
+        "objective.others": weight(0.0, "MMCL among the pairs that are no suspects"),
+        "objective.unlearn": weight(0.0, "suspects' cosines to -`target`"),
+        "objective.unlearn.target": number(0.0, "0: to 0; 1: apart; -1: together", -1, 1),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
         "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
-        "optimizer.warmup_steps": whole(10_000, "of a linear warmup", below=STEPS),
+        "optimizer.warmup_steps": Key(
+            10_000,
+            "a whole number, 0 or more; or a share of all steps, below 1",
+            _warmup,
+            "of a linear warmup",
+            convert=lambda v: float(v) if 0 < v < 1 else int(v),
+        ),
         "optimizer.beta1": number(0.9, "AdamW's", 0, 1, ">"),
         "optimizer.beta2": number(0.999, "AdamW's", 0, 1, ">"),
         "optimizer.epsilon": number(1e-8, "AdamW's"),
         "optimizer.weight_decay": number(0.1, "AdamW's", most=1e6),
-        "optimizer.decay_mask": choice("role", "role | original", "what decays: docs/fidelity.md"),
+        "optimizer.decay_mask": choice(
+            "role",
+            "role | original | matrices",
+            "what decays: docs/fidelity.md; matrices: PAR's, of those no vector",
+        ),
         "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
-        "optimizer.schedule": choice("cosine", "cosine | original", "original: from epoch 1"),
+        "optimizer.schedule": choice(
+            "cosine",
+            "cosine | original | two_phase",
+            "original: from epoch 1; two_phase: PAR's, from first_rate down",
+        ),
+        "optimizer.first_rate": number(None, "two_phase: the warmup goes from it", most=1e6),
+        "optimizer.last_rate": number(None, "two_phase: the cosine ends at it", most=1e6),
         "train.batch_size": whole(128, "pairs, over all devices", 1, below=2**31),
         "train.chunks": whole(1, "encode the batch in so many parts: the memory of one", 1),
         "train.text_lengths": Key(
@@ -175,8 +212,9 @@ KEYS: Registry[Key] = Registry(
         "train.steps": whole(None, "in place of epochs", 1, below=STEPS),
         "train.trainable": texts(
             "all",
-            "the parts of the parameters that move; visual: image tower and head",
-            "all | visual | head, or a list of parts",
+            "the parts of the parameters that move; visual: image tower and head; towers: both, "
+            "without logit_scale",
+            "all | visual | towers | head, or a list of parts",
         ),
         "train.log_every": whole(10, "steps between lines of metrics.jsonl", 1),
         "train.checkpoint_every": whole(1000, "steps between checkpoints", 1),

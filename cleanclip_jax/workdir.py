@@ -30,6 +30,7 @@ NOT_FINITE = "not_finite.json"
 OWNER = "owner.json"  # who trains there now
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+SUSPECTS = "suspects.parquet"  # ids of the pairs that the run does not trust
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 # What readers rely on of each file, in the words of `files.parse_json`.

@@ -11,16 +11,20 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cleanclip_jax.sharding import copied_over
 
 # A name of `units`, or unit embeddings [b, d] of a term's own.
 Rows: TypeAlias = str | jax.Array
 # (queries, keys): the mean InfoNCE over the batch, a scalar; row i of the keys answers query i.
-Compare: TypeAlias = Callable[[Rows, Rows], jax.Array]
+# With a third, bool [b], it is that of these pairs alone, and 0 where there is none.
+Compare: TypeAlias = Callable[..., jax.Array]
 # The embeddings of a batch of pairs, in the order in which they are gathered.
 PAIRS = ("image", "image_view", "text", "text_view")
+# What stands in place of a logit that is left out: its exponential is 0 beside any other, and the
+# difference of two is no NaN, as it would be of infinities, and not much but 0.
+LEFT_OUT = -1e4
 
 
 def normalise_rows(features: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -38,14 +42,18 @@ def info_nce(
     keys: Float[Array, "b d"],
     scale: Float[Array, ""],
     log_sum_exp: Float[Array, " b"],
+    among: Bool[Array, " b"] | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of `scale * queries @ all_keys.T` with row i's own key as the answer.
 
     Args:
       log_sum_exp: of each row of these logits.
+      among: the rows that count; None: all.
     """
-    answers = scale * (queries * keys).sum(-1)
-    return (log_sum_exp - answers).mean()
+    losses = log_sum_exp - scale * (queries * keys).sum(-1)
+    if among is None:
+        return losses.mean()
+    return jnp.where(among, losses, 0.0).sum() / jnp.maximum(among.sum(), 1)
 
 
 def gathered(
@@ -76,11 +84,13 @@ def gathered(
         together = everywhere(together)
         return {name: together[:, i] for i, name in enumerate(names)}
 
-    def compare(queries: Rows, keys: Rows) -> jax.Array:
+    def compare(queries: Rows, keys: Rows, among: Bool[Array, " b"] | None = None) -> jax.Array:
         q, k = rows_of(units, queries), rows_of(units, keys)
         all_keys = keys_of_all()[keys] if isinstance(keys, str) and keys in PAIRS else everywhere(k)
         # A GPU would take TF32 and a TPU bfloat16 passes: at scale 100 no longer the loss.
         logits = scale * jnp.matmul(q, all_keys.T, precision=jax.lax.Precision.HIGHEST)
-        return info_nce(q, k, scale, jax.nn.logsumexp(logits, axis=-1))
+        if among is not None:
+            logits = jnp.where(everywhere(among)[None], logits, LEFT_OUT)
+        return info_nce(q, k, scale, jax.nn.logsumexp(logits, axis=-1), among)
 
     return compare

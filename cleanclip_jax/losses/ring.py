@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from cleanclip_jax.losses.compare import Compare, Rows, info_nce, rows_of
+from cleanclip_jax.losses.compare import LEFT_OUT, Compare, Rows, info_nce, rows_of
 
 TILE = 512  # keys at a time: [b / devices, TILE] logits are in memory
 # As with the whole matrix: not TF32, not bfloat16 passes.
@@ -26,9 +26,14 @@ def ringed(
 ) -> Compare:
     """Compares in a ring over the mesh, all of whose axes split the rows of `units`."""
 
-    def compare(queries: Rows, keys: Rows) -> jax.Array:
+    def compare(queries: Rows, keys: Rows, among: Bool[Array, " b"] | None = None) -> jax.Array:
         q, k = rows_of(units, queries), rows_of(units, keys)
-        return info_nce(q, k, scale, ring_log_sum_exp(q, k, scale, mesh))
+        if among is None:
+            return info_nce(q, k, scale, ring_log_sum_exp(q, k, scale, mesh))
+        # Which keys are left out travels with them, as one more dimension.
+        ones, out = jnp.ones_like(q[:, :1]), jnp.where(among, 0.0, LEFT_OUT)[:, None]
+        wide = (jnp.concatenate([q, ones], 1), jnp.concatenate([k, out.astype(k.dtype)], 1))
+        return info_nce(q, k, scale, ring_log_sum_exp(*wide, scale, mesh), among)
 
     return compare
 

@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cleanclip_jax.errors import unknown
 from cleanclip_jax.losses.compare import Compare, normalise_rows
 from cleanclip_jax.registry import Registry
 
 Memory: TypeAlias = Any  # a tree of arrays
-NEEDS = ("text", "view", "start", "label", "head")
+NEEDS = ("text", "view", "start", "label", "head", "suspect")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Context:
       memory: the term's, as the step before left it.
       step: updates so far, int32[].
       metrics: scalars by name, to be logged; a term adds its own.
+      suspects: bool[b], the pairs of config.data.suspects, where a term needs them.
     """
 
     features: Mapping[str, jax.Array]
@@ -42,6 +43,7 @@ class Context:
     memory: Memory
     step: Int[Array, ""]
     metrics: dict[str, jax.Array]
+    suspects: Bool[Array, " b"] | None = None
 
 
 def _nothing(width: int, **options: Any) -> Memory:
@@ -56,14 +58,17 @@ class Term:
       loss: of a Context and the term's options, which config.objective gives by name: a scalar
         and the term's memory after the step.
       needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
-        by the frozen start), label (classes), head (a linear head on image features).
+        by the frozen start), label (classes), head (a linear head on image features), suspect
+        (which pairs are suspected).
       memory: what is kept between steps, at its beginning: of the features' width and the same
         options. It is part of the state: saved, split over devices, and restored exactly.
+      note: what a user has to know of a model that was trained with it; logged as a run begins.
     """
 
     loss: Callable[..., tuple[jax.Array, Memory]]
     needs: frozenset[str] = frozenset({"text"})
     memory: Callable[..., Memory] = _nothing
+    note: str = ""
 
     def __post_init__(self):
         for need in self.needs:
@@ -79,6 +84,46 @@ def cross_modal(c: Context) -> tuple[jax.Array, Memory]:
 def in_modal(c: Context) -> tuple[jax.Array, Memory]:
     """Originals against augmented views inside each modality, one way (CleanCLIP's SS term)."""
     return (c.info_nce("image", "image_view") + c.info_nce("text", "text_view")) / 2, None
+
+
+def perturb(c: Context, threshold: float = 2.15) -> tuple[jax.Array, Memory]:
+    """Pushes each tower's embeddings away from the frozen start's (PAR, arXiv 2412.00727).
+
+    Minus half the sum, over both towers, of the squared distance to the start's embedding of the
+    same input, averaged over the global batch; a tower that is beyond the threshold adds nothing.
+    Logs both means, and whether each is beyond.
+
+    Args:
+      threshold: of a mean squared distance, 0 to 4; 2.15 is a mean cosine of -0.075.
+    """
+    loss = jnp.zeros((), c.units["image"].dtype)
+    for name in ("image", "text"):
+        distance = ((c.units[name] - c.units[f"{name}_start"]) ** 2).sum(-1).mean()
+        above = distance > threshold
+        c.metrics.update({f"perturb_{name}": distance, f"perturb_{name}_above": above})
+        loss = loss - jnp.where(above, 0.0, distance) / 2
+    return loss, None
+
+
+def others(c: Context) -> tuple[jax.Array, Memory]:
+    """`cross_modal` among the pairs that are not suspected; 0 where all of a batch are."""
+    assert c.suspects is not None
+    among = ~c.suspects
+    forth, back = (c.info_nce(*pair, among) for pair in (("image", "text"), ("text", "image")))
+    return (forth + back) / 2, None
+
+
+def unlearn(c: Context, target: float = 0.0) -> tuple[jax.Array, Memory]:
+    """Brings the cosine of suspected pairs to -target: the mean of (cosine + target)², or 0.
+
+    As in the original's code, where target is -1, which pulls the suspects together: here it is 0
+    ("unlearning's target" in docs/fidelity.md).
+    """
+    assert c.suspects is not None
+    apart = ((c.units["image"] * c.units["text"]).sum(-1) + target) ** 2
+    count = c.suspects.sum()
+    c.metrics["suspects"] = count
+    return jnp.where(c.suspects, apart, 0.0).sum() / jnp.maximum(count, 1), None
 
 
 def classification(c: Context, normalised: bool = False) -> tuple[jax.Array, Memory]:
@@ -99,6 +144,13 @@ TERMS: Registry[Term] = Registry(
     {
         "cross_modal": Term(cross_modal),
         "in_modal": Term(in_modal, needs=frozenset({"text", "view"})),
+        "perturb": Term(
+            perturb,
+            needs=frozenset({"text", "start"}),
+            note="embeddings stored from the start no longer fit this run's model: make them anew",
+        ),
+        "others": Term(others, needs=frozenset({"text", "suspect"})),
+        "unlearn": Term(unlearn, needs=frozenset({"text", "suspect"})),
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

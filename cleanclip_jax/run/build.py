@@ -1,5 +1,6 @@
 """A run as a value: everything that the loop needs, built from a config and a workdir."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
 from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import CHECKPOINTS, Workdir
+
+log = logging.getLogger(__name__)
 
 # What of a batch goes to the device as it is.
 IN_STEP = ("images", "tokens", "stamps")
@@ -82,14 +85,14 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             if is_first():
                 owner.look()
             run = check_run(config, workdir)
-        agree_on(facts_of(run.config, run.source, run.plan, run.start))
+        agree_on(facts_of(run.config, run.source, run.plan, run.start, run.suspects))
         # Only now, when nothing of the config is left to be refused, is anything written.
         with agreed(), writing(path):
             if is_first():
                 owner.take()
                 if has_begun(workdir) != run.begun:
                     raise UserError(f"{path}: another run ended there just now: try again")
-                inputs = (run.source, run.tokenizer, run.plan, run.start)
+                inputs = (run.source, run.tokenizer, run.plan, run.start, run.suspects)
                 claim(run.config, workdir, *inputs, begun=run.begun)
                 if run.head is not None:
                     run.head.save(workdir)
@@ -165,12 +168,17 @@ def _opened(
                 arrays["index"] = batch["index"].astype(np.int32)
             if run.labels is not None:
                 arrays["labels"] = run.labels[batch["index"]]
+            if run.suspects is not None:
+                arrays["suspects"] = run.suspects[batch["index"]]
             return place_batch(run.mesh, arrays)
 
         def save(done: int, state: State) -> None:
             owner.check()
             store.save(done, **parts(state))
 
+        for term in run.objective.terms.values():
+            if term.note:
+                log.warning("%s", term.note)
         with stream, recorder, trace, Preemption() as preemption:
             yield Run(
                 **vars(run),

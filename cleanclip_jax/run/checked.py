@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config_keys import STEPS
@@ -27,7 +27,7 @@ from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh
 from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
-from cleanclip_jax.workdir import MANIFEST, TOKENIZER, Workdir, workdir_path
+from cleanclip_jax.workdir import MANIFEST, SUSPECTS, TOKENIZER, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.attacks.plan import Plan
@@ -46,6 +46,7 @@ class Checked:
       begun: whether it has saved a step there.
       total: its last step.
       labels: the class of each pair, where a term needs it.
+      suspects: the pairs that are suspected, where a term needs them.
       step: (state, fixed, batch) to (state, metrics), jitted.
     """
 
@@ -65,6 +66,7 @@ class Checked:
     schedule: optax.Schedule
     head: Head | None
     labels: Int32[np.ndarray, " n"] | None
+    suspects: Bool[np.ndarray, " n"] | None
     step: Callable[..., Any]
 
     def weights(self) -> Mapping[str, Any]:
@@ -106,6 +108,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         head = Head(source.class_names, config.objective.normalise_features)
     views = _host_views(config, objective)
     check_workdir(config, workdir, source, begun)
+    suspects = _suspects(config, objective, source, workdir)
     steps_per_epoch = len(source) // batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -145,6 +148,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         schedule=schedule,
         head=head,
         labels=labels,
+        suspects=suspects,
         step=step,
     )
 
@@ -197,6 +201,23 @@ def open_pairs(config: ConfigDict, objective: Objective) -> Source:
     return labelled(source)
 
 
+def _suspects(
+    config: ConfigDict, objective: Objective, source: Source, workdir: Workdir
+) -> Bool[np.ndarray, " n"] | None:
+    """The suspects among the pairs, where a term needs them: the workdir's, or the config's."""
+    if ("suspect" in objective.needs) != (config.data.suspects is not None):
+        raise UserError(
+            "config.data.suspects goes with the terms others and unlearn of config.objective: "
+            "give both or neither"
+        )
+    if config.data.suspects is None:
+        return None
+    from cleanclip_jax.data.suspects import find_suspects
+
+    copy = workdir / SUSPECTS if workdir.has(SUSPECTS) else None
+    return find_suspects(config.data.suspects.to_dict(), source, copy)
+
+
 def _check_whole(mesh: Mesh) -> None:
     """Refuses a mesh that leaves devices out where several processes have some."""
     if jax.process_count() > 1 and mesh.devices.size < jax.device_count():
@@ -225,12 +246,13 @@ def _host_views(config: ConfigDict, objective: Objective) -> Views:
 
 def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
     """What the step makes of its pictures; None where they come as they are shown."""
-    if views.on == "host":
+    if views.on == "host" and config.views.first == "none":
         return None
     from cleanclip_jax.run.views import DeviceViews
 
-    trigger = None if plan is None else plan.trigger
-    return DeviceViews(config.seed, trigger, views.image, views.any)
+    first, on_host = config.views.first, views.on == "host"
+    trigger = None if plan is None or on_host else plan.trigger
+    return DeviceViews(config.seed, trigger, views.image, views.any, first, on_host)
 
 
 def _tokenizer(

@@ -1,4 +1,4 @@
-"""AdamW with decay by role, and the warmup-cosine schedule."""
+"""AdamW with decay by role, and its schedules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,12 +47,53 @@ def warmup_cosine(
     return schedule
 
 
-def decays(path: str, mask: str = "role") -> bool:
+def two_phase(
+    first: float, middle: float, last: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+    """A line from `first` to `middle`, both included, then a cosine towards `last` (PAR's).
+
+    The original counts one batch an epoch more than there are, so that its rates lag behind these
+    by a step an epoch ("PAR's steps" in docs/fidelity.md).
+    """
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.result_type(float))
+        line = first + (middle - first) * step / max(warmup_steps - 1, 1)
+        progress = jnp.minimum((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+        cosine = last + (middle - last) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return jnp.where(step < warmup_steps, line, cosine)
+
+    return schedule
+
+
+def make_schedule(
+    config: Mapping[str, Any], total_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """The learning rate by step, as `config.optimizer` has it."""
+    kind, peak, warmup = (config[key] for key in ("schedule", "learning_rate", "warmup_steps"))
+    if 0 < warmup < 1:
+        warmup = int(warmup * total_steps)
+    ends = [config.get(key) for key in ("first_rate", "last_rate")]
+    if (kind == "two_phase") != (None not in ends) or ends.count(None) == 1:
+        raise UserError(
+            f"config.optimizer.schedule is {kind}, first_rate {ends[0]} and last_rate {ends[1]}: "
+            "two_phase takes both, and the others neither"
+        )
+    if kind == "two_phase":
+        return two_phase(ends[0], peak, ends[1], warmup, total_steps)
+    offset = steps_per_epoch if kind == "original" else 0
+    return warmup_cosine(peak, warmup, total_steps, offset)
+
+
+def decays(path: str, mask: str = "role", dimensions: int = 2) -> bool:
     """Whether weight decay touches the parameter at `path` ('visual/layer1_0/bn1/scale').
 
     By role, norms, biases and logit_scale are left alone. `original` also decays the scale of
-    the downsampling norms, which the original's name filter misses ("decay mask").
+    the downsampling norms, which the original's name filter misses ("decay mask"). `matrices`
+    leaves vectors alone too, of which a vision transformer has its class embedding (PAR's).
     """
+    if mask == "matrices" and dimensions < 2:
+        return False
     if mask == "original" and path.endswith("downsample_bn/scale"):
         return True
     return path.rsplit("/", 1)[-1] not in ("scale", "bias", "logit_scale")
@@ -67,16 +108,11 @@ def make_optimizer(
     config: Mapping[str, Any], total_steps: int, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns AdamW and its schedule for `config.optimizer`."""
-    schedule = warmup_cosine(
-        config["learning_rate"],
-        config["warmup_steps"],
-        total_steps,
-        offset=steps_per_epoch if config["schedule"] == "original" else 0,
-    )
+    schedule = make_schedule(config, total_steps, steps_per_epoch)
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: decays(named(path), config["decay_mask"]), params
+            lambda path, x: decays(named(path), config["decay_mask"], x.ndim), params
         )
 
     optimizer = optax.adamw(

@@ -9,12 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import variant_of
-from cleanclip_jax.record import Source
+from cleanclip_jax.record import Source, fingerprint_of
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.workdir import (
@@ -24,6 +26,7 @@ from cleanclip_jax.workdir import (
     MANIFEST,
     ORIGIN,
     OWNER,
+    SUSPECTS,
     TOKENIZER,
     Workdir,
     workdir_path,
@@ -47,8 +50,8 @@ FREE = (
     *("train.keep", "train.chunks", "train.text_lengths", "train.wandb", "objective.ring"),
     *("evaluation.", "mesh.", "model.attention", "model.scan", "model.remat"),
 )
-# A run that has begun replays its copy of the manifest.
-COPIED = ("attack.manifest",)
+# A run that has begun has copies of these.
+COPIED = ("attack.manifest", "data.suspects.manifest", "data.suspects.scores")
 
 
 def has_begun(workdir: Workdir) -> bool:
@@ -142,7 +145,11 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
 
 
 def facts_of(
-    config: ConfigDict, source: Source, plan: Plan | None, start: Start | None
+    config: ConfigDict,
+    source: Source,
+    plan: Plan | None,
+    start: Start | None,
+    suspects: Bool[np.ndarray, " n"] | None = None,
 ) -> dict[str, str]:
     """What all processes of a run have to have the same, as text by name.
 
@@ -156,9 +163,14 @@ def facts_of(
             if key != "start" and not key.startswith(("data.train.", *COPIED, *FREE))
         },
         "the fingerprint of the data": source.fingerprint,
+        "the suspects": "none" if suspects is None else _digest(suspects),
         "the poison plan": "none" if plan is None else plan.digest,
         "the start": str(identity.get("digest", "none")),
     }
+
+
+def _digest(marked: Bool[np.ndarray, " n"]) -> str:
+    return fingerprint_of(marked=np.flatnonzero(marked).tolist())
 
 
 def inputs_of(source: Source) -> dict[str, Any]:
@@ -235,9 +247,10 @@ def claim(
     tokenizer: Tokenizer,
     plan: Plan | None,
     start: Start | None,
+    suspects: Bool[np.ndarray, " n"] | None = None,
     begun: bool = False,
 ) -> None:
-    """Makes a workdir this run's: its config, inputs, tokenizer, manifest and interop.json.
+    """Makes a workdir this run's: its config, inputs, tokenizer, manifest, suspects, interop.json.
 
     Args:
       start: None also where the run has begun.
@@ -251,6 +264,10 @@ def claim(
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not workdir.has(MANIFEST):
         plan.save(workdir / MANIFEST)
+    if suspects is not None and not workdir.has(SUSPECTS):
+        from cleanclip_jax.data.subset import write_ids
+
+        write_ids(workdir / SUSPECTS, source.ids()[suspects], source.root().fingerprint)
     if start is not None and not workdir.has(ORIGIN):
         origin = start.origin()
         if origin is not None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.losses.terms import TERMS, Term, read_objective
@@ -53,7 +54,11 @@ class Fixed:
 # The top-level parts of a run's parameters; a run need not have the last two.
 PARTS = ("visual", "text", "logit_scale", "head", "trigger")
 # Short names for parts of the parameters that move together.
-TRAINABLE = {"visual": ("visual", "head"), "head": ("head",)}
+TRAINABLE = {
+    "visual": ("visual", "head"),
+    "towers": ("visual", "text"),
+    "head": ("head",),
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,8 @@ def make_objective(config: ConfigDict) -> Objective:
     if not any(weights.values()):
         raise UserError(f"every weight in config.objective is 0: {', '.join(weights)}")
     for name, given in options.items():
-        takes = of_signature(TERMS[name].loss, first=1)
+        # An option's range, where it is declared, beside its type.
+        takes = of_signature(TERMS[name].loss, first=1) | keys_of(f"objective.{name}")
         filled = take(f"config.objective.{name}", given, takes)
         options[name] = {key: filled[key] for key in given}
     objective = Objective(
@@ -153,6 +159,12 @@ def make_objective(config: ConfigDict) -> Objective:
         raise UserError(
             "config.train.batch_size is 1: a pair is compared with others of its batch, so it "
             "takes 2 or more"
+        )
+    if "start" in objective.needs and config.start is None:
+        wanting = (name for name, term in objective.terms.items() if "start" in term.needs)
+        raise UserError(
+            f"config.objective.{next(wanting)} compares with the frozen start, and config.start is "
+            "None: name a run or a PyTorch checkpoint"
         )
     known = ("all", *TRAINABLE, *PARTS)
     for name in (trainable,) if isinstance(trainable, str) else trainable:

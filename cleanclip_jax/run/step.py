@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cleanclip_jax.losses.compare import PAIRS, gathered, normalise_rows
 from cleanclip_jax.losses.terms import Context
@@ -33,6 +33,7 @@ def compute_loss(
     images: Images,
     tokens: Tokens,
     labels: Int[Array, " b"] | None = None,
+    suspects: Bool[Array, " b"] | None = None,
     *,
     start: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
@@ -44,6 +45,7 @@ def compute_loss(
       images, tokens: pairs and, where `views` is 2, their augmented views beside them. Images of
         uint8 are normalised first.
       labels: classes of the originals, where a term needs them.
+      suspects: the pairs that are suspected, where a term needs them.
       start: the frozen start's variables, where a term needs them.
       mesh: over whose devices the batch is split.
 
@@ -80,7 +82,8 @@ def compute_loss(
     loss = jnp.zeros((), features["image"].dtype)
     for name, term in objective.terms.items():
         before = state.memory.get(name)
-        context = Context(features, units, compare, params, labels, before, state.step, {})
+        given = (features, units, compare, params, labels, before, state.step)
+        context = Context(*given, metrics={}, suspects=suspects)
         value, after = term.loss(context, **objective.options.get(name, {}))
         metrics |= {name: value, **context.metrics}
         loss = loss + objective.weights[name] * value
@@ -192,7 +195,7 @@ def make_step(
     """Returns the jitted step: (state, fixed, batch) to (state, metrics). The old state is donated.
 
     The batch holds `images` uint8[b, views, s, s, 3], `tokens` int32[b, views, n] and, where a
-    term needs them, `labels` int32[b].
+    term needs them, `labels` int32[b] and `suspects` bool[b].
 
     Args:
       views: what is made of one picture a pair, which is uint8[b, 1, s, s, 3] then; the batch also
@@ -211,7 +214,7 @@ def make_step(
                 if images.dtype != jnp.uint8:  # of a learned trigger
                     images = normalise(images, str(jnp.dtype(model.compute.dtype)))
             now = State(state.step, params, state.batch_stats, None, state.memory)
-            data = (images, batch["tokens"], batch.get("labels"))
+            data = (images, batch["tokens"], batch.get("labels"), batch.get("suspects"))
             return compute_loss(model, objective, now, *data, start=fixed.start, mesh=mesh)
 
         (loss, (terms, batch_stats, memory)), gradients = jax.value_and_grad(compute, has_aux=True)(

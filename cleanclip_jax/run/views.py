@@ -1,4 +1,4 @@
-"""What the training step makes of a batch's pictures: the trigger, and the augmented views."""
+"""What the training step makes of a batch's pictures: the trigger, and the views."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Array, Float32, Int, Key, UInt8
 
 from cleanclip_jax.attacks.device_triggers import LEARNED, put, version
 from cleanclip_jax.attacks.triggers import Trigger
@@ -15,25 +15,33 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import split_over
 from cleanclip_jax.views.device_autoaugment import augment
 
+# Tells the light view's draws from AutoAugment's: no step has this number.
+_LIGHT = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class DeviceViews:
     """The pictures that a batch shows, made on the device.
 
     As the host makes them of pictures of their final size: first the trigger, on poisoned pairs,
-    then the augmented view of what that gave. A view is drawn from (seed, step, index of the
-    record), so it does not depend on which device has the pair.
+    then the augmented view of what that gave; or the host has made both. Last, where `first` is
+    'light', the first picture's light view takes its place. A view is drawn from (seed, step, index
+    of the record), so it does not depend on which device has the pair.
 
     Attributes:
       trigger: of the plan; None: no pair is poisoned.
       image: 'autoaugment' or 'none', of the second view.
       second: whether there is a second view.
+      first: 'light' or 'none'.
+      on_host: whether trigger and second view are in the batch's pictures already.
     """
 
     seed: int
     trigger: Trigger | None
     image: str
     second: bool
+    first: str = "none"
+    on_host: bool = False
 
     def __post_init__(self):
         if self.trigger is not None:
@@ -64,6 +72,25 @@ class DeviceViews:
         mesh: Mesh | None,
     ) -> UInt8[Array, "b views s s 3"] | Float32[Array, "b views s s 3"]:
         """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
+        made = batch["images"]
+        if not self.on_host:
+            made = self._made(params, step, batch, table, mesh)
+        if self.first == "none":
+            return made
+        from cleanclip_jax.views.device_light import lighten
+
+        key = jax.random.fold_in(jax.random.key(self.seed), _LIGHT)
+        light = lighten(made[:, 0], _of_records(key, step, batch["index"]))
+        return made.astype(light.dtype).at[:, 0].set(light)
+
+    def _made(
+        self,
+        params: Mapping[str, Any],
+        step: Int[Array, ""],
+        batch: Mapping[str, jax.Array],
+        table: UInt8[Array, "n s s 3"] | None,
+        mesh: Mesh | None,
+    ) -> UInt8[Array, "b views s s 3"] | Float32[Array, "b views s s 3"]:
         index = batch["index"]
         images = batch["images"][:, 0] if table is None else table[index]
         if mesh is not None:
@@ -74,6 +101,12 @@ class DeviceViews:
             return images[:, None]
         view = images
         if self.image == "autoaugment":
-            key = jax.random.fold_in(jax.random.key(self.seed), step)
-            view = augment(images, jax.vmap(jax.random.fold_in, (None, 0))(key, index))
+            view = augment(images, _of_records(jax.random.key(self.seed), step, index))
         return jnp.stack([images, view], 1)
+
+
+def _of_records(
+    key: Key[Array, ""], step: Int[Array, ""], index: Int[Array, " b"]
+) -> Key[Array, " b"]:
+    """A key for each record of a step."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 from helpers.fault_runs import figures, finished, running, state, words
@@ -27,6 +28,11 @@ def claiming(workdir: Path) -> bool:
     return any(workdir.glob("*.json")) or any(workdir.glob(".*.part"))
 
 
+def anchoring(workdir: Path) -> bool:
+    """The frozen start is being copied, or just has been."""
+    return any((workdir / "anchor").glob("*"))
+
+
 def training(workdir: Path) -> bool:
     return True
 
@@ -42,7 +48,7 @@ def kill(process: Popen, workdir: Path, moment: Moment, more: int, pause: float)
         return path.read_bytes().count(b"\n") if path.is_file() else 0
 
     began = time.monotonic()
-    if moment is not claiming:
+    if moment not in (claiming, anchoring):
         # Lines of before are cut off or kept when the run is taken up: the start is noted then.
         starts = workdir / "starts.jsonl"
         before = starts.stat().st_mtime_ns if starts.is_file() else 0
@@ -64,11 +70,18 @@ def kill(process: Popen, workdir: Path, moment: Moment, more: int, pause: float)
     return True
 
 
-def killed_and_resumed(folder: Path, kills: int, steps: int, every: int, **keys: int) -> None:
-    """Holds a run that is killed so often against one that is not."""
+def killed_and_resumed(
+    folder: Path,
+    kills: int,
+    steps: int,
+    every: int,
+    early: tuple[Moment, ...] = (claiming,),
+    **keys: Any,
+) -> None:
+    """Holds a run that is killed so often, and at early moments, against one that is not."""
     draw = random.Random(0)
     moments = [saving, training, saved_without_digests]
-    plan = [claiming, *(moments[i % len(moments)] for i in range(kills - 1))]
+    plan = [*early, *(moments[i % len(moments)] for i in range(kills - 1))]
     whole, torn, log = folder / "whole", folder / "torn", folder / "log"
     finished(words(whole, steps, every, **keys), log)
     command = words(torn, steps, every, **keys)
@@ -90,6 +103,16 @@ def killed_and_resumed(folder: Path, kills: int, steps: int, every: int, **keys:
 @pytest.mark.faults
 def test_three_kills(tmp_path: Path):
     killed_and_resumed(tmp_path, kills=3, steps=8, every=2)
+
+
+@pytest.mark.faults
+def test_kills_of_a_run_that_compares_with_its_frozen_start(tmp_path: Path):
+    """PAR: also as the start is copied, and each resumption draws the same light views."""
+    finished(words(tmp_path / "start", 2, 2), tmp_path / "start.log")
+    par = {"start": tmp_path / "start", "objective.perturb": 1.0, "views.first": "light"}
+    keys = {**par, "train.trainable": "towers", "optimizer.decay_mask": "matrices"}
+    killed_and_resumed(tmp_path, 3, steps=8, every=2, early=(claiming, anchoring), **keys)
+    assert figures(tmp_path / "torn")[-1]["perturb_image"] > 0
 
 
 @pytest.mark.faults

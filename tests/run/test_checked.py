@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers.small_run import small_config
 
@@ -37,6 +38,17 @@ from cleanclip_jax.workdir import Workdir
             "normalised is 'yes': it takes True or False",
         ),
         ({"data.train.skip": {"a": 1}}, "config.data.skip is .*: it takes a text"),
+        ({"objective.perturb": 1.0}, "the frozen start, and config.start is None"),
+        ({"objective.perturb": {"threshold": 5}}, "threshold is 5: it takes a number from 0 to 4"),
+        ({"objective.others": 1.0}, "config.data.suspects goes with the terms"),
+        ({"data.suspects": {"manifest": "gone"}}, "config.data.suspects goes with the terms"),
+        (
+            {"objective.others": 1.0, "data.suspects": {"manifest": "gone"}},
+            "gone: there is no such poison plan",
+        ),
+        ({"optimizer.first_rate": 1.0}, "two_phase takes both, and the others neither"),
+        ({"optimizer.warmup_steps": 1.5}, "or a share of all steps, below 1"),
+        ({"views.first": "lite"}, "views.first: unknown 'lite'"),
     ],
 )
 def test_a_refused_run_takes_no_workdir(keys, message, tmp_path, monkeypatch):
@@ -81,3 +93,31 @@ def test_the_store_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.Mo
     for module in (checked, settings):
         monkeypatch.setattr(module, "has_begun", has_begun)
     assert not check_run(small_config(), Workdir(tmp_path / "run")).begun and len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_out", "variant", "message"),
+    [
+        # PAR compares both towers with the frozen start's.
+        (("transformer.", "token_", "text_", "positional_", "ln_final"), None, "no whole CLIP"),
+        (("logit_scale",), None, "logit_scale"),
+        ((), "ViT-32px/8", "config.model.variant is 'ViT-32px/8', but the start"),
+    ],
+)
+def test_a_start_without_a_part_or_of_another_size_is_refused(
+    left_out, variant, message, golden, tmp_path
+):
+    torch = pytest.importorskip("torch")
+    tensors = {
+        name: torch.from_numpy(np.array(values))
+        for name, values in golden("vit_state_dict").items()
+        if not name.startswith(left_out)
+    }
+    torch.save({"state_dict": tensors}, tmp_path / "part.pt")
+    config = small_config("mmcl")
+    with config.unlocked(), config.ignore_type():
+        config.start, config.objective.perturb = str(tmp_path / "part.pt"), 1.0
+        config.model.variant = variant
+    with pytest.raises(UserError, match=message) as error, build(config, tmp_path / "run"):
+        pass
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -2,14 +2,19 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from helpers.small_run import small_config, train, trained
+from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.plan import Plan
+from cleanclip_jax.config import load
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import read_lines
 from cleanclip_jax.run.settings import check_workdir, claim, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.workdir import Workdir
+from cleanclip_jax.workdir import MANIFEST, SUSPECTS, Workdir
 
 
 def test_a_run_goes_on_with_the_pairs_it_began_with(tmp_path):
@@ -32,3 +37,29 @@ def test_a_finetuning_run_says_which_step_it_started_from(tmp_path):
     found = json.loads((tmp_path / "cleaned/inputs.json").read_text())
     start = found["start"]
     assert len(start.pop("digest")) == 64 and start == {"path": config.start, "step": 4}
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_suspects(tmp_path):
+    """An oracle: the poisons of the manifest that is replayed. Files may go once it has begun."""
+    start = trained(tmp_path / "start")
+    manifest = (start / MANIFEST).rename(tmp_path / "manifest.parquet")
+    config = load("configs/unlearn.py")
+    with config.ignore_type():
+        config.start = str(start)
+        config.data.train = small_config("mmcl").data.train
+        config.data.suspects.manifest = str(manifest)
+        config.attack = ConfigDict({"manifest": str(manifest)})
+    config.data.workers, config.mesh.data = 0, 1
+    config.train.update({"batch_size": 64, "steps": 2, "log_every": 1})
+    train(config, tmp_path / "run")
+    rows = read_lines(tmp_path / "run/metrics.jsonl")
+    assert any(row["suspects"] for row in rows) and all(row["others"] > 0 for row in rows)
+    assert set(pq.read_table(tmp_path / "run" / SUSPECTS)["id"].to_pylist()) == set(
+        Plan.load(manifest).index
+    )
+    manifest.unlink()
+    train(config, tmp_path / "run")  # taken up: nothing is left to do
+    config.data.suspects.manifest = None
+    with pytest.raises(UserError, match="takes a manifest, or scores"):
+        train(config, tmp_path / "run")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.fault_runs import state
 from helpers.small_run import small_config, train
 from ml_collections import ConfigDict
 
@@ -38,7 +39,7 @@ def some_batch(seed: int) -> dict[str, np.ndarray]:
     images = rng.integers(0, 256, (PAIRS, 1, 16, 16, 3), dtype=np.uint8)
     tokens = rng.integers(1, 79, (PAIRS, 1, 6)).astype(np.int32)
     tokens[:, :, -1] = 79
-    return {"images": images, "tokens": tokens}
+    return {"images": images, "tokens": tokens, "suspects": rng.random(PAIRS) < 0.3}
 
 
 def pool_term(context: Any, rows: int = 24) -> tuple[jax.Array, Any]:
@@ -59,25 +60,10 @@ def pool_memory(width: int, rows: int = 24) -> dict[str, jax.Array]:
     return {"rows": unit, "next": jnp.zeros((), jnp.int32)}
 
 
-def away_term(context: Any, threshold: float = 4.0) -> tuple[jax.Array, Any]:
-    """Pushes both towers away from the start's, up to a squared distance."""
-    loss = 0.0
-    for name in ("image", "text"):
-        apart = ((context.units[name] - context.units[f"{name}_start"]) ** 2).sum(-1).mean()
-        context.metrics[f"away_{name}"] = apart
-        loss -= jnp.where(apart <= threshold, apart, 0.0) / 2
-    return loss, None
-
-
 @pytest.fixture
 def terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {
-        "pool": Term(pool_term, memory=pool_memory),
-        "away": Term(away_term, needs=frozenset({"text", "start"})),
-    }
-    for name, term in rows.items():
-        monkeypatch.setitem(TERMS._rows, name, term)
-        monkeypatch.setitem(KEYS._rows, f"objective.{name}", weight(0.0, "of these tests"))
+    monkeypatch.setitem(TERMS._rows, "pool", Term(pool_term, memory=pool_memory))
+    monkeypatch.setitem(KEYS._rows, "objective.pool", weight(0.0, "of these tests"))
 
 
 def two_steps(weights: dict[str, float], data: int = 1, fsdp: int = 1, **options: Any) -> Any:
@@ -99,27 +85,27 @@ def two_steps(weights: dict[str, float], data: int = 1, fsdp: int = 1, **options
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param({"data": 2, "chunks": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 8, "chunks": 2}, marks=pytest.mark.slow),
         {"data": 2, "fsdp": 2, "ring": True},
     ],
 )
 def test_memory_and_start_are_the_same_in_chunks_in_a_ring_and_over_devices(terms: None, way: Any):
-    weights = {"cross_modal": 1.0, "pool": 0.5, "away": 0.5}
+    weights = {"cross_modal": 1.0, "pool": 0.5, "perturb": 0.5, "others": 0.5, "unlearn": 0.5}
     plain, spread = two_steps(weights), two_steps(weights, **way)
     assert plain[0].memory["pool"]["next"] == 2 * PAIRS % 24
-    assert {"pool", "pool_next", "away", "away_image", "away_text"} <= plain[1].keys()
+    assert {"pool", "pool_next", "perturb", "perturb_text", "suspects"} <= plain[1].keys()
     for one, other in zip(*map(jax.tree.leaves, (plain, spread)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_the_start_gets_no_gradient_and_options_reach_their_term(terms: None):
-    weights = {"away": 1.0}
-    _, metrics = two_steps(weights)
-    near = 0.1  # the two towers of two seeds are further apart
-    assert metrics["away_image"] > near and metrics["away_text"] > near
+def test_the_start_gets_no_gradient_and_options_reach_their_term():
+    weights = {"perturb": 1.0}
+    _, metrics = two_steps(weights, options={"perturb": {"threshold": 4.0}})
+    least = 0.1  # the two towers of two seeds are further apart
+    assert metrics["perturb_image"] > least and metrics["perturb_text"] > least
     assert metrics["gradient_norm"] > 0
-    _, metrics = two_steps(weights, options={"away": {"threshold": near}})
-    assert metrics["away"] == 0 and metrics["gradient_norm"] == 0
+    _, metrics = two_steps(weights, options={"perturb": {"threshold": least}})
+    assert metrics["perturb"] == 0 and metrics["gradient_norm"] == 0
 
 
 def with_objective(config: ConfigDict, **weights: Any) -> ConfigDict:
@@ -143,8 +129,8 @@ def test_memory_and_the_frozen_start_survive_a_kill_and_a_start_that_is_gone(
 
     def config() -> ConfigDict:
         cleaned = small_config("mmcl")
-        cleaned.start = str(tmp_path / "start")
-        return with_objective(cleaned, pool=1.0, away={"weight": 0.5, "threshold": 1.5})
+        cleaned.start, cleaned.views.first = str(tmp_path / "start"), "light"
+        return with_objective(cleaned, pool=1.0, perturb={"weight": 0.5, "threshold": 1.5})
 
     train(config(), tmp_path / "whole")
     record = Recorder.record
@@ -164,11 +150,7 @@ def test_memory_and_the_frozen_start_survive_a_kill_and_a_start_that_is_gone(
     train(config(), tmp_path / "killed")
     assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
     assert [row["pool_next"] for row in rows(tmp_path / "whole")] == [0, 16, 8, 0]
-    states = []
-    for name in ("whole", "killed"):
-        with Store(tmp_path / name / "checkpoints") as store:
-            states.append(store.saved("progress")["memory"])
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    assert state(tmp_path / "whole") == state(tmp_path / "killed")
     anchor = tmp_path / "killed" / "anchor"
     anchor.rename(tmp_path / "anchor")
     with pytest.raises(UserError, match="anchor is gone"):
@@ -263,9 +245,21 @@ def test_parts_that_move_are_named_by_the_config():
         make_objective(config)
 
 
-def test_an_option_that_a_term_has_not_is_refused(terms: None):
-    config = with_objective(small_config(), away={"weight": 1.0, "treshold": 1.5})
-    with pytest.raises(UserError, match=r"config\.objective\.away: .*'threshold'"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"treshold": 1.5}, "config.objective.perturb: .*'threshold'"),
+        ({"threshold": 4.5}, "perturb.threshold is 4.5: it takes a number from 0 to 4"),
+        ({"threshold": -1}, "perturb.threshold is -1: it takes a number from 0 to 4"),
+        (
+            {"threshold": 2},
+            "perturb compares with the frozen start, and config.start is None: name",
+        ),
+    ],
+)
+def test_an_option_that_a_term_has_not_or_cannot_have_is_refused(options: Any, message: str):
+    config = with_objective(small_config(), perturb={"weight": 1.0, **options})
+    with pytest.raises(UserError, match=message):
         make_objective(config)
 
 
