@@ -69,6 +69,9 @@ KEYS: Registry[Key] = Registry(
             "workdir whose newest checkpoint gives the weights, the architecture and the "
             "tokenizer; or a PyTorch checkpoint (docs/interop.md)",
         ),
+        "start_change.shrink": number(1.0, "the start's parameters times so much", 0, 1),
+        "start_change.perturb": number(0.0, "and so much of fresh ones added", most=1e6),
+        "start_change.logit_scale": flag(False, "logit_scale too, as in the original"),
         "model.variant": Key(
             None,
             "a name, or a dictionary of numbers",

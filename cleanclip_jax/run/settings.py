@@ -77,6 +77,11 @@ def resolve(
     if begun is None:
         begun = workdir is not None and has_begun(workdir)
     with config.unlocked(), config.ignore_type():
+        if config.start is None and (config.start_change.shrink, config.start_change.perturb) != (
+            1,
+            0,
+        ):
+            raise UserError("config.start_change is of a start: set config.start, or leave it out")
         if config.start is not None:
             if begun and workdir is not None:
                 inherited = from_json(workdir / CONFIG)

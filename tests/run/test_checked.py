@@ -2,14 +2,21 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from helpers.small_run import small_config
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.checked import check_run
+from cleanclip_jax.run.settings import claim
+from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.workdir import Workdir
+
+GOLDEN = Path(__file__).parents[1] / "golden/workdirs"
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,51 @@ def test_the_store_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.Mo
     for module in (checked, settings):
         monkeypatch.setattr(module, "has_begun", has_begun)
     assert not check_run(small_config(), Workdir(tmp_path / "run")).begun and len(calls) == 1
+
+
+def test_a_start_is_shrunk_and_perturbed_by_the_runs_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def init(model: Any, key: jax.Array) -> Any:
+        value = float(jax.random.uniform(key))  # of the key, and nothing to compile
+        return jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes_of(model))
+
+    monkeypatch.setattr("cleanclip_jax.run.checked.init", init)
+    config = small_config("cleanclip")
+    config.start = str(GOLDEN / "poisoned")
+    run = check_run(config, Workdir(tmp_path / "run"))
+
+    def begun_with(**keys: Any) -> dict[str, Any]:
+        run.config.update_from_flattened_dict(keys)
+        return jax.device_get(dict(run.weights()))["params"]
+
+    start = begun_with()
+    one = begun_with(**{"start_change.shrink": 0.5, "start_change.perturb": 0.1})
+    other = begun_with(**{"seed": 1, "start_change.logit_scale": True})
+    assert one["logit_scale"] == start["logit_scale"]
+    fresh = float(
+        10 * np.mean(jax.tree.leaves(one["text"])[0] - 0.5 * jax.tree.leaves(start["text"])[0])
+    )
+    plain = float(jax.random.uniform(jax.random.key(0)))
+    assert 0 < fresh < 1 and abs(fresh - plain) > 1e-3  # not what a fresh run of the seed has
+    for x, y, z in zip(*(jax.tree.leaves(w["visual"]) for w in (start, one, other)), strict=True):
+        np.testing.assert_allclose(y, 0.5 * x + 0.1 * fresh, atol=1e-5)
+        assert (abs(y - z) > 1e-3).all()
+    assert abs(other["logit_scale"] - 0.5 * start["logit_scale"]) > 1e-3
+
+
+def test_a_changed_start_is_the_runs_own_and_needs_one(tmp_path: Path):
+    config = small_config("cleanclip")
+    config.start = str(GOLDEN / "poisoned")
+    config.start_change.shrink = 0.9
+    workdir = Workdir(tmp_path / "run")
+    run = check_run(config, workdir)
+    claim(run.config, workdir, run.source, run.tokenizer, None, run.start)
+    assert workdir.read_json("config.json")["start_change"]["shrink"] == 0.9
+    check_run(config, workdir)
+    config.start_change.shrink = 0.8
+    with pytest.raises(UserError, match=r"another run: start_change.shrink \(0.9 there, 0.8 now\)"):
+        check_run(config, workdir)
+    config.start = None
+    with pytest.raises(UserError, match=r"config.start_change is of a start: set config.start"):
+        check_run(config, workdir)
