@@ -29,6 +29,7 @@ NOT_FINITE = "not_finite.json"
 OWNER = "owner.json"  # who trains there now
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+MIX = "mix.json"  # the two models whose weights are mixed there
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 # What readers rely on of each file, in the words of `files.parse_json`.
@@ -42,7 +43,9 @@ _LEFT_OUT = ("unreadable?", "without_caption?", "empty_captions?")
 _RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captions": int}
 _RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
+_DRAWN = {"fingerprint": str, "pictures": int, "seed": int}
 SHAPES = {
+    MIX: {"from": _START, "to": _START, "statistics": (_DRAWN, None), "alpha?": float},
     INPUTS: {
         **{"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
         "files?": {str: {"path": str, "digest": str}},
