@@ -132,6 +132,10 @@ class Mix:
 
     def __init__(self, args: Any, overrides: Mapping[str, str], alphas: Sequence[str]):
         self.folder: Path = args.workdir
+        ours = not self.folder.exists() or Workdir(self.folder).has(MIX)
+        # What a kill leaves of a write that wasn't done begins with a point.
+        if not ours and not (self.folder.is_dir() and all(map(_hidden, self.folder.iterdir()))):
+            raise UserError(f"{self.folder} is not empty and no mix's: name a new folder")
         base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
         starts = [open_start(path, base) for path in (args.from_, args.to_)]
         runs = [start for start in starts if isinstance(start, RunStart)]
@@ -145,7 +149,7 @@ class Mix:
         self.model = make_model(self.config, self.tokenizer.vocab_size)
         check_measured(self.config, self._workdir(alphas[0]) / EVALUATION)
         self._models = [variables_of(start, self.mesh) for start in starts]
-        self._pictures, statistics = [], None
+        self._pictures = statistics = None
         if self._models[0]["batch_stats"] and {*alphas} - {"0", "1"}:
             if not self.config.data.train.get("kind"):
                 raise UserError(
@@ -165,7 +169,7 @@ class Mix:
         return Workdir(self.folder / "runs" / run_name({"alpha": alpha}))
 
     def claim(self) -> None:
-        """Makes a folder this mix's: nobody's, or one that was begun with the same models."""
+        """Makes the folder this mix's, unless it is another's."""
         workdir = Workdir(self.folder)
         if workdir.has(MIX):
             before = workdir.read_json(MIX)
@@ -176,10 +180,6 @@ class Mix:
                         f"{workdir} is another mix's: its '{key}' is {then}, and this is {now}; "
                         "name another folder"
                     )
-        elif self.folder.exists() and (
-            not self.folder.is_dir() or any(p.name[0] != "." for p in self.folder.iterdir())
-        ):
-            raise UserError(f"{workdir} is not empty and no mix's folder: name a new one")
         elif is_first():
             workdir.write_json(MIX, self.facts)
 
@@ -213,7 +213,7 @@ class Mix:
 
     def _mixture(self, alpha: float) -> dict[str, Any]:
         variables = jax.tree.map(np.asarray, mixed(self._models[0], self._models[1], alpha))
-        if self._pictures and alpha not in (0, 1):
+        if self._pictures is not None and alpha not in (0, 1):
             start = MixedStart(self.folder, self.config, self.tokenizer, variables)
             placed = start.restore(self.model, self.mesh)[1]
             encoder = encoder_of(self.model, placed, self.tokenizer, self.mesh)
@@ -228,6 +228,10 @@ class Mix:
             self.tokenizer.save(workdir / TOKENIZER)
             if self.origin is not None:
                 self.origin.save(workdir.path)
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _config(

@@ -1,6 +1,7 @@
 """A ResNet's running statistics taken anew: for weights that no training has brought there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,49 +26,49 @@ SHARE = 0.1  # of a batch's statistics in the new running ones
 
 def drawn_pictures(
     source: Source, count: int, seed: int, size: int, reading: Reading
-) -> list[UInt8[np.ndarray, "b s s 3"]]:
-    """Batches of pictures of the source that `seed` draws, each at most once; whole batches.
+) -> UInt8[np.ndarray, "n b s s 3"]:
+    """Batches of pictures of the source that `seed` draws, each at most once.
 
     Args:
-      count: of pictures; fewer where the source has fewer.
+      count: of pictures; fewer where the source has fewer or they can't be read, and, beyond a
+        batch, as many as make whole ones.
       size: side of the pictures, in pixels.
-      reading: its share of unreadable pictures holds; they are left out.
+      reading: its share of unreadable pictures holds.
     """
-    count = min(count, len(source))
-    count -= count % BATCH if count > BATCH else 0
     indices = np.random.default_rng(seed).permutation(len(source))[:count]
-    settings = Reading(BATCH, reading.workers, reading.timeout)
+    settings = replace(reading, batch_size=BATCH)
     with batches_of(Shown(source, indices), size, settings) as batches:
-        pictures = [batch["images"] for batch in batches if len(batch["images"])]
-        unreadable = dict(batches.unreadable)
-    if len(unreadable) > reading.max_bad_share * count or not pictures:
+        pictures = np.concatenate([batch["images"] for batch in batches])
+        unreadable = len(batches.unreadable)
+    if unreadable > reading.max_bad_share * len(indices) or not len(pictures):
         raise UserError(
-            f"{len(unreadable)} of {count} pictures for the running statistics are unreadable, "
+            f"{unreadable} of {len(indices)} pictures for the running statistics are unreadable, "
             "more than config.data.max_bad_share allows"
         )
-    return pictures
+    batch = min(BATCH, len(pictures))
+    whole = len(pictures) // batch
+    return pictures[: whole * batch].reshape(whole, batch, *pictures.shape[1:])
 
 
-def fresh_statistics(
-    encoder: Encoder, pictures: Sequence[UInt8[np.ndarray, "b s s 3"]]
-) -> dict[str, Any]:
+def fresh_statistics(encoder: Encoder, pictures: UInt8[np.ndarray, "n b s s 3"]) -> dict[str, Any]:
     """The batch statistics of a model's image tower over all pictures, {} without batch norm.
 
     Mean and unbiased variance of each batch, each layer seeing what the layers before it normalise
-    by that batch, and of these the means, weighted by the batches' pictures: what training's
-    running statistics would come to if the weights stood still.
+    by that batch, and of these the means: what training's running statistics would come to if the
+    weights stood still.
     """
     before = encoder.variables.get("batch_stats", {})
     if not jax.tree.leaves(before):
         return {}
     model, mesh = encoder.model.computed(bn_groups=1, bn_frozen=False), encoder.mesh
     zeros = {**encoder.variables, "batch_stats": jax.tree.map(jnp.zeros_like, before)}
-    parts, count = [], sum(map(len, pictures))
-    for images in pictures:
-        even = len(images) % mesh.devices.size == 0
-        placed = jax.device_put(images, split_over(mesh) if even else copied_over(mesh))
-        parts.append(jax.device_get(_statistics(model, zeros, placed)))
-    return combined([len(images) / (count * SHARE) for images in pictures], parts)
+    even = pictures.shape[1] % mesh.devices.size == 0
+    place = split_over(mesh) if even else copied_over(mesh)
+    parts = [
+        jax.device_get(_statistics(model, zeros, jax.device_put(images, place)))
+        for images in pictures
+    ]
+    return combined([1 / (SHARE * len(parts))] * len(parts), parts)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -29,13 +29,13 @@ class MixedStart(RunStart):
     def __init__(
         self, path: Path, config: ConfigDict, tokenizer: Tokenizer, variables: Mapping[str, Any]
     ):
-        self.path, self.config, self._variables = path, config, variables
+        self.path, self.config, self.variables = path, config, variables
         self.__dict__.update(tokenizer=tokenizer, step=0)  # known, where a run's are looked for
 
     def restore(
         self, model: CLIP, mesh: Mesh, step: int | None = None
     ) -> tuple[int, dict[str, Any], Head | None]:
-        return 0, jax.device_put(dict(self._variables), copied_over(mesh)), None
+        return 0, jax.device_put(dict(self.variables), copied_over(mesh)), None
 
 
 def common_tokenizer(a: Start, b: Start) -> Tokenizer:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.pictures import Pictures
 
-from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import batch_statistics
 from cleanclip_jax.measure.batch_statistics import drawn_pictures, fresh_statistics
@@ -14,17 +14,18 @@ from cleanclip_jax.measure.features import Reading
 from cleanclip_jax.models.clip import build
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.model import shapes_of
-from cleanclip_jax.views.decode import BadRecord
+from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.normalise import normalise
 
 
-def test_they_are_the_pictures_mean_and_unbiased_variance(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.slow
+def test_they_are_the_pictures_mean_and_unbiased_variance(tokenizer: Tokenizer):
     """Of the stem, whose statistics can be had without the model; the old ones play no part."""
     model = build("RN-test", image_size=32, bn_frozen=True)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes_of(model))
-    encoder = Encoder(model, variables, None, make_mesh(1))
-    pictures = [rng.integers(256, size=(n, 32, 32, 3), dtype=np.uint8) for n in (3, 3)]
+    encoder = Encoder(model, variables, tokenizer, make_mesh(1))
+    pictures = rng.integers(256, size=(2, 3, 32, 32, 3), dtype=np.uint8)
     statistics = fresh_statistics(encoder, pictures)
     kernel, norm = variables["params"]["visual"]["conv1"]["kernel"], statistics["visual"]["bn1"]
     out = np.stack(
@@ -43,33 +44,30 @@ def test_they_are_the_pictures_mean_and_unbiased_variance(monkeypatch: pytest.Mo
     np.testing.assert_allclose(norm["var"], out.var((1, 2, 3), ddof=1).mean(0), rtol=1e-4)
     for x, y in zip(*map(jax.tree.leaves, (statistics, variables["batch_stats"])), strict=True):
         assert x.shape == y.shape and x.dtype == y.dtype and np.isfinite(x).all()
-    monkeypatch.setattr(
-        batch_statistics, "_statistics", lambda model, variables, images: parts[len(images)]
-    )
-    parts = {3: {"m": np.full(2, 0.1, np.float32)}, 1: {"m": np.full(2, 0.5, np.float32)}}
-    mixed = fresh_statistics(encoder, [pictures[0], pictures[1][:1]])
-    np.testing.assert_allclose(mixed["m"], 2.0, rtol=1e-6)  # (3 · 1 + 1 · 5) / 4
+
+
+def test_batches_count_alike(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    parts = iter([{"m": np.full(2, x, np.float32)} for x in (0.1, 0.5)])
+    monkeypatch.setattr(batch_statistics, "_statistics", lambda *_: next(parts))
+    pictures, variables = np.zeros((2, 3, 4, 4, 3), np.uint8), {"params": {}, "batch_stats": {}}
+    encoder = Encoder(build("ViT-test"), variables, tokenizer, make_mesh(1))
+    assert fresh_statistics(encoder, pictures) == {}
+    variables["batch_stats"] = {"m": np.ones(2)}
+    # A step takes a tenth of each.
+    np.testing.assert_allclose(fresh_statistics(encoder, pictures)["m"], 3.0, rtol=1e-6)
 
 
 def test_the_seed_draws_whole_batches_of_pictures(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batch_statistics, "BATCH", 4)
-    source = open_source({"kind": "digits", "split": "test"})
+    source = Pictures([f"picture {i}" for i in range(30)], missing=[7])
 
-    def drawn(count: int, seed: int = 0) -> list[np.ndarray]:
-        return drawn_pictures(source, count, seed, 8, Reading(4))
+    def drawn(count: int, seed: int = 0, share: float = 0.5) -> np.ndarray:
+        return drawn_pictures(source, count, seed, 8, Reading(9, max_bad_share=share))
 
-    assert [len(images) for images in drawn(11)] == [4, 4] and len(drawn(3)[0]) == 3
-    same, other = drawn(8), drawn(8, 1)
-    assert (np.concatenate(same) == np.concatenate(drawn(11))).all()
-    assert (np.concatenate(same) != np.concatenate(other)).any()
-    monkeypatch.setattr(batch_statistics, "BATCH", 256)
-    everything = np.concatenate(drawn(10_000))
-    assert len(everything) == 256  # of the test's 400
-
-    class Broken(type(source)):
-        def __getitem__(self, index: int):
-            raise BadRecord("it is missing")
-
-    source.__class__ = Broken
-    with pytest.raises(UserError, match="256 of 256 pictures for the running statistics are"):
-        drawn(300)
+    shapes = [drawn(count).shape[:2] for count in (3, 10, 11, 100)]
+    assert shapes == [(1, 3), (2, 4), (2, 4), (7, 4)]  # of 29 that can be read
+    first = drawn(8)
+    assert (first == drawn(11)[:2]).all() and (first != drawn(8, seed=1)).any()
+    assert len({picture.tobytes() for batch in drawn(100) for picture in batch}) == 28
+    with pytest.raises(UserError, match="1 of 30 pictures for the running statistics are unread"):
+        drawn(100, share=0.01)
