@@ -120,6 +120,7 @@ def test_the_ends_have_the_models_figures(models, tmp_path):
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     # Pictures are drawn of the one that has its weights.
     assert cli.main(["report", str(folder), "--pictures=1"]) == 0
+    assert cli.main(["convert", str(folder / "runs/alpha=0.5"), str(tmp_path / "mixed.pt")]) == 0
 
 
 def resnets(folder: Path, models: tuple[Path, Path]) -> tuple[Path, Path]:

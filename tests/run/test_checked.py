@@ -8,11 +8,18 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.plan import Plan
+from cleanclip_jax.config import from_json, load
+from cleanclip_jax.data.scores import write_scores
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.build import build
-from cleanclip_jax.run.checked import check_run
-from cleanclip_jax.run.settings import claim
+from cleanclip_jax.run.checked import check_run, open_pairs, poison_plan
+from cleanclip_jax.run.settings import claim, resolve
+from cleanclip_jax.run.state import make_objective
 from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.workdir import Workdir
 
@@ -123,3 +130,36 @@ def test_a_changed_start_is_the_runs_own_and_needs_one(tmp_path: Path):
     config.start = None
     with pytest.raises(UserError, match=r"config.start_change is of a start: set config.start"):
         check_run(config, workdir)
+
+
+def test_poison_is_left_in_the_cleaning_set(tmp_path: Path):
+    """As many as are set, those that a filter by scores lets by, or those of the start's plan."""
+    config, start = load("configs/cleanclip.py"), GOLDEN / "poisoned"
+    begun_with = from_json(start / "config.json")
+    digits = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
+
+    def left(data: dict[str, Any], attack: dict[str, Any]) -> np.ndarray:
+        """The ids of the poisons that a run on that data sees."""
+        with config.unlocked(), config.ignore_type():
+            config.start, config.mesh.data = str(start), 1
+            config.data.train, config.attack = ConfigDict(data), ConfigDict(attack)
+        workdir, resolved = Workdir(tmp_path / "run"), resolve(config)
+        source = open_pairs(resolved, make_objective(resolved))
+        plan = poison_plan(resolved, workdir, source)
+        assert plan is not None and resolved.evaluation.attack.trigger.size == 4
+        return source.ids()[plan.index]
+
+    attack = {**begun_with.attack.to_dict(), "count": 5}
+    five = left(digits, attack)
+    assert len(five) == 5
+    source, ids = open_source(digits), np.arange(1397)
+    scores = np.isin(ids, five[:3]) * 1.0 - np.isin(ids, five[3:])
+    write_scores(tmp_path / "scores.csv", ids, scores, source.fingerprint)
+    keep = {"scores": str(tmp_path / "scores.csv"), "share": 0.9}
+    assert left({**digits, "keep": keep}, attack).tolist() == five[3:].tolist()
+    manifest = start / "poison.parquet"
+    poisons = Plan.load(manifest).index
+    some = np.concatenate([poisons[:5], np.setdiff1d(ids, poisons)[:200]])
+    write_ids(tmp_path / "some.csv", some, source.fingerprint)
+    part = left({**digits, "keep": str(tmp_path / "some.csv")}, {"manifest": str(manifest)})
+    assert part.tolist() == poisons[:5].tolist()
