@@ -135,8 +135,8 @@ def read_columns(path: str | Path, source: Source, columns: Sequence[str]) -> pa
     path = local(path)
     with refusing(path, "check the path", OSError):
         data = read_bytes(path)
-    # A missing column is a KeyError.
-    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError)
+    # A missing column is a KeyError, some of what is wrong in a parquet file an OSError.
+    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError, OSError)
     form = (
         f"it has {' and '.join(f'a column {name!r}' for name in columns)} and the dataset's "
         "'fingerprint' (docs/data.md)"
@@ -157,6 +157,7 @@ def read_columns(path: str | Path, source: Source, columns: Sequence[str]) -> pa
             )
         else:
             raise UserError(f"{path}: {columns[-1]}s are read from {', '.join(_ENDINGS)}")
+        table.validate(full=True)
     root, ids = source.root(), table["id"]
     if fingerprints and fingerprints != {root.fingerprint}:
         others = ", ".join(str(other)[:12] for other in sorted(fingerprints, key=str))

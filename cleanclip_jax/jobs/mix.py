@@ -175,7 +175,7 @@ class Mix:
             before = workdir.read_json(MIX)
             for key, now in self.facts.items():
                 then = before[key]
-                if (now or {}).get("digest", now) != (then or {}).get("digest", then):
+                if _identity(now) != _identity(then):
                     raise UserError(
                         f"{workdir} is another mix's: its '{key}' is {then}, and this is {now}; "
                         "name another folder"
@@ -228,6 +228,11 @@ class Mix:
             self.tokenizer.save(workdir / TOKENIZER)
             if self.origin is not None:
                 self.origin.save(workdir.path)
+
+
+def _identity(fact: Mapping[str, Any] | None) -> Any:
+    """What tells a model, wherever it lies, or the statistics' pictures."""
+    return (fact or {}).get("digest") or fact
 
 
 def _hidden(path: Path) -> bool:
