@@ -18,6 +18,7 @@ JOBS = {
     "evaluate": "measure a run: clean accuracy, attack success and the other figures",
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
+    "mix": "measure the models between two, and beyond them: their weights, mixed",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
 }
 

@@ -77,6 +77,9 @@ KEYS: Registry[Key] = Registry(
         "start_key": text(
             None, "where in a PyTorch checkpoint the state dict lies, in place of the usual keys"
         ),
+        "start_change.shrink": number(1.0, "the start's parameters times so much", 0, 1),
+        "start_change.perturb": number(0.0, "and so much of fresh ones added", most=1e6),
+        "start_change.logit_scale": flag(False, "logit_scale too, as in the original"),
         "model.variant": Key(
             None,
             "a name, or a dictionary of numbers",

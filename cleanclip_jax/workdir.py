@@ -31,6 +31,7 @@ OWNER = "owner.json"  # who trains there now
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
 SUSPECTS = "suspects.parquet"  # ids of the pairs that the run does not trust
+MIX = "mix.json"  # the two models whose weights are mixed there
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 # What readers rely on of each file, in the words of `files.parse_json`.
@@ -44,8 +45,13 @@ _LEFT_OUT = ("unreadable?", "without_caption?", "empty_captions?")
 _RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captions": int}
 _RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
+_DRAWN = {"fingerprint": str, "pictures": int, "seed": int}
 SHAPES = {
-    INPUTS: {"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
+    MIX: {"from": _START, "to": _START, "statistics": (_DRAWN, None), "alpha?": float},
+    INPUTS: {
+        **{"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
+        "files?": {str: {"path": str, "digest": str}},
+    },
     HEAD: {"classes": [str], "normalised": bool},
     STARTS: {"time": float, "command": str, "device": str, "devices": int},
     METRICS: {"step": int, str: (float, {"nan", "inf", "-inf"})},

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float64, Int64, Real
 from cleanclip_jax.data.paths import local, read_bytes
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.files import write_whole
+from cleanclip_jax.parquet import read_table
 from cleanclip_jax.record import Source
 from cleanclip_jax.shapes import load_json
 
@@ -135,8 +136,8 @@ def read_columns(path: str | Path, source: Source, columns: Sequence[str]) -> pa
     path = local(path)
     with refusing(path, "check the path", OSError):
         data = read_bytes(path)
-    # A missing column is a KeyError.
-    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError)
+    # A missing column is a KeyError, some of what is wrong in a parquet file an OSError.
+    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError, OSError)
     form = (
         f"it has {' and '.join(f'a column {name!r}' for name in columns)} and the dataset's "
         "'fingerprint' (docs/data.md)"
@@ -147,7 +148,7 @@ def read_columns(path: str | Path, source: Source, columns: Sequence[str]) -> pa
             table = pa.table({name: pa.array(content[f"{name}s"]) for name in columns})
             fingerprints = {content["fingerprint"]}
         elif path.endswith((".csv", ".parquet")):
-            reader = pq.read_table if path.endswith(".parquet") else pa_csv.read_csv
+            reader = read_table if path.endswith(".parquet") else pa_csv.read_csv
             whole = reader(io.BytesIO(data))
             table, metadata = whole.select(list(columns)), whole.schema.metadata or {}
             fingerprints = (
@@ -157,6 +158,7 @@ def read_columns(path: str | Path, source: Source, columns: Sequence[str]) -> pa
             )
         else:
             raise UserError(f"{path}: {columns[-1]}s are read from {', '.join(_ENDINGS)}")
+        table.validate(full=True)
     root, ids = source.root(), table["id"]
     if fingerprints and fingerprints != {root.fingerprint}:
         others = ", ".join(str(other)[:12] for other in sorted(fingerprints, key=str))

@@ -1,6 +1,6 @@
 """Where pairs come from: a source by the name of its kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def open_source(config: Any) -> Source:
 
 
 def _filtered(
-    source: Source, keep: str | Path | None = None, skip: str | Path | None = None
+    source: Source,
+    keep: str | Path | Mapping[str, Any] | None = None,
+    skip: str | Path | None = None,
 ) -> Source:
     if keep is None and skip is None:
         return source

@@ -1,26 +1,26 @@
-"""Parts of a source: records named by their ids, or those that have a class."""
+"""Parts of a source: records named by their ids or scores, or those that have a class."""
 
 import hashlib
-import io
-import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from cleanclip_jax.data.paths import local, read_bytes
-from cleanclip_jax.errors import UserError, refusing
-from cleanclip_jax.files import write_whole
-from cleanclip_jax.parquet import read_table
+from cleanclip_jax.data.scores import keep_lowest, read_columns, write_columns
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import REQUIRED, choice, share, take, text
 from cleanclip_jax.record import Record, Source, fingerprint_of
-from cleanclip_jax.shapes import load_json
 
-_ENDINGS = (".parquet", ".csv", ".json")
+# The keys of a source's `keep`, where it is no file of ids.
+KEEP = {
+    "scores": text(REQUIRED, "a file of scores, higher for more suspicious"),
+    "share": replace(share(1.0, "of the scores, the lowest, that stay", "<"), default=REQUIRED),
+    "unscored": choice("drop", "drop | keep", "the records without a score"),
+}
 
 
 class Subset(Source):
@@ -103,81 +103,54 @@ def labelled(source: Source) -> Subset:
     return part if whole is source else Subset(part, source.ids())
 
 
-def select(source: Source, keep: str | Path | None, skip: str | Path | None) -> Source:
+def select(
+    source: Source,
+    keep: str | Path | Mapping[str, Any] | None,
+    skip: str | Path | None,
+) -> Source:
     """The records that `keep` names, all if None, but for those that `skip` names.
 
     Args:
-      keep, skip: files of ids, as `read_ids` takes them.
+      keep: a file of ids, as `read_ids` takes it; or `KEEP`'s keys, for the lowest scores.
+      skip: a file of ids.
     """
     if keep is None and skip is None:
         return source
-    ids = source.ids() if keep is None else read_ids(keep, source)
+    if isinstance(keep, Mapping):
+        keys = take("config.data.keep", keep, KEEP)
+        ids = keep_lowest(source, keys["scores"], keys["share"], keys["unscored"])
+    else:
+        ids = source.ids() if keep is None else read_ids(keep, source)
     return Subset(source, ids if skip is None else np.setdiff1d(ids, read_ids(skip, source)))
 
 
+def filter_files(config: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The files that a source's config, or that of a mixture's parts, is filtered by, by key.
+
+    Args:
+      where: the key of the config.
+    """
+    files: dict[str, str] = {}
+    if config.get("kind") == "mixture":
+        for name, part in config["sources"].items():
+            files |= filter_files(part, f"{where}.sources.{name}")
+    for key in ("keep", "skip"):
+        if isinstance(given := config.get(key), Mapping):
+            files[f"{where}.{key}.scores"] = str(given["scores"])
+        elif given is not None:
+            files[f"{where}.{key}"] = str(given)
+    return files
+
+
 def write_ids(path: str | Path, ids: Int64[np.ndarray, " n"], fingerprint: str) -> None:
-    """Writes ids of records as parquet, CSV or JSON, by the file's ending: see `read_ids`.
+    """Writes ids of records as parquet, CSV or JSON, by the file's ending (data.scores).
 
     Args:
       fingerprint: of the whole dataset that has the ids: `source.root().fingerprint`.
     """
-    path, stream = Path(path), io.BytesIO()
-    ids = np.asarray(ids, np.int64)
-    match path.suffix:
-        case ".json":
-            stream.write(json.dumps({"fingerprint": fingerprint, "ids": ids.tolist()}).encode())
-        case ".csv":
-            columns = {"id": ids, "fingerprint": [fingerprint] * len(ids)}
-            pa_csv.write_csv(pa.table(columns), stream)
-        case ".parquet":
-            table = pa.table({"id": ids}).replace_schema_metadata({"fingerprint": fingerprint})
-            pq.write_table(table, stream)
-        case _:
-            raise UserError(f"{path}: ids are written to {', '.join(_ENDINGS)}")
-    write_whole(path, stream.getvalue())
+    write_columns(path, {"id": np.asarray(ids, np.int64)}, fingerprint)
 
 
 def read_ids(path: str | Path, source: Source) -> Int64[np.ndarray, " n"]:
-    """Ids from a file that was made for `source`'s whole dataset.
-
-    A parquet file or CSV with a column `id` and the dataset's fingerprint, in a column
-    `fingerprint` or (parquet) in the metadata; or JSON, {"fingerprint": ..., "ids": [...]}. Other
-    columns, such as scores, may be there.
-    """
-    path = local(path)
-    with refusing(path, "check the path", OSError):
-        data = read_bytes(path)
-    # A missing column is a KeyError.
-    broken = (pa.ArrowException, ArithmeticError, ValueError, KeyError, TypeError)
-    form = "it has a column 'id' and the dataset's 'fingerprint' (docs/data.md)"
-    with refusing(f"{path}: no file of ids", form, *broken):
-        if path.endswith(".json"):
-            content = load_json(data)
-            ids, fingerprints = pa.array(content["ids"]), {content["fingerprint"]}
-        elif path.endswith((".csv", ".parquet")):
-            reader = read_table if path.endswith(".parquet") else pa_csv.read_csv
-            table = reader(io.BytesIO(data))
-            ids, metadata = table["id"], table.schema.metadata or {}
-            fingerprints = (
-                {metadata[b"fingerprint"].decode()}
-                if b"fingerprint" in metadata
-                else {*table["fingerprint"].unique().to_pylist()}
-            )
-        else:
-            raise UserError(f"{path}: ids are read from {', '.join(_ENDINGS)}")
-    root = source.root()
-    if fingerprints and fingerprints != {root.fingerprint}:
-        others = ", ".join(str(other)[:12] for other in sorted(fingerprints, key=str))
-        raise UserError(
-            f"{path}: its ids are of the dataset {others}, and this is {root.fingerprint[:12]}: "
-            "make the file for this dataset"
-        )
-    if len(ids) and (not pa.types.is_integer(ids.type) or ids.null_count):
-        raise UserError(f"{path}: its ids are {ids.type} or missing: give whole numbers")
-    numbers = np.asarray(ids.to_numpy(zero_copy_only=False), np.int64)
-    outside = numbers[(numbers < 0) | (numbers >= len(root))]
-    if len(outside):
-        raise UserError(
-            f"{path}: id {outside[0]} is outside the dataset, whose ids are 0 to {len(root) - 1}"
-        )
-    return numbers
+    """Ids from a file (data.scores) that was made for `source`'s whole dataset."""
+    return read_columns(path, source, ("id",))["id"].to_numpy()

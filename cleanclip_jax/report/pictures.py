@@ -22,7 +22,7 @@ from cleanclip_jax.report.runs import Run
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.views.geometry import GEOMETRY
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, Workdir
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, MANIFEST, MIX, Workdir
 
 POISONS = 6  # on the contact sheet
 PROJECTED = 300  # pictures, where no projection lies in a workdir
@@ -42,6 +42,8 @@ def load_models(runs: Mapping[str, Run]) -> dict[str, Loaded]:
     """The runs' models, at the steps that were measured, or the newest where those are gone."""
     models = {}
     for name, run in runs.items():
+        if run.newest is None and run.workdir.has(MIX):
+            continue  # of mixtures those alone that --save named have weights
         config = run.config.copy_and_resolve_references()
         with config.unlocked(), config.ignore_type():
             # What `evaluate` was given may be other than the run's.

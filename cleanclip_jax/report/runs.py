@@ -13,7 +13,7 @@ from cleanclip_jax.config import defaults, flatten, from_json
 from cleanclip_jax.errors import UserError, printable
 from cleanclip_jax.report.sweeps import LIMITS, SHAPE, SWEEP, Sweep
 from cleanclip_jax.report.tables import FIGURES, Frame, table_of, values_of, with_prefix
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, Workdir, workdir_path
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, EVALUATION, MIX, Workdir, workdir_path
 
 MOST_MODELS = 4  # that are loaded and drawn
 
@@ -39,6 +39,8 @@ class Run:
     @property
     def method(self) -> str:
         """What kind of training it was, in words."""
+        if self.workdir.has(MIX):
+            return "weights of two models, mixed"
         o, poisoned = self.config.objective, self.config.attack is not None
         if o.classification:
             head_alone = self.config.train.trainable == "head"
@@ -228,6 +230,11 @@ def _read_sweep(gathered: Gathered, folder: Path, prefix: str) -> None:
     if not rows:
         raise UserError(f"{folder}: no run of this sweep is measured")
     sweep = gathered.sweeps[folder] = Sweep(content["over"], rows)
+    if Workdir(folder).has(MIX):
+        gathered.notes.append(
+            f"{folder}: pictures are drawn of a mixture whose weights were saved: the command "
+            "again, with --save"
+        )
     if "command" in content:
         gathered.commands[folder] = content["command"]
     only = sweep.names[sweep.along] if sweep.along else folder.name

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,7 +25,7 @@ from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
-from cleanclip_jax.sharding import check_batch, make_mesh
+from cleanclip_jax.sharding import check_batch, make_mesh, place_state
 from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import MANIFEST, SUSPECTS, TOKENIZER, Workdir, workdir_path
@@ -71,9 +72,17 @@ class Checked:
 
     def weights(self) -> Mapping[str, Any]:
         """The variables that it begins with: fresh by its seed, or its start's."""
+        key, change = jax.random.key(self.config.seed), self.config.start_change
         if self.start is None:
-            return init(self.model, jax.random.key(self.config.seed))
-        return self.start.restore(self.model, self.mesh)[1]
+            return init(self.model, key)
+        variables = self.start.restore(self.model, self.mesh)[1]
+        if (change.shrink, change.perturb) == (1, 0):
+            return variables
+        from cleanclip_jax.start.combine import shrink_and_perturb
+
+        # Another key than that of fresh towers: the start may have begun with those.
+        fresh = place_state(self.mesh, init(self.model, jax.random.fold_in(key, 2)))
+        return jax.jit(partial(shrink_and_perturb, **change.to_dict()))(variables, fresh)
 
 
 def check_run(config: ConfigDict, workdir: Workdir) -> Checked:

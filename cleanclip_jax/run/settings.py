@@ -80,6 +80,11 @@ def resolve(
     if begun is None:
         begun = workdir is not None and has_begun(workdir)
     with config.unlocked(), config.ignore_type():
+        if config.start is None and (config.start_change.shrink, config.start_change.perturb) != (
+            1,
+            0,
+        ):
+            raise UserError("config.start_change is of a start: set config.start, or leave it out")
         if config.start is not None:
             if begun and workdir is not None:
                 inherited = from_json(workdir / CONFIG)
@@ -178,6 +183,20 @@ def inputs_of(source: Source) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint, "pairs": len(source)}
 
 
+def _files_of(config: ConfigDict) -> dict[str, Any]:
+    """What inputs.json says of the files of ids and scores that the data are filtered by."""
+    data = config.data.train.to_dict()
+    if data.get("kind") != "mixture" and not {"keep", "skip"} & data.keys():
+        return {}
+    from cleanclip_jax.data.paths import digests, local
+    from cleanclip_jax.data.subset import filter_files
+
+    files = filter_files(data, "data.train")
+    paths = [local(path) for path in files.values()]
+    facts = [{"path": p, "digest": d} for p, d in zip(paths, digests(paths), strict=True)]
+    return {"files": dict(zip(files, facts, strict=True))} if files else {}
+
+
 def check_workdir(
     config: ConfigDict, workdir: Workdir, source: Source, begun: bool | None = None
 ) -> None:
@@ -259,7 +278,8 @@ def claim(
     workdir.write(CONFIG, to_json(config))
     if not begun:
         identity = None if start is None else start.identity
-        workdir.write_json(INPUTS, {"data": inputs_of(source), "start": identity})
+        inputs = {"data": inputs_of(source), "start": identity, **_files_of(config)}
+        workdir.write_json(INPUTS, inputs)
     if not workdir.has(TOKENIZER):
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not workdir.has(MANIFEST):

@@ -17,14 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import hostile
+from helpers.pictures import Pictures
 from helpers.torch_files import random_values
 from helpers.variants import VIT
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import flatten, from_json
+from cleanclip_jax.data.scores import read_scores, write_scores
 from cleanclip_jax.data.shards.arrayrecord import open_arrayrecord
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.captions import open_captioned
@@ -38,7 +41,7 @@ from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 from cleanclip_jax.start.torch.origin import load_origin
 from cleanclip_jax.text.classes import read_classes
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.workdir import INPUTS, Workdir
+from cleanclip_jax.workdir import INPUTS, MIX, Workdir
 
 WORKDIRS = Path(__file__).parents[1] / "golden" / "workdirs"
 MEMORY, SECONDS = 2 << 30, 60.0
@@ -67,6 +70,9 @@ CLASSES = {"imagenet": {"classes": ["a", "b"], "templates": ["a {}."]}, "x": {"c
 COCO = {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]}
 COCO |= {"annotations": [{"image_id": 1, "caption": "a"}, {"image_id": 2, "caption": "b"}]}
 SPLIT = {"split": "test", "filename": "a.jpg", "filepath": "x", "sentences": [{"raw": "a"}]}
+PAIRS = Pictures([f"picture {i}" for i in range(8)])
+MIXED = {"from": {"path": "a", "step": 2, "digest": "0"}, "to": {"path": "b", "digest": "1"}}
+MIXED |= {"statistics": {"fingerprint": "0", "pictures": 9, "seed": 0}, "alpha": 0.5}
 DIGESTS = {"files": {"model/a": {"bytes": 3, "sha256": ["0" * 64]}}}
 
 
@@ -135,6 +141,20 @@ def rows_file(rng: random.Random, folder: Path) -> None:
     (folder / name).write_bytes(hostile.changed_lines(rng, content))
 
 
+def scores_file(rng: random.Random, folder: Path) -> None:
+    """Scores with their bytes changed, in any of the three forms."""
+    path = folder / "scores.parquet"
+    for old in folder.iterdir():
+        old.unlink()
+    if (ending := rng.choice(("parquet", "csv", "json"))) == "json":
+        content = {"fingerprint": PAIRS.fingerprint, "ids": [0, 3, 1], "scores": [0.5, 1, -2.0]}
+        path.with_suffix(".json").write_bytes(hostile.changed_text(rng, content))
+        return
+    path = path.with_suffix(f".{ending}")
+    write_scores(path, np.arange(8), np.arange(8) / 7, PAIRS.fingerprint)
+    path.write_bytes(hostile.changed_bytes(rng, path.read_bytes()))
+
+
 HEADER, DATA = hostile.safetensors(TENSORS)
 HF_HEADER, HF_DATA = hostile.safetensors(HUGGING)
 INDEX = {"metadata": {"total_size": 9}, "weight_map": dict.fromkeys(HUGGING, "part.safetensors")}
@@ -194,6 +214,16 @@ KINDS: dict[str, tuple[Write, Write, Read]] = {
         nothing,
         in_json("inputs.json", golden("measured/inputs.json")),
         lambda folder: Workdir(folder).read_json(INPUTS),
+    ),
+    "scores": (
+        nothing,
+        scores_file,
+        lambda folder: read_scores(next(folder.glob("scores.*")), PAIRS),
+    ),
+    "mix.json": (
+        nothing,
+        in_json("mix.json", MIXED),
+        lambda folder: Workdir(folder).read_json(MIX),
     ),
     "head.json": (
         nothing,

@@ -27,7 +27,8 @@ SMALL = {
     "train.checkpoint_every": 100,
     # Nothing of this may depend on how many processes there are: pictures in device memory,
     # triggers put on there, and captions cut to what the longest of all processes needs.
-    # AutoAugment, which takes its time to compile, is held against several devices in test_device_autoaugment.py.
+    # AutoAugment, which takes its time to compile, is held against several devices in
+    # test_device_autoaugment.py.
     "views.on": "device",
     "views.image": "none",
     "data.resident": True,

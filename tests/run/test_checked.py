@@ -3,15 +3,28 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers.small_run import small_config
+from ml_collections import ConfigDict
 
+from cleanclip_jax.attacks.plan import Plan
+from cleanclip_jax.config import from_json, load
+from cleanclip_jax.data.scores import write_scores
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.build import build
-from cleanclip_jax.run.checked import check_run
+from cleanclip_jax.run.checked import check_run, open_pairs, poison_plan
+from cleanclip_jax.run.settings import claim, resolve
+from cleanclip_jax.run.state import make_objective
+from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.workdir import Workdir
+
+GOLDEN = Path(__file__).parents[1] / "golden/workdirs"
 
 
 @pytest.mark.parametrize(
@@ -121,3 +134,84 @@ def test_a_start_without_a_part_or_of_another_size_is_refused(
     with pytest.raises(UserError, match=message) as error, build(config, tmp_path / "run"):
         pass
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_start_is_shrunk_and_perturbed_by_the_runs_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def init(model: Any, key: jax.Array) -> Any:
+        value = float(jax.random.uniform(key))  # of the key, and nothing to compile
+        return jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes_of(model))
+
+    monkeypatch.setattr("cleanclip_jax.run.checked.init", init)
+    config = small_config("cleanclip")
+    config.start = str(GOLDEN / "poisoned")
+    run = check_run(config, Workdir(tmp_path / "run"))
+
+    def begun_with(**keys: Any) -> dict[str, Any]:
+        run.config.update_from_flattened_dict(keys)
+        return jax.device_get(dict(run.weights()))["params"]
+
+    start = begun_with()
+    one = begun_with(**{"start_change.shrink": 0.5, "start_change.perturb": 0.1})
+    other = begun_with(**{"seed": 1, "start_change.logit_scale": True})
+    assert one["logit_scale"] == start["logit_scale"]
+    fresh = float(
+        10 * np.mean(jax.tree.leaves(one["text"])[0] - 0.5 * jax.tree.leaves(start["text"])[0])
+    )
+    plain = float(jax.random.uniform(jax.random.key(0)))
+    assert 0 < fresh < 1 and abs(fresh - plain) > 1e-3  # not what a fresh run of the seed has
+    for x, y, z in zip(*(jax.tree.leaves(w["visual"]) for w in (start, one, other)), strict=True):
+        np.testing.assert_allclose(y, 0.5 * x + 0.1 * fresh, atol=1e-5)
+        assert (abs(y - z) > 1e-3).all()
+    assert abs(other["logit_scale"] - 0.5 * start["logit_scale"]) > 1e-3
+
+
+def test_a_changed_start_is_the_runs_own_and_needs_one(tmp_path: Path):
+    config = small_config("cleanclip")
+    config.start = str(GOLDEN / "poisoned")
+    config.start_change.shrink = 0.9
+    workdir = Workdir(tmp_path / "run")
+    run = check_run(config, workdir)
+    claim(run.config, workdir, run.source, run.tokenizer, None, run.start)
+    assert workdir.read_json("config.json")["start_change"]["shrink"] == 0.9
+    check_run(config, workdir)
+    config.start_change.shrink = 0.8
+    with pytest.raises(UserError, match=r"another run: start_change.shrink \(0.9 there, 0.8 now\)"):
+        check_run(config, workdir)
+    config.start = None
+    with pytest.raises(UserError, match=r"config.start_change is of a start: set config.start"):
+        check_run(config, workdir)
+
+
+def test_poison_is_left_in_the_cleaning_set(tmp_path: Path):
+    """As many as are set, those that a filter by scores lets by, or those of the start's plan."""
+    config, start = load("configs/cleanclip.py"), GOLDEN / "poisoned"
+    begun_with = from_json(start / "config.json")
+    digits = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
+
+    def left(data: dict[str, Any], attack: dict[str, Any]) -> np.ndarray:
+        """The ids of the poisons that a run on that data sees."""
+        with config.unlocked(), config.ignore_type():
+            config.start, config.mesh.data = str(start), 1
+            config.data.train, config.attack = ConfigDict(data), ConfigDict(attack)
+        workdir, resolved = Workdir(tmp_path / "run"), resolve(config)
+        source = open_pairs(resolved, make_objective(resolved))
+        plan = poison_plan(resolved, workdir, source)
+        assert plan is not None and resolved.evaluation.attack.trigger.size == 4
+        return source.ids()[plan.index]
+
+    attack = {**begun_with.attack.to_dict(), "count": 5}
+    five = left(digits, attack)
+    assert len(five) == 5
+    source, ids = open_source(digits), np.arange(1397)
+    scores = np.isin(ids, five[:3]) * 1.0 - np.isin(ids, five[3:])
+    write_scores(tmp_path / "scores.csv", ids, scores, source.fingerprint)
+    keep = {"scores": str(tmp_path / "scores.csv"), "share": 0.9}
+    assert left({**digits, "keep": keep}, attack).tolist() == five[3:].tolist()
+    manifest = start / "poison.parquet"
+    poisons = Plan.load(manifest).index
+    some = np.concatenate([poisons[:5], np.setdiff1d(ids, poisons)[:200]])
+    write_ids(tmp_path / "some.csv", some, source.fingerprint)
+    part = left({**digits, "keep": str(tmp_path / "some.csv")}, {"manifest": str(manifest)})
+    assert part.tolist() == poisons[:5].tolist()

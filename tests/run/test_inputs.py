@@ -1,7 +1,10 @@
 """What a run was begun with: written down, and held to."""
 
+import hashlib
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.small_run import small_config, train, trained
@@ -9,12 +12,14 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import load
+from cleanclip_jax.data.scores import write_scores
 from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.run.settings import check_workdir, claim, resolve
 from cleanclip_jax.text.tokenizer import Tokenizer
-from cleanclip_jax.workdir import MANIFEST, SUSPECTS, Workdir
+from cleanclip_jax.workdir import INPUTS, MANIFEST, SUSPECTS, Workdir
 
 
 def test_a_run_goes_on_with_the_pairs_it_began_with(tmp_path):
@@ -63,3 +68,38 @@ def test_a_run_keeps_its_suspects(tmp_path):
     config.data.suspects.manifest = None
     with pytest.raises(UserError, match="takes a manifest, or scores"):
         train(config, tmp_path / "run")
+
+
+def test_the_files_that_data_are_filtered_by_are_written_down(tmp_path: Path):
+    digits = {"kind": "digits", "split": "train"}
+    ids = np.arange(1397)
+    source = open_source(digits)
+    scores, skip = tmp_path / "scores.parquet", tmp_path / "skip.csv"
+    write_scores(scores, ids, ids % 7, source.fingerprint)
+    write_ids(skip, ids[:9], source.fingerprint)
+    keep = {"scores": str(scores), "share": 0.5}
+    filtered = {**digits, "keep": keep, "skip": str(skip)}
+    tokenizer = Tokenizer.train(["a handwritten seven."], 300, 12)
+    config = small_config()
+    for i, (data, prefix) in enumerate(
+        (
+            (filtered, ""),
+            ({"kind": "mixture", "sources": {"a": filtered, "b": digits}}, ".sources.a"),
+        )
+    ):
+        with config.unlocked(), config.ignore_type():
+            config.data.train = ConfigDict(data)
+        workdir, part = Workdir(tmp_path / f"{i}"), open_source(data)
+        claim(resolve(config), workdir, part, tokenizer, None, None)
+        files = workdir.read_json(INPUTS)["files"]
+        assert files == {
+            f"data.train{prefix}.{key}": {
+                "path": str(file),
+                "digest": hashlib.sha256(file.read_bytes()).hexdigest(),
+            }
+            for key, file in (("keep.scores", scores), ("skip", skip))
+        }
+    # The same choice in another file is the same run; another choice is not.
+    write_scores(scores, ids, -(ids % 7), source.fingerprint)
+    with pytest.raises(UserError, match="was begun with other pairs"):
+        check_workdir(resolve(config), workdir, open_source(data))
