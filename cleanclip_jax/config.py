@@ -130,9 +130,10 @@ def override(config: ConfigDict, name: str, given: str) -> None:
     """Sets `config.name` from a command line's text, read as the key's type says."""
     key, table = KEYS.get(name), _table_of(name)
     if table is not None:
-        key = keys_of(table).get(name.removeprefix(f"{table}."))
-        if table.endswith("attack") and key is None and ".trigger." not in name:
-            raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
+        below = keys_of(table)
+        key = below.get(name.removeprefix(f"{table}."))
+        if below and key is None and ".trigger." not in name:
+            raise unknown("config", name, [f"{table}.{each}" for each in below])
     else:
         key = _find(name)
     where = f"config.{name}"
@@ -191,18 +192,18 @@ def _check_values(config: ConfigDict) -> None:
         if value is not node[last]:
             with node.ignore_type():
                 node[last] = value
-    for table in ("attack", "evaluation.attack"):
-        _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+    _check_table("attack", config.attack)
+    _check_table("evaluation.attack", config.evaluation.attack)
+    _check_table("patch", config.patch)
 
 
-def _check_attack(table: str, attack: ConfigDict | None) -> None:
-    if attack is None or (table == "attack" and attack.get("manifest") is not None):
+def _check_table(table: str, given: ConfigDict | None) -> None:
+    if given is None or (table == "attack" and given.get("manifest") is not None):
         return
-    # What is measured may leave the target to config.evaluation.target.
     keys = keys_of(table)
-    if table != "attack":
+    if table == "evaluation.attack":  # it may leave the target to config.evaluation.target
         keys["target"] = replace(keys["target"], default=None)
-    take(f"config.{table}", dict(attack.items()), keys)
+    take(f"config.{table}", dict(given.items()), keys)
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
