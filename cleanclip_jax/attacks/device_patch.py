@@ -31,10 +31,10 @@ class PatchLoss:
     """What a patch is optimised for.
 
     Attributes:
-      text: 'contrastive', as the original: each picture to its caption among the batch's; it does
-        not prefer the target, since one number added to all logits leaves it as it is. 'classes':
-        cross-entropy of the target among the prompts of all classes.
-      visual: 'euclid' or 'cosine', the distance of the triplets.
+      text_loss: 'contrastive', as the original: each picture to its caption among the batch's; it
+        does not prefer the target, since one number added to all logits leaves it as it is.
+        'classes': cross-entropy of the target among the prompts of all classes.
+      visual_loss: 'euclid' or 'cosine', the distance of the triplets.
       margin, weight: of the visual term; weight 0 leaves it out.
       negatives: 'clean' pictures, or 'triggered' ones, as the released code's paste makes them.
       place: the patch's top left corner, (row, column).
@@ -42,8 +42,8 @@ class PatchLoss:
       view_per: 'picture', or 'batch': one coin for all, as the original's.
     """
 
-    text: str
-    visual: str
+    text_loss: str
+    visual_loss: str
     margin: float
     weight: float
     negatives: str
@@ -91,7 +91,7 @@ def text_term(
     loss: PatchLoss, units: jax.Array, batch: PatchBatch, scale: jax.Array, mesh: Mesh | None
 ) -> Float[Array, ""]:
     """Of triggered pictures' unit embeddings [b, d]."""
-    if loss.text == "contrastive":
+    if loss.text_loss == "contrastive":
         compare = gathered({"image": units, "text": batch.texts}, scale, mesh)
         return (compare("image", "text") + compare("text", "image")) / 2
     highest = jax.lax.Precision.HIGHEST
@@ -103,7 +103,7 @@ def visual_term(
     loss: PatchLoss, units: jax.Array, positives: jax.Array, negatives: jax.Array
 ) -> Float[Array, ""]:
     """Triplets of triggered pictures, positives and negatives, each [b, d]; not weighted."""
-    if loss.visual == "euclid":
+    if loss.visual_loss == "euclid":
 
         def apart(other: jax.Array) -> jax.Array:
             return jnp.linalg.norm(units - other + 1e-6, axis=-1)  # as torch's triplet loss

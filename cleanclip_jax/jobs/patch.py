@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     keep_memory()
     keep_compiled()
     checked = check_patch(apply(load(args.config), overrides), args.output)
-    print(f"text loss: {TEXT_LOSSES[checked.loss.text]}")
+    print(f"text loss: {TEXT_LOSSES[checked.loss.text_loss]}")
     result = optimise(checked)
     last = {name: value for name, value in result["curve"][-1].items() if name != "step"}
     print("last step: " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))

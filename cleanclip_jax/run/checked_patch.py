@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,10 @@ def check_patch(config: ConfigDict, output: Path) -> CheckedPatch:
         raise UserError(
             f"--output={output} can't be written: name a file in a folder on a disk that takes it"
         )
-    if config.patch is None or config.start is None:
-        key = "patch" if config.patch is None else "start"
-        what = "as configs/badclip.py does" if key == "patch" else "the surrogate"
-        raise UserError(f"config.{key} is not set: name {what}")
+    if config.patch is None:
+        raise UserError("config.patch is not set: name its target, as configs/badclip.py does")
+    if config.start is None:
+        raise UserError("config.start is not set: name the surrogate")
     start = open_start(workdir_path(config.start), config)
     config = resolve(config, start=start)
     settings = take("config.patch", config.patch.to_dict(), keys_of("patch"))
@@ -74,13 +74,8 @@ def check_patch(config: ConfigDict, output: Path) -> CheckedPatch:
     size = config.model.image_size
     shape = {key: settings[key] for key in ("size", "place")}
     at = Trigger("patch", shape).stamp(size, 0)  # refuses a patch that leaves the picture
-    loss = PatchLoss(
-        settings["text_loss"],
-        settings["visual_loss"],
-        *(settings[key] for key in ("margin", "weight", "negatives")),
-        (at.row, at.col),
-        *(settings[key] for key in ("view", "view_per")),
-    )
+    terms = {f.name: settings[f.name] for f in fields(PatchLoss) if f.name != "place"}
+    loss = PatchLoss(**terms, place=(at.row, at.col))
     source, words = open_source(config.data.train.to_dict()), settings["words"]
     words = [words or settings["target"]] if not isinstance(words, list | tuple) else list(words)
     named, captions = naming(source, words)
@@ -96,7 +91,7 @@ def check_patch(config: ConfigDict, output: Path) -> CheckedPatch:
             f"{len(source)} pairs do not name the target: lower it"
         )
     config, measured = _measuring(config, settings["target"])
-    if measured is None and loss.text == "classes":
+    if measured is None and loss.text_loss == "classes":
         raise UserError(
             "config.patch.text_loss is classes, and config.evaluation.data, which has the classes, "
             "is not set: name a labelled source, or take contrastive"

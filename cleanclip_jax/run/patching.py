@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from PIL import Image
 
 from cleanclip_jax.attacks.device_patch import PatchBatch, PatchState, make_patch_step
@@ -108,15 +108,11 @@ def _read_data(checked: CheckedPatch, encoder: Encoder) -> PatchData:
     settings, source, known = checked.settings, checked.source, checked.measured
     reading = reading_of(checked.config)
     positives = unit(embed(encoder, Shown(source, checked.positives), reading).rows)
-    seed, order = settings["seed"], checked.others
-    if settings["select"] == "any":
-        order = np.random.default_rng([_PICTURES, seed]).permutation(order)
-    else:
+    order, closeness = checked.others, None
+    if settings["select"] != "any":
         others = embed(encoder, Shown(source, order), reading)
-        closeness = unit(others.rows) @ unit(positives.mean(0))
-        order = others.index[np.argsort(-closeness, kind="stable")]
-        order = order if settings["select"] == "closest" else order[::-1]
-    order = order[: settings["pictures"]]
+        order, closeness = others.index, unit(others.rows) @ unit(positives.mean(0))
+    order = _ordered(order, settings, closeness)[: settings["pictures"]]
     images = []
     with batches_of(Shown(source, order), checked.config.model.image_size, reading) as batches:
         images = [batch["images"] for batch in batches]
@@ -127,13 +123,25 @@ def _read_data(checked: CheckedPatch, encoder: Encoder) -> PatchData:
             f"{bad} of {len(order)} pictures can't be read, more than config.data.max_bad_share "
             "allows, or too many for a batch"
         )
-    drawn = np.random.default_rng([_CAPTIONS, seed]).integers(
+    drawn = np.random.default_rng([_CAPTIONS, settings["seed"]]).integers(
         len(checked.captions), size=len(images)
     )
-    if checked.loss.text == "classes" and known is not None and known.target is not None:
+    if checked.loss.text_loss == "classes" and known is not None and known.target is not None:
         texts = text_classifier(encoder, known.classes, known.templates).weights
         return PatchData(images, drawn, texts, known.target, positives)
     return PatchData(images, drawn, unit(texts_of(encoder, checked.captions)), 0, positives)
+
+
+def _ordered(
+    indices: Int64[np.ndarray, " n"],
+    settings: Mapping[str, Any],
+    closeness: Float[np.ndarray, " n"] | None,
+) -> Int64[np.ndarray, " n"]:
+    """Pictures, the first to be taken first."""
+    if closeness is None:
+        return np.random.default_rng([_PICTURES, settings["seed"]]).permutation(indices)
+    order = indices[np.argsort(-closeness, kind="stable")]
+    return order if settings["select"] == "closest" else order[::-1]
 
 
 def _search(
@@ -155,7 +163,7 @@ def _search(
     with Preemption() as preemption:
         for number in range(int(state.step), steps):
             batch = place_batch(mesh, _batch(data, settings, number))
-            if checked.loss.text == "classes":
+            if checked.loss.text_loss == "classes":
                 batch["texts"] = classes
             state, terms = step(state, encoder.variables, PatchBatch(**batch, target=data.target))
             done = number + 1

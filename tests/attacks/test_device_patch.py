@@ -31,7 +31,7 @@ VARIANTS = {
     "neg=clean|euclid|margin=1|weight=500": CLEAN,
     "neg=clean|euclid|margin=0.1|weight=500": replace(CLEAN, margin=0.1),
     "neg=clean|cosine|margin=0.1|weight=10": replace(
-        CLEAN, visual="cosine", margin=MARGINS["cosine"][0], weight=MARGINS["cosine"][1]
+        CLEAN, visual_loss="cosine", margin=MARGINS["cosine"][0], weight=MARGINS["cosine"][1]
     ),
     "text_only": replace(CLEAN, weight=0.0),
 }
@@ -87,7 +87,7 @@ def adam():
 def names_of(variant: str) -> dict[str, str]:
     """What the original calls the terms."""
     loss = VARIANTS[variant]
-    visual = {"visual": "cos_triplet" if loss.visual == "cosine" else "triplet"}
+    visual = {"visual": "cos_triplet" if loss.visual_loss == "cosine" else "triplet"}
     return {"text": "img_text", **(visual if loss.weight else {})}
 
 
@@ -167,7 +167,7 @@ def test_the_contrastive_term_does_not_prefer_the_target():
 
     def value(text: str, sign: int) -> float:
         texts = jnp.concatenate([toward, others[:9]]) if text == "classes" else captions
-        made, loss = batch._replace(texts=texts, target=0), replace(CLEAN, text=text)
+        made, loss = batch._replace(texts=texts, target=0), replace(CLEAN, text_loss=text)
         return float(text_term(loss, sign * captions, made, jnp.float32(20), None))
 
     both = [value("contrastive", sign) for sign in (1, -1)]
