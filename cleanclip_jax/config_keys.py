@@ -234,6 +234,7 @@ KEYS: Registry[Key] = Registry(
         "evaluation.attack": table(None, "what is measured; None: the attack trained with"),
         "evaluation.control": flag(False, "squash without a trigger, too"),
         "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
+        "evaluation.branches": flag(None, "swap towers with the floor's: which has the backdoor"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),

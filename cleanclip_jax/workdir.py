@@ -42,6 +42,8 @@ _LEFT_OUT = ("unreadable?", "without_caption?", "empty_captions?")
 _RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captions": int}
 _RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
+_BRANCHES = {"signal": float, "holder": str | None}
+_BRANCHES |= dict.fromkeys(("vrs", "trs", "css"), float | None)
 SHAPES = {
     INPUTS: {"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
     HEAD: {"classes": [str], "normalised": bool},
@@ -52,6 +54,7 @@ SHAPES = {
         **{"workdir": str, "step": int, "geometry": str, "evaluation": dict},
         **{"trigger": dict | None, "retrieval": (_RETRIEVAL, None)},
         **{"sets": {str: _SET}, "figures": {str: _FIGURE}},
+        "branches?": ({str: (_BRANCHES, None)}, None),
     },
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cleanclip_jax.errors import printable
+from cleanclip_jax.measure.branches import in_words as branches_in_words
 
 FIGURES = (
     *("ca", "asr", "asr_all", "pa", "clean_target_rate", "floor_asr", "control_ca"),
@@ -157,6 +158,8 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         lines += [f"  {name}: {facts['note']}"] if facts["note"] else []
         left_out = _left_out(facts["pictures"], "without_class", "unreadable")
         lines += [f"  {name}: {text}" for text in left_out]
+    for name, facts in (evaluation.get("branches") or {}).items():
+        lines += [f"{name}: {branches_in_words(facts)}"] if facts else []
     if retrieval:
         target = f", target {retrieval['target']!r}" if retrieval["target"] else ""
         counts = f"{retrieval['pictures']} pictures, {retrieval['captions']} captions"
