@@ -167,7 +167,9 @@ KEYS: Registry[Key] = Registry(
         ),
         "patch.batch_size": whole(64, "pictures a step, over all devices", 1, below=2**20),
         "patch.steps": whole(7800, "of Adam", 1, below=STEPS),
-        "patch.learning_rate": number(1e-3, "Adam's, without decay or schedule", most=1e6),
+        "patch.step_size": number(
+            1e-3, "Adam's learning rate, without decay or schedule", most=1e6
+        ),
         "patch.seed": whole(None, "draws all of it; the run's seed"),
         "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
         "views.text": choice("eda", "eda | none", "the augmented caption"),

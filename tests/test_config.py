@@ -30,6 +30,7 @@ def test_every_config_loads_and_has_all_keys(name, tmp_path):
     assert set(flatten(defaults())) - {"data.train"} <= {
         *flatten(config),
         "attack",
+        "patch",
         "evaluation.data",
     }
     (tmp_path / "config.json").write_text(to_json(config))

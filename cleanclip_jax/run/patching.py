@@ -150,7 +150,7 @@ def _search(
     """The optimised patch and its curve."""
     settings, mesh, train = checked.settings, encoder.mesh, checked.config.train
     seed, steps = settings["seed"], settings["steps"]
-    optimizer = optax.adam(settings["learning_rate"])
+    optimizer = optax.adam(settings["step_size"])
     step = make_patch_step(encoder.model, checked.loss, optimizer, seed, mesh)
     drawn = np.random.default_rng([_START, seed]).standard_normal((checked.side, checked.side, 3))
     patch = jnp.asarray((0.5 + 0.25 * drawn).clip(0, 1), jnp.float32)
@@ -174,7 +174,7 @@ def _search(
                 curve.append({"step": number, "loss": sum(row.values()), **row})
                 if not np.isfinite(curve[-1]["loss"]):
                     raise UserError(
-                        f"the loss of step {number} is not finite: lower config.patch.learning_rate"
+                        f"the loss of step {number} is not finite: lower config.patch.step_size"
                     )
                 log.info("step %d of %d: loss %.4g", done, steps, curve[-1]["loss"])
             if saving:
