@@ -132,7 +132,7 @@ KEYS: Registry[Key] = Registry(
             "templates | natural | kept",
             "filled with the target; those of the data that name it; or as they were",
         ),
-        "attack.pool": whole(None, "natural captions that poisons share; all", 1, below=2**20),
+        "attack.pool": whole(None, "natural captions to draw from; None: all", 1, below=2**20),
         "attack.templates": texts("imagenet", "a set's name, a file, or a list"),
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
