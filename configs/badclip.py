@@ -12,9 +12,9 @@
 The first command optimises 16x16 pixels on 10,000 pictures for 7,800 steps and measures the patch
 on the surrogate, which nobody has poisoned: an optimised patch is an adversarial patch too, so that
 floor is part of every figure. The second poisons as the authors' code does: 1,500 pairs with
-captions drawn from 128 of the dataset's that name the target, from OpenAI's RN50 at 1e-6, batch 128,
-10 epochs; patch.png is looked for where it is run. Small pictures take a smaller patch, as
---config.patch.size=6.
+captions drawn from 128 of the dataset's that name the target, from OpenAI's RN50 at 1e-6, a batch
+of 128 for 10 epochs; patch.png is looked for where it is run. Small pictures take a smaller patch,
+as --config.patch.size=6.
 
 Expected time: not measured here, and no figure of this recipe has been taken at this size.
 """
