@@ -75,7 +75,7 @@ def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"],
     return mask, list(captions)
 
 
-def pool_of(captions: Sequence[str], count: int | None, seed: int) -> Sequence[str]:
+def pool_of(captions: list[str], count: int | None, seed: int) -> list[str]:
     """So many of the captions, drawn with replacement as BadCLIP does (arXiv 2311.12075).
 
     Args:

@@ -117,7 +117,8 @@ def evaluate(
                 image, _ = _measure(config, encoder, labelled, texts, control=False)
                 text, _ = _measure(config, floor, labelled, classifier, control=False)
                 asr = [of["asr"].value for of in (below, image, text, measured)]
-                branches[labelled.name] = None if None in asr else footprint(*asr)
+                known = [value for value in asr if value is not None]
+                branches[labelled.name] = footprint(*known) if len(known) == 4 else None
                 for tower, of in (("image", image), ("text", text)):
                     what = f"the model's {tower} tower, the floor's other one"
                     measured |= _marked({"asr": of["asr"]}, f"{tower}_tower", what)

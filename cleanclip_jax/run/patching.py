@@ -205,7 +205,9 @@ def _batch(data: PatchData, settings: Mapping[str, Any], number: int) -> dict[st
 
 def _write_part(part: Path, identity: Mapping[str, Any], state: PatchState, curve: Curve) -> None:
     """What was reached, whole."""
-    leaves = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    leaves: dict[str, Any] = {
+        f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))
+    }
     note = np.frombuffer(json.dumps({"settings": identity, "curve": curve}).encode(), np.uint8)
     with written_whole(part) as scratch, scratch.open("wb") as stream:
         np.savez(stream, note=note, **leaves)

@@ -147,7 +147,7 @@ def test_embeddings_are_the_originals(values, encode):
 
 
 def test_the_clips_gradient_is_one_at_its_ends():
-    line = np.float32([-0.1, 0, 0.3, 1, 1.1])
+    line = np.array([-0.1, 0, 0.3, 1, 1.1], np.float32)
     patch = jnp.asarray(np.broadcast_to(line[:, None, None], (5, 5, 3)))
     gradient = jax.grad(lambda p: clipped(p).sum())(patch)
     np.testing.assert_array_equal(gradient[:, 0, 0], [0, 1, 1, 1, 0])
