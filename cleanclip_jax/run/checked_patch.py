@@ -121,12 +121,11 @@ def check_patch(config: ConfigDict, output: Path) -> CheckedPatch:
 
 
 def _measuring(config: ConfigDict, target: str) -> tuple[ConfigDict, LabelledSet | None]:
-    """The config with this attack alone to be measured, on its main set, and that set."""
+    """The config with the main set alone to be measured, for this target, and that set."""
     settings = config.evaluation
     with config.unlocked(), config.ignore_type():
-        config.attack = None
-        settings.attack = ConfigDict({"trigger": {"name": "patch"}, "target": target})
-        for key in ("sets", "target", "retrieval", "metrics", "floor"):
+        config.attack, settings.target = None, target
+        for key in ("attack", "sets", "retrieval", "metrics", "floor", "branches"):
             settings[key] = None
         settings.control, settings.projection = False, 0
     return config, next(iter(open_sets(settings)), None)

@@ -234,7 +234,7 @@ def _floor(checked: CheckedPatch, encoder: Encoder) -> dict[str, Any]:
         return {}
     config, settings = checked.config, checked.settings
     shape = {"size": checked.side, "place": settings["place"]}
-    attack = {"trigger": {"name": "patch", "file": str(checked.output), **shape}}
+    trigger = {"name": "patch", "file": str(checked.output), **shape}
     with config.unlocked(), config.ignore_type():
-        config.evaluation.attack.update(attack)
+        config.evaluation.attack = ConfigDict({"trigger": trigger, "target": settings["target"]})
     return evaluate(config, encoder)["figures"]
