@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Float32, Int64, UInt8
+from ml_collections import ConfigDict
 from PIL import Image
 
 from cleanclip_jax.attacks.device_patch import PatchBatch, PatchState, make_patch_step
