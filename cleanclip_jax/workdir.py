@@ -54,7 +54,7 @@ SHAPES = {
         **{"workdir": str, "step": int, "geometry": str, "evaluation": dict},
         **{"trigger": dict | None, "retrieval": (_RETRIEVAL, None)},
         **{"sets": {str: _SET}, "figures": {str: _FIGURE}},
-        "branches?": ({str: (_BRANCHES, None)}, None),
+        "branches?": ({str: {str: (_BRANCHES, None)}}, None),
     },
 }
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.branches import footprint
+from cleanclip_jax.measure.branches import check_branches, swap
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
@@ -93,7 +93,7 @@ def evaluate(
     opened = opened or open_measured(settings)
     sets = opened.sets
     if settings.branches:
-        _check_branches(settings, encoder, head, floor)
+        check_branches(settings, encoder, head, floor)
     if head is not None and sets and head.names != sets[0].classes:
         raise UserError(
             f"the head's {len(head.names)} classes are not the {len(sets[0].classes)} of the set "
@@ -113,15 +113,11 @@ def evaluate(
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
             measured |= _marked(below, "floor", "floor")
-            if settings.branches and labelled.target is not None:
+            if settings.branches:
                 image, _ = _measure(config, encoder, labelled, texts, control=False)
                 text, _ = _measure(config, floor, labelled, classifier, control=False)
-                asr = [of["asr"].value for of in (below, image, text, measured)]
-                known = [value for value in asr if value is not None]
-                branches[labelled.name] = footprint(*known) if len(known) == 4 else None
-                for tower, of in (("image", image), ("text", text)):
-                    what = f"the model's {tower} tower, the floor's other one"
-                    measured |= _marked({"asr": of["asr"]}, f"{tower}_tower", what)
+                swapped, branches[labelled.name] = swap(below, image, text, measured)
+                measured |= swapped
         figures |= {labelled.prefix + name: figure for name, figure in measured.items()}
         facts[labelled.name] = _facts(labelled, classifier, unreadable)
     retrieval = None
@@ -137,22 +133,6 @@ def evaluate(
         "evaluation": settings.to_dict(),
         "figures": {name: figure.to_json() for name, figure in figures.items()},
     }
-
-
-def _check_branches(
-    settings: ConfigDict, encoder: Encoder, head: Classifier | None, floor: Encoder | None
-) -> None:
-    """Refuses to swap towers where there is nothing to swap, or to swap with."""
-    where = "config.evaluation.branches swaps towers"
-    if floor is None or settings.attack is None or not settings.data:
-        raise UserError(
-            f"{where} with the floor's under an attack: set config.evaluation.floor, .attack and "
-            ".data"
-        )
-    if head is not None:
-        raise UserError(f"{where}, and this run's head takes the place of one: leave it out")
-    if floor.model.variant != encoder.model.variant:
-        raise UserError(f"{where} of two models of one architecture: name a floor of this one's")
 
 
 def _measure(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import defaults
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import sets
-from cleanclip_jax.measure.branches import SCORES, footprint, in_words
+from cleanclip_jax.measure.branches import SCORES, footprint
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.models.clip import build
@@ -19,7 +19,7 @@ from cleanclip_jax.models.clip import build
 def test_the_papers_check_values():
     scores = footprint(0.0992, 0.9993, 0.0994, 0.9994)
     assert [round(scores[name], 4) for name in SCORES] == [0.9999, 0.0002, 0.0001]
-    assert scores["holder"] == "vrs" and "the image tower clearly holds" in in_words(scores)
+    assert scores["holder"] == "vrs"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,7 @@ def test_the_papers_check_values():
 def test_a_tower_holds_the_backdoor_where_it_is_clearly_ahead(successes, holder):
     scores = footprint(*successes)
     assert scores["holder"] == holder
-    weak = abs(successes[3] - successes[0]) < 0.05
-    assert (scores["vrs"] is None) == weak == ("too weak" in in_words(scores))
+    assert (scores["vrs"] is None) == (abs(successes[3] - successes[0]) < 0.05)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_each_swap_takes_one_tower_of_either_model(config, make_encoder):
     assert figures["image_tower_asr"] == back["text_tower_asr"]["value"]
     assert figures["text_tower_asr"] == back["image_tower_asr"]["value"]
     names = ("floor_asr", "image_tower_asr", "text_tower_asr", "asr")
-    assert result["branches"] == {"data": footprint(*(figures[name] for name in names))}
+    assert result["branches"] == {"data": {"asr": footprint(*(figures[name] for name in names))}}
 
 
 def test_what_can_not_be_swapped_is_refused(config, make_encoder):
