@@ -192,18 +192,20 @@ def _check_values(config: ConfigDict) -> None:
         if value is not node[last]:
             with node.ignore_type():
                 node[last] = value
-    _check_table("attack", config.attack)
-    _check_table("evaluation.attack", config.evaluation.attack)
-    _check_table("patch", config.patch)
+    for table in ("attack", "evaluation.attack"):
+        _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+    if config.patch is not None:
+        take("config.patch", dict(config.patch.items()), keys_of("patch"))
 
 
-def _check_table(table: str, given: ConfigDict | None) -> None:
-    if given is None or (table == "attack" and given.get("manifest") is not None):
+def _check_attack(table: str, attack: ConfigDict | None) -> None:
+    if attack is None or (table == "attack" and attack.get("manifest") is not None):
         return
+    # What is measured may leave the target to config.evaluation.target.
     keys = keys_of(table)
-    if table == "evaluation.attack":  # it may leave the target to config.evaluation.target
+    if table != "attack":
         keys["target"] = replace(keys["target"], default=None)
-    take(f"config.{table}", dict(given.items()), keys)
+    take(f"config.{table}", dict(attack.items()), keys)
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
