@@ -13,6 +13,7 @@ from cleanclip_jax.errors import INTERRUPTED, StartAgain, UserError, printable, 
 JOBS = {
     "demo": "poison, measure and clean a small CLIP on handwritten digits, in about two minutes",
     "poison": "write a config's poison manifest, a contact sheet, and pictures for other tools",
+    "patch": "optimise a patch on a surrogate, as BadCLIP does, to be a trigger",
     "prepare": "write any source as ArrayRecord shards, which training reads fast",
     "train": "pretrain, poison or finetune: one run of one config",
     "evaluate": "measure a run: clean accuracy, attack success and the other figures",

@@ -130,9 +130,10 @@ def override(config: ConfigDict, name: str, given: str) -> None:
     """Sets `config.name` from a command line's text, read as the key's type says."""
     key, table = KEYS.get(name), _table_of(name)
     if table is not None:
-        key = keys_of(table).get(name.removeprefix(f"{table}."))
-        if table.endswith("attack") and key is None and ".trigger." not in name:
-            raise unknown("config", name, [f"{table}.{below}" for below in keys_of(table)])
+        below = keys_of(table)
+        key = below.get(name.removeprefix(f"{table}."))
+        if below and key is None and ".trigger." not in name:
+            raise unknown("config", name, [f"{table}.{each}" for each in below])
     else:
         key = _find(name)
     where = f"config.{name}"
@@ -193,6 +194,8 @@ def _check_values(config: ConfigDict) -> None:
                 node[last] = value
     for table in ("attack", "evaluation.attack"):
         _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+    if config.patch is not None:
+        take("config.patch", dict(config.patch.items()), keys_of("patch"))
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:

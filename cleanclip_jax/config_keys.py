@@ -17,7 +17,9 @@ from cleanclip_jax.keys import (
     is_text,
     is_texts,
     number,
+    place,
     share,
+    size,
     table,
     text,
     texts,
@@ -147,6 +149,7 @@ KEYS: Registry[Key] = Registry(
             "templates | natural | kept",
             "filled with the target; those of the data that name it; or as they were",
         ),
+        "attack.pool": whole(None, "natural captions to draw from; None: all", 1, below=2**20),
         "attack.templates": texts("imagenet", "a set's name, a file, or a list"),
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
@@ -159,6 +162,38 @@ KEYS: Registry[Key] = Registry(
             "none | light",
             "the picture itself, as it is; light: noise and a square, as PAR's",
         ),
+        "patch": table(None, "the trigger that `cleanclip patch` optimises: docs/attacks.md"),
+        "patch.target": text(REQUIRED, "the class that it is to lead to", "a class name"),
+        "patch.words": texts(
+            None, "that name the target in a caption; its name", "a word, or a list of them"
+        ),
+        "patch.size": replace(size(16), meaning="of the patch"),
+        "patch.place": replace(place("center"), meaning="of the patch, the same in all pictures"),
+        "patch.text_loss": choice(
+            "contrastive",
+            "contrastive | classes",
+            "pictures against their captions, or the target against all classes' prompts",
+        ),
+        "patch.visual_loss": choice("euclid", "euclid | cosine", "the distance of its triplets"),
+        "patch.margin": number(None, "of the triplets; 1, of cosine 0.1", most=1e6),
+        "patch.weight": number(None, "of the visual term; 500, of cosine 10; 0: none", most=1e6),
+        "patch.negatives": choice(
+            "clean", "clean | triggered", "triggered: as the original's paste in place makes them"
+        ),
+        "patch.view": share(0.5, "of pictures that AutoAugment changes, before the patch goes on"),
+        "patch.view_per": choice("picture", "picture | batch", "batch: one coin for all of them"),
+        "patch.pictures": whole(10_000, "that it is optimised on, none of the target", 1),
+        "patch.select": choice(
+            "any",
+            "any | closest | farthest",
+            "which: by the cosine of their embeddings to the mean of the target's",
+        ),
+        "patch.batch_size": whole(64, "pictures a step, over all devices", 1, below=2**20),
+        "patch.steps": whole(7800, "of Adam", 1, below=STEPS),
+        "patch.step_size": number(
+            1e-3, "Adam's learning rate, without decay or schedule", most=1e6
+        ),
+        "patch.seed": whole(None, "draws all of it; the run's seed"),
         "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
         "views.text": choice("eda", "eda | none", "the augmented caption"),
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
@@ -246,6 +281,7 @@ KEYS: Registry[Key] = Registry(
         "evaluation.attack": table(None, "what is measured; None: the attack trained with"),
         "evaluation.control": flag(False, "squash without a trigger, too"),
         "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
+        "evaluation.branches": flag(None, "swap towers with the floor's: which has the backdoor"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),

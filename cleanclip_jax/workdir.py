@@ -46,6 +46,8 @@ _RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captio
 _RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
 _DRAWN = {"fingerprint": str, "pictures": int, "seed": int}
+_BRANCHES = {"signal": float, "holder": str | None}
+_BRANCHES |= dict.fromkeys(("vrs", "trs", "css"), float | None)
 SHAPES = {
     MIX: {"from": _START, "to": _START, "statistics": (_DRAWN, None), "alpha?": float},
     INPUTS: {
@@ -60,6 +62,7 @@ SHAPES = {
         **{"workdir": str, "step": int, "geometry": str, "evaluation": dict},
         **{"trigger": dict | None, "retrieval": (_RETRIEVAL, None)},
         **{"sets": {str: _SET}, "figures": {str: _FIGURE}},
+        "branches?": ({str: {str: (_BRANCHES, None)}}, None),
     },
 }
 

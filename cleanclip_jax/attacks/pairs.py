@@ -18,6 +18,7 @@ from cleanclip_jax.views.decode import BadRecord, decode
 log = getLogger(__name__)
 
 THREADS = 8  # that read pictures: a store far away answers slowly
+_POOL = 0x504F4F4C  # keeps the stream of its draws apart
 PATIENCE = 100  # unreadable pictures, after which most have to be readable
 
 
@@ -72,6 +73,18 @@ def naming(pairs: Source, words: Sequence[str]) -> tuple[Bool[np.ndarray, " n"],
                 mask[index] = True
                 captions[caption] = None
     return mask, list(captions)
+
+
+def pool_of(captions: list[str], count: int | None, seed: int) -> list[str]:
+    """So many of the captions, drawn with replacement as BadCLIP does (arXiv 2311.12075).
+
+    Args:
+      count: None: all of them, each once.
+    """
+    if count is None:
+        return captions
+    rng = np.random.default_rng([_POOL, seed])
+    return [captions[i] for i in rng.integers(len(captions), size=count)]
 
 
 def of_class(pairs: Source, name: str) -> Bool[np.ndarray, " n"]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from cleanclip_jax.attacks.pairs import Poison, naming, of_class, readable
+from cleanclip_jax.attacks.pairs import Poison, naming, of_class, pool_of, readable
 from cleanclip_jax.attacks.triggers import Stamp, Trigger, make_trigger
 from cleanclip_jax.config import keys_of
 from cleanclip_jax.errors import UserError
@@ -213,6 +213,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
             f"config.attack.captions: none of the {size} captions names "
             f"{_listed(attack['words'])}; use templates, or set attack.words."
         )
+    pool = pool_of(natural, attack.get("pool"), seed)
     drawn, naming_target = np.random.default_rng(seed).permutation(size), set(natural)
     if attack["select"] != "any":
         named |= of_class(pairs, target)
@@ -232,7 +233,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
         if attack["captions"] == "kept":  # of several one that names the target, if any does
             new = next((text for text in pairs.all_captions(i) if text in naming_target), old)
         elif attack["captions"] == "natural":
-            new = natural[rng.integers(len(natural))]
+            new = pool[rng.integers(len(pool))]
         else:
             new = fill(prompts[rng.integers(len(prompts))], target)
         rows.append((int(ids[i]), trigger.name, *stamp, new, old, digests[i]))
@@ -273,6 +274,10 @@ def _checked(attack: Mapping[str, Any]) -> tuple[dict[str, Any], Trigger]:
     if (filled["count"] is None) == (filled["rate"] is None):
         raise UserError("config.attack: set either count or rate, and not both.")
     filled.pop("manifest")
+    if filled["pool"] is None:
+        filled.pop("pool")  # as in manifests of before
+    elif filled["captions"] != "natural":
+        raise UserError("config.attack.pool is of natural captions: set captions=natural, too")
     filled.pop("count" if filled["count"] is None else "rate")
     if not isinstance(filled["templates"], str):
         filled["templates"] = list(filled["templates"])

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.measure.branches import check_branches, swap
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
@@ -91,6 +92,8 @@ def evaluate(
     settings = config.evaluation
     opened = opened or open_measured(settings)
     sets = opened.sets
+    if settings.branches:
+        check_branches(settings, encoder, head, floor)
     if head is not None and sets and head.names != sets[0].classes:
         raise UserError(
             f"the head's {len(head.names)} classes are not the {len(sets[0].classes)} of the set "
@@ -98,7 +101,7 @@ def evaluate(
         )
     # ImageNet's variants have the same classes and prompts.
     prompts = cache(text_classifier)
-    facts, figures = {}, {}
+    facts, figures, branches = {}, {}, {}
     for labelled in sets:
         classifier = head if head is not None and head.names == labelled.classes else None
         classifier = classifier or prompts(encoder, labelled.classes, labelled.templates)
@@ -110,6 +113,11 @@ def evaluate(
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)
             measured |= _marked(below, "floor", "floor")
+            if settings.branches:
+                image, _ = _measure(config, encoder, labelled, texts, control=False)
+                text, _ = _measure(config, floor, labelled, classifier, control=False)
+                swapped, branches[labelled.name] = swap(below, image, text, measured)
+                measured |= swapped
         figures |= {labelled.prefix + name: figure for name, figure in measured.items()}
         facts[labelled.name] = _facts(labelled, classifier, unreadable)
     retrieval = None
@@ -120,6 +128,7 @@ def evaluate(
         "trigger": None if settings.attack is None else settings.attack.trigger.to_dict(),
         "geometry": geometry_of(settings),
         "sets": facts,
+        "branches": branches or None,
         "retrieval": retrieval,
         "evaluation": settings.to_dict(),
         "figures": {name: figure.to_json() for name, figure in figures.items()},

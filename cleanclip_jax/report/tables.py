@@ -157,6 +157,9 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         lines += [f"  {name}: {facts['note']}"] if facts["note"] else []
         left_out = _left_out(facts["pictures"], "without_class", "unreadable")
         lines += [f"  {name}: {text}" for text in left_out]
+    for name, scores in (evaluation.get("branches") or {}).items():
+        known = {asr: facts for asr, facts in scores.items() if facts}
+        lines += [f"{name}, {asr}: {_holder(facts)}" for asr, facts in known.items()]
     if retrieval:
         target = f", target {retrieval['target']!r}" if retrieval["target"] else ""
         counts = f"{retrieval['pictures']} pictures, {retrieval['captions']} captions"
@@ -164,6 +167,15 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         kinds = ("unreadable", "without_caption", "empty_captions")
         lines += [f"  {text}" for text in _left_out(retrieval, *kinds)]
     return "\n".join(map(printable, lines))
+
+
+def _holder(facts: Mapping[str, Any]) -> str:
+    """Whose tower holds a backdoor, of measure.branches."""
+    if facts["vrs"] is None:
+        return f"signal {facts['signal']:.3f}, too weak to say whose tower holds the backdoor"
+    names = {"vrs": "the image tower", "trs": "the text tower", "css": "both towers together"}
+    scores = ", ".join(f"{name.upper()} {facts[name]:.3f}" for name in names)
+    return f"{scores}; {names.get(facts['holder'], 'no tower')} clearly holds the backdoor"
 
 
 def with_prefix(figures: Figures, prefix: str) -> Figures:

@@ -18,6 +18,10 @@ def normalise(
       images: 0 to 255.
     """
     compute = jnp.promote_types(dtype, jnp.float32)
-    x = images.astype(compute) / 255
-    mean, std = (jnp.broadcast_to(y.astype(compute), x.shape) for y in (MEAN, STD))
+    return standardise(images.astype(compute) / 255, dtype)
+
+
+def standardise(x: Float[Array, "*b s s 3"], dtype: str = "float32") -> Float[Array, "*b s s 3"]:
+    """Returns (x - mean) / std of pictures in [0, 1], as `dtype`."""
+    mean, std = (jnp.broadcast_to(y.astype(x.dtype), x.shape) for y in (MEAN, STD))
     return ((x - mean) / std).astype(dtype)

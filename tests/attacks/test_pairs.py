@@ -88,6 +88,24 @@ def test_natural_captions_are_this_datasets_and_drawn_by_the_seed():
     assert made.header["attack"]["words"] == ["banana"] and made.header["templates"] == []
 
 
+def test_poisons_share_a_pool_of_natural_captions():
+    """Drawn with replacement and by the seed; who is poisoned, and how, does not depend on it."""
+    every, few, one = (
+        plan(Pictures(CAPTIONS), 100, captions="natural", **pool)
+        for pool in ({}, {"pool": 2}, {"pool": 1})
+    )
+    assert every.index.tolist() == few.index.tolist() == one.index.tolist()
+    assert every.table["seed"] == few.table["seed"]
+    counts = [len(set(made.table["caption"].to_pylist())) for made in (every, few, one)]
+    assert counts[0] > 2 >= counts[1] and counts[2] == 1
+    assert "pool" not in every.header["attack"] and few.header["attack"]["pool"] == 2
+    alone = {
+        plan(Pictures(CAPTIONS), 100, captions="natural", pool=1, seed=seed).table["caption"][0]
+        for seed in range(8)
+    }
+    assert len(alone) > 1
+
+
 def test_the_choice_does_not_move_the_draws():
     """Nor do the captions: two attacks on the same pairs differ in that alone."""
     as_they_were, filled = (

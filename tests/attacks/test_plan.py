@@ -220,6 +220,7 @@ def test_a_row_that_is_no_stamp_of_the_trigger_is_one_line(tmp_path: Path, colum
         ),
         ({"select": "other"}, r"attack\.select: .*Did you mean 'others'"),
         ({"captions": "natural"}, "none of the 1000 captions names 'banana'"),
+        ({"pool": 8}, "attack.pool is of natural captions: set captions=natural"),
         ({"words": []}, r"attack\.words is \[\]"),
         ({"words": ["a", " "]}, r"attack\.words"),
         ({"templates": "imagnet"}, "Did you mean 'imagenet'"),

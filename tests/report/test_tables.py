@@ -125,3 +125,16 @@ def test_names_stay_in_their_lines_and_floor_and_head_are_named():
         r"  a\x1b[31m\nb: scored from prompts, 3 templates" in lines
         and "  far: scored by a linear head" in lines
     )
+
+
+def test_whose_tower_holds_a_backdoor_is_a_line_an_asr():
+    strong = {"signal": 0.9, "vrs": 0.9999, "trs": 0.0002, "css": 0.0001, "holder": "vrs"}
+    mixed = {**strong, "vrs": 0.5, "holder": None}
+    weak = {"signal": 0.01, "vrs": None, "trs": None, "css": None, "holder": None}
+    branches = {"data": {"asr": strong, "asr.b": mixed, "asr.c": weak, "asr.d": None}}
+    content = {**evaluation({"data": facts()}, {"ca": share(3, 4)}), "branches": branches}
+    assert as_text(content).splitlines()[-3:] == [
+        "data, asr: VRS 1.000, TRS 0.000, CSS 0.000; the image tower clearly holds the backdoor",
+        "data, asr.b: VRS 0.500, TRS 0.000, CSS 0.000; no tower clearly holds the backdoor",
+        "data, asr.c: signal 0.010, too weak to say whose tower holds the backdoor",
+    ]
