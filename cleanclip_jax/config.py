@@ -172,6 +172,11 @@ def check(config: ConfigDict) -> None:
             "config.data.resident needs config.views.on=device: what lies in device memory is "
             "poisoned and augmented there"
         )
+    if "strong" in (config.views.first, config.views.image) and config.views.on == "device":
+        raise UserError(
+            "config.views.on=device makes no strong views: set config.views.on=host, or "
+            "config.views.first=none and another config.views.image"
+        )
     if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
         raise UserError(
             f"config.model.attention=cudnn computes in bfloat16, not {config.model.dtype}: set "

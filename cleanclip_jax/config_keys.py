@@ -25,6 +25,7 @@ from cleanclip_jax.keys import (
 )
 from cleanclip_jax.registry import Registry
 
+POOLS = "empty | noise | unit_noise"  # what a pool of embeddings begins with
 DTYPES = "float32 | bfloat16 | float64"
 
 
@@ -137,7 +138,11 @@ KEYS: Registry[Key] = Registry(
         "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),
         "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
-        "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
+        "views.first": choice("none", "none | strong", "strong: the pair itself is augmented"),
+        "views.crop": share(0.08, "of a picture, that a strong view shows at least", "<"),
+        "views.image": choice(
+            "autoaugment", "autoaugment | strong | none", "the augmented picture"
+        ),
         "views.text": choice("eda", "eda | none", "the augmented caption"),
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
         "views.wordnet": text(None, "the folder of WordNet's dictionary"),
@@ -146,6 +151,11 @@ KEYS: Registry[Key] = Registry(
         "views.per": choice("epoch", "epoch | once", "once: captions are drawn as the original's"),
         "objective.cross_modal": weight(1.0, "MMCL"),
         "objective.in_modal": weight(0.0, "SS: 1 makes it CleanCLIP; 0 needs no views"),
+        "objective.matched": weight(0.0, "RoCLIP: from a pool, in its epochs in place of MMCL"),
+        "objective.matched.pool": whole(21_845, "captions in it", 1, below=2**31),
+        "objective.matched.every": whole(2, "its epochs, from 1, are those that this divides", 1),
+        "objective.matched.start": choice("empty", POOLS, "noise: the published code's"),
+        "objective.matched.update": choice("always", "always | matched", "steps that feed it"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),

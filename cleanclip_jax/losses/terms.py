@@ -32,6 +32,8 @@ class Context:
       memory: the term's, as the step before left it.
       step: updates so far, int32[].
       metrics: scalars by name, to be logged; a term adds its own.
+      counts: whether the term's value is part of this step's loss. Where it rests (`Term.resting`)
+        only its memory is of use, and what else it computes the compiler leaves out.
     """
 
     features: Mapping[str, jax.Array]
@@ -42,10 +44,19 @@ class Context:
     memory: Memory
     step: Int[Array, ""]
     metrics: dict[str, jax.Array]
+    counts: bool = True
 
 
 def _nothing(width: int, **options: Any) -> Memory:
     return None
+
+
+def _always(epoch: int, **options: Any) -> frozenset[str]:
+    return frozenset()
+
+
+def _anything(batch_size: int, **options: Any) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -57,13 +68,18 @@ class Term:
         and the term's memory after the step.
       needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
         by the frozen start), label (classes), head (a linear head on image features).
-      memory: what is kept between steps, at its beginning: of the features' width and the same
-        options. It is part of the state: saved, split over devices, and restored exactly.
+      memory: what is kept between steps, at its beginning: of the features' width, the same
+        options and, if it has such a parameter, the run's `seed`. It is part of the state: saved,
+        split over devices, and restored exactly.
+      resting: of an epoch, counted from 1, and the options: the terms that do not count in it.
+      check: of the batch size and the options: refuses what can't be.
     """
 
     loss: Callable[..., tuple[jax.Array, Memory]]
     needs: frozenset[str] = frozenset({"text"})
     memory: Callable[..., Memory] = _nothing
+    resting: Callable[..., frozenset[str]] = _always
+    check: Callable[..., None] = _anything
 
     def __post_init__(self):
         for need in self.needs:
@@ -99,6 +115,7 @@ TERMS: Registry[Term] = Registry(
     {
         "cross_modal": Term(cross_modal),
         "in_modal": Term(in_modal, needs=frozenset({"text", "view"})),
+        "matched": "cleanclip_jax.losses.pools:MATCHED",
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

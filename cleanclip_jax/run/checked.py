@@ -1,7 +1,8 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,6 +22,7 @@ from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.phases import Steps
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
@@ -46,7 +48,7 @@ class Checked:
       begun: whether it has saved a step there.
       total: its last step.
       labels: the class of each pair, where a term needs it.
-      step: (state, fixed, batch) to (state, metrics), jitted.
+      step: gives, of a step's number, the jitted (state, fixed, batch) to (state, metrics).
     """
 
     config: ConfigDict
@@ -65,7 +67,7 @@ class Checked:
     schedule: optax.Schedule
     head: Head | None
     labels: Int32[np.ndarray, " n"] | None
-    step: Callable[..., Any]
+    step: Steps
 
     def weights(self) -> Mapping[str, Any]:
         """The variables that it begins with: fresh by its seed, or its start's."""
@@ -126,7 +128,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
             "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
         )
     optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
-    step = make_step(model, optimizer, schedule, objective, mesh=mesh, views=device_views)
+    make = partial(make_step, model, optimizer, schedule, mesh=mesh, views=device_views)
+    step = Steps(make, objective, steps_per_epoch)
     labels = source.labels().astype(np.int32) if "label" in objective.needs else None
     return Checked(
         config=config,
@@ -209,9 +212,10 @@ def _check_whole(mesh: Mesh) -> None:
 def _host_views(config: ConfigDict, objective: Objective) -> Views:
     """How augmented views are made, where a term needs them; else only where the first is."""
     v = config.views
-    if "view" not in objective.needs:
+    second = "view" in objective.needs
+    if not second and v.first == "none":
         return Views(on=v.on)
-    if v.image == v.text == "none":
+    if second and v.image == v.text == "none":
         wanting = (name for name, term in objective.terms.items() if "view" in term.needs)
         raise UserError(
             f"config.objective.{next(wanting)} compares with augmented views, and "
@@ -220,7 +224,8 @@ def _host_views(config: ConfigDict, objective: Objective) -> Views:
     from cleanclip_jax.views.eda import load_synonyms
 
     synonyms = load_synonyms(v.synonyms, v.wordnet)
-    return Views(v.image, v.text, synonyms, v.strength, v.per, v.on)
+    kinds = (v.image, v.text) if second else ("none", "none")
+    return Views(*kinds, synonyms, v.strength, v.per, v.on, v.first, v.crop)
 
 
 def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:

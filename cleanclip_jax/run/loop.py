@@ -20,7 +20,7 @@ def train(run: Run) -> State:
     for done in range(run.first + 1, run.total + 1):
         length, batch = next(run.batches)
         with run.trace.step(done):
-            state, metrics = run.step(state, run.fixed, run.place(batch))
+            state, metrics = run.step(done)(state, run.fixed, run.place(batch))
         waited = run.stream.wait_seconds
         run.recorder.take(Done(done, metrics, waited, batch["index"], run.flops(length)))
         leaving = run.preemption.reached(done) and done < run.total
