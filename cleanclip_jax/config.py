@@ -19,6 +19,8 @@ from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import read_bytes
 from cleanclip_jax.keys import Key, literal, take
 
+RULES = ("safe", "removal")  # tables that choose the pairs of a stage
+
 
 def declare(name: str, key: Key) -> None:
     """Adds a key: that of a term of one's own, say."""
@@ -198,6 +200,9 @@ def _check_values(config: ConfigDict) -> None:
                 node[last] = value
     for table in ("attack", "evaluation.attack"):
         _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
+    for table in RULES:
+        if config[table] is not None:
+            take(f"config.{table}", dict(config[table].items()), keys_of(table))
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:

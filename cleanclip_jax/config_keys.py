@@ -55,6 +55,11 @@ def _lengths(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(accepts, value))
 
 
+def _epochs(value: Any) -> bool:
+    accepts = whole(1, least=1, below=STEPS).accepts
+    return isinstance(value, list | tuple) and bool(value) and all(map(accepts, value))
+
+
 def _sets(value: Any) -> bool:
     return is_texts(value) or (
         isinstance(value, list | tuple) and all(is_text(one) or is_table(one) for one in value)
@@ -156,10 +161,31 @@ KEYS: Registry[Key] = Registry(
         "objective.matched.every": whole(2, "its epochs, from 1, are those that this divides", 1),
         "objective.matched.start": choice("empty", POOLS, "noise: the published code's"),
         "objective.matched.update": choice("always", "always | matched", "steps that feed it"),
+        "objective.nearest_in_modal": weight(0.0, "SafeCLIP: views against neighbours in pools"),
+        "objective.nearest_in_modal.pool": whole(256, "rows of each pool", 1, below=2**31),
+        "objective.nearest_in_modal.start": choice("empty", POOLS, "noise: the published code's"),
+        "objective.crossed": weight(0.0, "SafeCLIP: each side against the other's view"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
         "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
+        "safe": table(None, "SafeCLIP: epochs of all pairs, then risky and safe ones in turn"),
+        "safe.warm_in_modal": whole(5, "epochs of nearest_in_modal on all pairs", below=STEPS),
+        "safe.warm_cross": whole(1, "epochs of crossed on all pairs, after them", below=STEPS),
+        "safe.warm_cross_rate": number(5e-6, "the learning rate of these", most=1e6),
+        "safe.threshold": share(
+            0.9, "the probability from which a pair is safe in the first split"
+        ),
+        "safe.grow": share(0.01, "of all pairs, by which the safe ones grow with each epoch"),
+        "safe.cap": share(0.85, "of all pairs, that are safe at most"),
+        "safe.order": choice(
+            "guarded",
+            "guarded | probability",
+            "probability: the published code's, whose lowest scores may be safe",
+        ),
+        "removal": table(None, "drops the pairs of the highest scores after the named epochs"),
+        "removal.after": Key(REQUIRED, "epochs from 1, as (1, 2, 5)", _epochs, convert=tuple),
+        "removal.share": number(0.02, "of the pairs that are left, dropped each time", 0, 1, "<>"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
         "optimizer.warmup_steps": whole(10_000, "of a linear warmup", below=STEPS),
         "optimizer.beta1": number(0.9, "AdamW's", 0, 1, ">"),

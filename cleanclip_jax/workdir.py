@@ -29,6 +29,7 @@ NOT_FINITE = "not_finite.json"
 OWNER = "owner.json"  # who trains there now
 EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
+SPLITS = "splits"  # which pairs a stage of the run takes: EPOCH.npz
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 # What readers rely on of each file, in the words of `files.parse_json`.

@@ -16,7 +16,7 @@ from cleanclip_jax.losses.terms import Context, Memory, Term
 
 # Similarities decide which rows are taken: not TF32, not bfloat16 passes.
 HIGHEST = jax.lax.Precision.HIGHEST
-MATCHED_ROWS = 21_845  # the published code's
+MATCHED_ROWS, VIEW_ROWS = 21_845, 256  # the published codes'
 
 
 def new_pool(width: int, rows: int, start: str, key: jax.Array) -> dict[str, jax.Array]:
@@ -108,4 +108,39 @@ def _check_matched(batch_size: int, pool: int = MATCHED_ROWS, **_: Any) -> None:
     check_rows("matched", batch_size, pool)
 
 
+def nearest_in_modal(
+    c: Context, pool: int = VIEW_ROWS, start: str = "empty"
+) -> tuple[jax.Array, Memory]:
+    """Views against the nearest neighbours of their originals, in each modality, one way.
+
+    SafeCLIP's in-modal loss (arXiv 2310.05862). Neighbours have no gradient, so that only the
+    second views get one; until a pool is full the original is its own neighbour, with gradient.
+    Both pools are fed in the steps in which it counts.
+    """
+    loss, fed = jnp.zeros((), c.units["image"].dtype), {}
+    for name in ("image", "text"):
+        original, memory = c.units[name], c.memory[name]
+        loss = loss + c.info_nce(f"{name}_view", nearest(memory, original, original)) / 2
+        fed[name] = feed(memory, original)
+    return loss, fed if c.counts else c.memory
+
+
+def _view_memory(
+    width: int, seed: int = 0, pool: int = VIEW_ROWS, start: str = "empty", **_: Any
+) -> Memory:
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
+    names = ("image", "text")
+    return {name: new_pool(width, pool, start, keys[i]) for i, name in enumerate(names)}
+
+
+def _check_views(batch_size: int, pool: int = VIEW_ROWS, **_: Any) -> None:
+    check_rows("nearest_in_modal", batch_size, pool)
+
+
+NEAREST_IN_MODAL = Term(
+    nearest_in_modal,
+    needs=frozenset({"text", "view"}),
+    memory=_view_memory,
+    check=_check_views,
+)
 MATCHED = Term(matched, memory=_matched_memory, resting=_matched_resting, check=_check_matched)

@@ -97,6 +97,11 @@ def in_modal(c: Context) -> tuple[jax.Array, Memory]:
     return (c.info_nce("image", "image_view") + c.info_nce("text", "text_view")) / 2, None
 
 
+def crossed(c: Context) -> tuple[jax.Array, Memory]:
+    """Images against the texts' views and texts against the images', one way each (SafeCLIP)."""
+    return (c.info_nce("image", "text_view") + c.info_nce("text", "image_view")) / 2, None
+
+
 def classification(c: Context, normalised: bool = False) -> tuple[jax.Array, Memory]:
     """Mean cross-entropy of a linear head on image features; logs the batch's accuracy.
 
@@ -116,6 +121,8 @@ TERMS: Registry[Term] = Registry(
         "cross_modal": Term(cross_modal),
         "in_modal": Term(in_modal, needs=frozenset({"text", "view"})),
         "matched": "cleanclip_jax.losses.pools:MATCHED",
+        "nearest_in_modal": "cleanclip_jax.losses.pools:NEAREST_IN_MODAL",
+        "crossed": Term(crossed, needs=frozenset({"text", "view"})),
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

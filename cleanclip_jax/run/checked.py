@@ -24,6 +24,7 @@ from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.phases import Steps
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
+from cleanclip_jax.run.stages import Rule, rule_of
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh
@@ -46,6 +47,7 @@ class Checked:
     Attributes:
       config: with everything filled in, as it is to lie in the workdir.
       begun: whether it has saved a step there.
+      rule: which records its stages take.
       total: its last step.
       labels: the class of each pair, where a term needs it.
       step: gives, of a step's number, the jitted (state, fixed, batch) to (state, metrics).
@@ -62,6 +64,7 @@ class Checked:
     plan: Plan | None
     device_views: Any
     model: CLIP
+    rule: Rule
     total: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -113,7 +116,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         raise UserError(
             f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
         )
-    total = config.train.steps or config.train.epochs * steps_per_epoch
+    rule = rule_of(config, objective, len(source))
+    total = rule.stages[-1].last
     if total >= STEPS:
         raise UserError(f"config.train.epochs: {total} steps are more than a run can count")
     tokenizer = _tokenizer(config, workdir, source, start)
@@ -127,7 +131,9 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
             "config.train.trainable names trigger, and this run has no learned one: set an attack "
             "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
         )
-    optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
+    optimizer, schedule = make_optimizer(
+        config.optimizer.to_dict(), total, steps_per_epoch, rule.held
+    )
     make = partial(make_step, model, optimizer, schedule, mesh=mesh, views=device_views)
     step = Steps(make, objective, steps_per_epoch)
     labels = source.labels().astype(np.int32) if "label" in objective.needs else None
@@ -143,6 +149,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         plan=plan,
         device_views=device_views,
         model=model,
+        rule=rule,
         total=total,
         optimizer=optimizer,
         schedule=schedule,

@@ -23,9 +23,13 @@ class Steps:
         self._made: dict[frozenset[str], Any] = {}
         self(1)  # refuses what can't be made
 
-    def __call__(self, done: int) -> Any:
-        """(state, fixed, batch) to (state, metrics), for the step that is number `done` from 1."""
-        resting = self._objective.resting_in((done - 1) // self._epoch + 1)
+    def __call__(self, done: int, also: frozenset[str] = frozenset()) -> Any:
+        """(state, fixed, batch) to (state, metrics), for the step that is number `done` from 1.
+
+        Args:
+          also: terms that rest beside those whose epoch it is to rest.
+        """
+        resting = self._objective.resting_in((done - 1) // self._epoch + 1) | also
         if resting not in self._made:
             self._made[resting] = self._make(replace(self._objective, resting=resting))
         return self._made[resting]

@@ -52,6 +52,7 @@ class Fixed:
     table: jax.Array | None = None
 
 
+SPLIT = "split"  # of a memory: the digest of the split that chose the records, uint8[32]
 # Epochs in which any pattern of terms that rest shows itself.
 SEVERAL = 13
 # The top-level parts of a run's parameters; a run need not have the last two.
@@ -77,6 +78,7 @@ class Objective:
         with its square.
       seed: draws what memories begin with.
       resting: terms whose value does not count in this phase of the run.
+      splits: whether splits choose the records of its stages (run.splits).
     """
 
     weights: Mapping[str, float]
@@ -87,6 +89,7 @@ class Objective:
     ring: bool = False
     seed: int = 0
     resting: frozenset[str] = frozenset()
+    splits: bool = False
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -122,6 +125,8 @@ class Objective:
         for name, term in self.terms.items():
             seed = {"seed": self.seed} if "seed" in signature(term.memory).parameters else {}
             started[name] = term.memory(width, **seed, **self.options.get(name, {}))
+        if self.splits:
+            started[SPLIT] = jnp.zeros(32, jnp.uint8)
         return {name: memory for name, memory in started.items() if memory is not None}
 
 
@@ -164,6 +169,7 @@ def make_objective(config: ConfigDict) -> Objective:
         chunks=config.train.chunks,
         ring=settings.ring,
         seed=config.seed,
+        splits=config.safe is not None or config.removal is not None,
     )
     for name, term in objective.terms.items():
         term.check(config.train.batch_size, **options.get(name, {}))

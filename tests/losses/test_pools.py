@@ -122,3 +122,65 @@ def test_neighbours_are_as_they_lie_there():
 def test_a_pool_smaller_than_a_batch_is_one_line():
     with pytest.raises(UserError, match=r"matched\.pool is 8, less than .*batch_size 16"):
         TERMS["matched"].check(16, pool=8)
+
+
+MODALITIES = ("image", "image_view", "text", "text_view")
+
+
+@pytest.mark.parametrize("comparing", [gathered, ringed])
+def test_three_in_modal_steps_equal_safeclips(golden, comparing):
+    g = golden("pools")
+    scale = jnp.float32(g["safeclip/logit_scale"])
+    memory = {name: pool_of(g[f"safeclip/pool_{name}_start"]) for name in ("image", "text")}
+
+    @jax.jit
+    def step(units, memory):
+        def loss(units, scale):
+            return value("nearest_in_modal", units, scale, memory, comparing)
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(units, scale)
+
+    for i in range(3):
+        units = {name: jnp.asarray(g[f"safeclip/{name}_{i}"]) for name in MODALITIES}
+        for name in memory:
+            index = g[f"safeclip/in_modal/index_{name}_{i}"].tolist()
+            assert look_up(memory[name]["rows"], units[name]).tolist() == index
+        (loss, memory), (by_unit, by_scale) = step(units, memory)
+        assert float(loss) == pytest.approx(float(g[f"safeclip/in_modal/loss_{i}"]), rel=1e-5)
+        for name in MODALITIES:
+            expected = g[f"safeclip/in_modal/grad_{name}_{i}"]
+            assert relative(by_unit[name], expected) <= 1e-5 if expected.any() else True
+            assert expected.any() or not np.asarray(by_unit[name]).any()
+        wanted = float(g[f"safeclip/in_modal/grad_logit_scale_{i}"])
+        assert float(by_scale) == pytest.approx(wanted, rel=1e-5)
+        for name, pool in memory.items():
+            np.testing.assert_array_equal(pool["rows"], g[f"safeclip/in_modal/pool_{name}_{i}"])
+            assert pool["next"] == g[f"safeclip/in_modal/pointer_{name}_{i}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [("nearest_in_modal", "in_modal_no_pool"), ("crossed", "cross_modal")]
+)
+def test_empty_pools_and_the_crossed_term_equal_safeclips(golden, name, case):
+    g = golden("pools")
+    memory = TERMS[name].memory(12)
+    units = {each: jnp.asarray(g[f"safeclip/{each}_0"]) for each in MODALITIES}
+    compute = jax.value_and_grad(lambda u, s: value(name, u, s, memory)[0], (0, 1))
+    loss, (by_unit, by_scale) = compute(units, jnp.float32(g["safeclip/logit_scale"]))
+    assert float(loss) == pytest.approx(float(g[f"safeclip/{case}/loss"]), rel=1e-5)
+    for each in MODALITIES:
+        assert relative(by_unit[each], g[f"safeclip/{case}/grad_{each}"]) <= 1e-5
+    wanted = float(g[f"safeclip/{case}/grad_logit_scale"])
+    assert float(by_scale) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_pools_of_views_are_fed_where_their_term_counts():
+    units = {name: row for name, row in zip(MODALITIES, 2 * [*some_units(0).values()], strict=True)}
+    memory = TERMS["nearest_in_modal"].memory(8, seed=3, pool=4, start="noise")
+    assert (memory["image"]["rows"] != memory["text"]["rows"]).all()
+    rests = value("nearest_in_modal", units, jnp.float32(2.0), memory, counts=False)[1]
+    np.testing.assert_array_equal(rests["text"]["rows"], memory["text"]["rows"])
+    fed = value("nearest_in_modal", units, jnp.float32(2.0), memory)[1]
+    np.testing.assert_array_equal(fed["text"]["rows"], units["text"])
+    with pytest.raises(UserError, match=r"nearest_in_modal\.pool is 8, less than"):
+        TERMS["nearest_in_modal"].check(16, pool=8)

@@ -1,0 +1,108 @@
+"""Stages of a run: stretches of steps over the same records, chosen as each begins.
+
+Most runs have one, over all records. Where the model chooses (SafeCLIP, progressive removal), a
+rule says where stages begin, which records a split of the scores gives, and in what order.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from ml_collections import ConfigDict
+
+from cleanclip_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from cleanclip_jax.run.state import Objective
+else:
+    Objective = Any
+
+Split: TypeAlias = dict[str, np.ndarray]  # arrays of a split file
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The steps `first` + 1 to `last`.
+
+    Attributes:
+      epoch: its first, counted from 1.
+      split: whether a split chooses its records; False: all of them, in the run's one stream.
+    """
+
+    first: int
+    last: int
+    epoch: int = 1
+    split: bool = False
+
+
+class Rule(Protocol):
+    """How a run's records are chosen.
+
+    Attributes:
+      stages: from the first step to the last.
+      held: steps (from, to) of a constant learning rate, and that; None: there are none.
+    """
+
+    stages: tuple[Stage, ...]
+    held: tuple[int, int, float] | None
+
+    def decide(
+        self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
+    ) -> Split:
+        """What a split file holds: of scores (cosines of the pairs, NaN where unreadable) and of
+        the split before. `chosen` bool[n] is what is safe, or stays."""
+        ...
+
+    def order(self, split: Split, stage: Stage) -> Int64[np.ndarray, " m"]:
+        """The records of a stage's steps, batch after batch."""
+        ...
+
+    def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
+        """The terms that do not count in the step that is number `done`, from 1."""
+        ...
+
+
+class Whole:
+    """All records in each epoch."""
+
+    held = None
+
+    def __init__(self, total: int):
+        self.stages = (Stage(0, total),)
+
+    def decide(
+        self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
+    ) -> Split:
+        raise NotImplementedError
+
+    def order(self, split: Split, stage: Stage) -> Int64[np.ndarray, " m"]:
+        raise NotImplementedError
+
+    def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
+        return frozenset()
+
+
+def rule_of(config: ConfigDict, objective: Objective, count: int) -> Rule:
+    """The rule of a config, for so many records."""
+    if config.safe is not None and config.removal is not None:
+        raise UserError("config.safe and config.removal both choose the pairs: give one of them")
+    if config.safe is not None:
+        from cleanclip_jax.run.safe import Safe
+
+        return Safe(config, objective, count)
+    if config.removal is not None:
+        from cleanclip_jax.run.removal import Removal
+
+        return Removal(config, count)
+    train = config.train
+    return Whole(train.steps or train.epochs * (count // train.batch_size))
+
+
+def cut(stages: list[Stage], steps: int | None) -> tuple[Stage, ...]:
+    """Stages up to so many steps; None: all."""
+    if steps is None:
+        return tuple(stages)
+    return tuple(
+        Stage(s.first, min(s.last, steps), s.epoch, s.split) for s in stages if s.first < steps
+    )
