@@ -7,17 +7,15 @@ from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.stages import Split, Stage, cut
+from cleanclip_jax.run.stages import Rule, Split, Stage, cut
 
 
-class Removal:
+class Removal(Rule):
     """After each of the named epochs the share of the highest scores is dropped.
 
     What is left, and so the length of the run, follows from the number of pairs alone: one that is
     unreadable counts as any other, and is never dropped.
     """
-
-    held = None
 
     def __init__(self, config: ConfigDict, count: int):
         settings = config.removal
@@ -39,7 +37,7 @@ class Removal:
             left -= dropped(left, self._share)
         if config.train.steps is not None and config.train.steps > first:
             stages[-1] = Stage(stages[-1].first, config.train.steps, stages[-1].epoch, True)
-        self.stages = cut(stages, config.train.steps)
+        super().__init__(cut(stages, config.train.steps))
 
     def decide(
         self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
@@ -59,9 +57,6 @@ class Removal:
             for i in range(-(-wanted * self._batch // size))
         ]
         return np.concatenate(orders)[: wanted * self._batch]
-
-    def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
-        return frozenset()
 
 
 def dropped(count: int, share: float) -> int:

@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.mixture import two_gaussians
-from cleanclip_jax.run.stages import Split, Stage, cut
+from cleanclip_jax.run.stages import Rule, Split, Stage, cut
 from cleanclip_jax.run.state import Objective
 
 IN_MODAL, CROSS = "nearest_in_modal", "crossed"
 RISKY, SAFE = 0, 1  # of the seeds of their orders
 
 
-class Safe:
+class Safe(Rule):
     """In-modal epochs and cross-modal ones on all pairs; then each epoch is split by the scores.
 
     An epoch has ⌊N/b⌋ steps, ⌊safe/b⌋ of them on the safe pairs, so that the length of the run is
@@ -42,7 +42,7 @@ class Safe:
         for number in range(self._first, last + 1):
             stages.append(Stage((number - 1) * epoch, number * epoch, number, True))
         steps = config.train.steps or config.train.epochs * epoch
-        self.stages = cut(stages, steps)
+        super().__init__(cut(stages, steps))
         self.held = (self._warm, self._split, settings["warm_cross_rate"]) if cross else None
 
     def decide(

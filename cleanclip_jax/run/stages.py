@@ -5,7 +5,7 @@ rule says where stages begin, which records a split of the scores gives, and in 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -36,50 +36,32 @@ class Stage:
     split: bool = False
 
 
-class Rule(Protocol):
-    """How a run's records are chosen.
+class Rule:
+    """How a run's records are chosen: here all of them, in each epoch.
 
     Attributes:
       stages: from the first step to the last.
       held: steps (from, to) of a constant learning rate, and that; None: there are none.
     """
 
-    stages: tuple[Stage, ...]
-    held: tuple[int, int, float] | None
+    held: tuple[int, int, float] | None = None
+
+    def __init__(self, stages: tuple[Stage, ...]):
+        self.stages = stages
 
     def decide(
         self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
     ) -> Split:
         """What a split file holds: of scores (cosines of the pairs, NaN where unreadable) and of
         the split before. `chosen` bool[n] is what is safe, or stays."""
-        ...
+        raise NotImplementedError
 
     def order(self, split: Split, stage: Stage) -> Int64[np.ndarray, " m"]:
         """The records of a stage's steps, batch after batch."""
-        ...
+        raise NotImplementedError
 
     def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
         """The terms that do not count in the step that is number `done`, from 1."""
-        ...
-
-
-class Whole:
-    """All records in each epoch."""
-
-    held = None
-
-    def __init__(self, total: int):
-        self.stages = (Stage(0, total),)
-
-    def decide(
-        self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
-    ) -> Split:
-        raise NotImplementedError
-
-    def order(self, split: Split, stage: Stage) -> Int64[np.ndarray, " m"]:
-        raise NotImplementedError
-
-    def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
         return frozenset()
 
 
@@ -96,7 +78,7 @@ def rule_of(config: ConfigDict, objective: Objective, count: int) -> Rule:
 
         return Removal(config, count)
     train = config.train
-    return Whole(train.steps or train.epochs * (count // train.batch_size))
+    return Rule((Stage(0, train.steps or train.epochs * (count // train.batch_size)),))
 
 
 def cut(stages: list[Stage], steps: int | None) -> tuple[Stage, ...]:

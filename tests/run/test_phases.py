@@ -9,16 +9,14 @@ import numpy as np
 import optax
 import pytest
 from helpers.fault_runs import figures, state
+from helpers.few_pairs import few, killed_at
 from helpers.small_run import small_config, train
 from ml_collections import ConfigDict
 
-from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import build, init
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.run.phases import Steps
-from cleanclip_jax.run.recorder import Recorder
 from cleanclip_jax.run.state import Fixed, Objective, fresh_state, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import make_mesh, place_batch, place_state
@@ -27,34 +25,11 @@ NUMBERS = Variant(16, 16, 1, 64, 8, 0, 64, 1, context_length=6, vocab_size=80)
 PAIRS = 16
 
 
-class Killed(Exception):
-    """Stands for a kill: nothing of the program runs after it."""
-
-
-def killed_at(step: int, config: ConfigDict, workdir: Path, monkeypatch: Any) -> None:
-    record = Recorder.record
-
-    def killed(self: Recorder, done: Any) -> None:
-        if done.step == step:
-            raise Killed
-        record(self, done)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Recorder, "record", killed)
-        train(config, workdir)
-
-
-def roclip(folder: Path, count: int = 32, **options: Any) -> ConfigDict:
-    """Epochs of two steps on the first digits."""
-    config = small_config()
-    source = open_source(config.data.train.to_dict())
-    write_ids(folder / "few.json", np.arange(count), source.root().fingerprint)
+def roclip(folder: Path, **options: Any) -> ConfigDict:
+    """Three epochs of two steps."""
+    config = few(folder, 6)
     with config.unlocked(), config.ignore_type():
-        config.data.train.keep, config.attack = str(folder / "few.json"), None
-        config.evaluation.target = "seven"
         config.objective.matched = ConfigDict({"weight": 1.0, "pool": 24, **options})
-        config.train.steps = 6
-        config.train.checkpoint_every = 100
         config.views.first = "strong"
     return config
 
