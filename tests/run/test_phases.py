@@ -82,6 +82,17 @@ def test_pools_are_the_same_over_devices_in_chunks_and_in_a_ring(way: dict[str, 
     assert counted == [{"cross_modal"}, {"matched"}, {"cross_modal"}]
 
 
+@pytest.mark.slow
+def test_safeclips_terms_are_the_same_over_devices_in_chunks_and_in_a_ring():
+    weights = {"nearest_in_modal": 1.0, "crossed": 1.0}
+    options = {"nearest_in_modal": {"pool": 24, "start": "noise"}}
+    plain = three_steps(Objective(weights, options), 1)
+    way = Objective(weights, options, ring=True, chunks=2)
+    spread = three_steps(way, 1, data=2, fsdp=4)
+    for one, other in zip(*map(jax.tree.leaves, (plain, spread)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_a_step_is_compiled_for_each_phase_once():
     objective = Objective({"cross_modal": 1.0, "matched": 1.0}, {"matched": {"every": 3}})
     steps = Steps(lambda objective: objective.resting, objective, 2)
