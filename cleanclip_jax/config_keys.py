@@ -184,7 +184,9 @@ KEYS: Registry[Key] = Registry(
             "probability: the published code's, whose lowest scores may be safe",
         ),
         "removal": table(None, "drops the pairs of the highest scores after the named epochs"),
-        "removal.after": Key(REQUIRED, "epochs from 1, as (1, 2, 5)", _epochs, convert=tuple),
+        "removal.after": Key(
+            REQUIRED, "epochs from 1, as (1, 2, 5)", _epochs, "after which pairs go", convert=tuple
+        ),
         "removal.share": number(0.02, "of the pairs that are left, dropped each time", 0, 1, "<>"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
         "optimizer.warmup_steps": whole(10_000, "of a linear warmup", below=STEPS),

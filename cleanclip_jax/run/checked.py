@@ -22,9 +22,9 @@ from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
-from cleanclip_jax.run.phases import Steps
+from cleanclip_jax.run.phases import Steps, rule_of
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
-from cleanclip_jax.run.stages import Rule, rule_of
+from cleanclip_jax.run.stages import Rule
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh

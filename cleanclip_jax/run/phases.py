@@ -1,9 +1,13 @@
-"""Phases of a run: which terms count at a step is known on the host, and each has its program."""
+"""What is known on the host of a run's steps: their records' rule, and which terms count."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.run.stages import Rule, Stage
 from cleanclip_jax.run.state import Objective
 
 
@@ -33,3 +37,19 @@ class Steps:
         if resting not in self._made:
             self._made[resting] = self._make(replace(self._objective, resting=resting))
         return self._made[resting]
+
+
+def rule_of(config: ConfigDict, objective: Objective, count: int) -> Rule:
+    """The rule of a config, for so many records."""
+    if config.safe is not None and config.removal is not None:
+        raise UserError("config.safe and config.removal both choose the pairs: give one of them")
+    if config.safe is not None:
+        from cleanclip_jax.run.safe import Safe
+
+        return Safe(config, objective, count)
+    if config.removal is not None:
+        from cleanclip_jax.run.removal import Removal
+
+        return Removal(config, count)
+    train = config.train
+    return Rule((Stage(0, train.steps or train.epochs * (count // train.batch_size)),))

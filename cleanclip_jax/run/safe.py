@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.mixture import two_gaussians
+from cleanclip_jax.measure.gaussians import two_gaussians
 from cleanclip_jax.run.stages import Rule, Split, Stage, cut
 from cleanclip_jax.run.state import Objective
 

@@ -5,18 +5,10 @@ rule says where stages begin, which records a split of the scores gives, and in 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from ml_collections import ConfigDict
-
-from cleanclip_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from cleanclip_jax.run.state import Objective
-else:
-    Objective = Any
 
 Split: TypeAlias = dict[str, np.ndarray]  # arrays of a split file
 
@@ -63,22 +55,6 @@ class Rule:
     def resting(self, done: int, stage: Stage, split: Split | None) -> frozenset[str]:
         """The terms that do not count in the step that is number `done`, from 1."""
         return frozenset()
-
-
-def rule_of(config: ConfigDict, objective: Objective, count: int) -> Rule:
-    """The rule of a config, for so many records."""
-    if config.safe is not None and config.removal is not None:
-        raise UserError("config.safe and config.removal both choose the pairs: give one of them")
-    if config.safe is not None:
-        from cleanclip_jax.run.safe import Safe
-
-        return Safe(config, objective, count)
-    if config.removal is not None:
-        from cleanclip_jax.run.removal import Removal
-
-        return Removal(config, count)
-    train = config.train
-    return Rule((Stage(0, train.steps or train.epochs * (count // train.batch_size)),))
 
 
 def cut(stages: list[Stage], steps: int | None) -> tuple[Stage, ...]:

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from cleanclip_jax.config import load
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.run.optimizer import holding, warmup_cosine
+from cleanclip_jax.run.phases import rule_of
 from cleanclip_jax.run.safe import Safe, next_count, safe_probability
 from cleanclip_jax.run.settings import resolve
-from cleanclip_jax.run.stages import Stage, rule_of
+from cleanclip_jax.run.stages import Stage
 from cleanclip_jax.run.state import make_objective
 
 
@@ -98,7 +99,7 @@ def test_an_epoch_takes_risky_pairs_and_then_each_safe_one_once():
     risky, safe = order[: 100 - 10 * safe_steps], order[100 - 10 * safe_steps :]
     assert chosen[safe].all() and len(set(safe)) == len(safe) and not chosen[risky].any()
     assert set(risky) <= set(np.flatnonzero(~chosen)) - {7}
-    last_risky = stage.first + 10 - safe_steps
+    last_risky = int(stage.first + 10 - safe_steps)
     assert made.resting(last_risky, stage, split) == {"crossed"}
     assert made.resting(last_risky + 1, stage, split) == {"nearest_in_modal"}
     # Another epoch, another order; the same epoch, the same.

@@ -219,29 +219,6 @@ def test_augmented_captions_may_be_drawn_once(source: Source):
     assert any(row["tokens"][1].tobytes() not in by_index[int(row["index"])] for row in rows(other))
 
 
-@pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_a_strong_first_view_takes_the_pairs_place(source: Source, mode: str):
-    """Picture and caption, with or without a second view; other draws each time."""
-    plain = {int(row["index"]): row for row in rows(take(source, 3, decode=mode))}
-    for second in ({}, {"image": "strong", "text": "eda"}):
-        views = Views(**second, first="strong")
-        seen = list(rows(take(source, 6, views=views, decode=mode)))
-        for row in seen:
-            assert len(row["images"]) == len(row["tokens"]) == 1 + bool(second)
-            for picture in row["images"]:
-                assert (picture != plain[int(row["index"])]["images"][0]).any()
-            assert not second or (row["images"][0] != row["images"][1]).any()
-        reworded = [
-            (row["tokens"][0] != plain[int(row["index"])]["tokens"][0]).any() for row in seen
-        ]
-        assert sum(reworded) > 12
-    once = Views(image="strong", text="eda", first="strong", per="once")
-    twice = list(rows(take(source, 6, views=once, decode=mode)))
-    by_index = {int(row["index"]): row["tokens"] for row in twice}
-    assert all((by_index[int(row["index"])] == row["tokens"]).all() for row in twice)
-    assert any((row["tokens"][0] != row["tokens"][1]).any() for row in twice)
-
-
 @pytest.mark.parametrize("views", [Views(image="autoaugment"), Views(text="eda")])
 def test_one_half_of_a_view_may_be_left_out(source: Source, views: Views):
     batches = take(source, 3, views=views)

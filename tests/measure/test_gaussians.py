@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cleanclip_jax.measure.mixture import best_cut, two_gaussians
+from cleanclip_jax.measure.gaussians import best_cut, two_gaussians
 
 
 @pytest.mark.parametrize("case", ["usual", "wide_safe"])
