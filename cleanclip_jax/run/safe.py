@@ -61,13 +61,13 @@ class Safe(Rule):
         if before is None:
             with np.errstate(invalid="ignore"):
                 chosen = probability >= s["threshold"]
-            return {"probability": probability, "chosen": chosen, "base": np.int64(chosen.sum())}
+            return {"probability": probability, "chosen": chosen, "base": np.array(chosen.sum())}
         base, epochs = int(before["base"]), stage.epoch - self._first
         count = next_count(base, epochs, len(readable), s["grow"], s["cap"])
         ranked = readable[np.lexsort((-scores[readable], -probability[readable]))]
         chosen = np.zeros(len(scores), bool)
         chosen[ranked[:count]] = True
-        return {"probability": probability, "chosen": chosen, "base": np.int64(base)}
+        return {"probability": probability, "chosen": chosen, "base": np.array(base)}
 
     def _risky_steps(self, split: Split) -> int:
         return self._epoch - int(split["chosen"].sum()) // self._batch

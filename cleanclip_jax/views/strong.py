@@ -57,7 +57,7 @@ def draw_box(
     """A box whose share of the area is `least` to 1 and whose shape is in `RATIOS`."""
     for _ in range(TRIES):
         area = width * height * rng.uniform(least, 1)
-        ratio = math.exp(rng.uniform(*map(math.log, RATIOS)))
+        ratio = math.exp(rng.uniform(math.log(RATIOS[0]), math.log(RATIOS[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h

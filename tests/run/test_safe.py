@@ -117,8 +117,8 @@ def test_an_epoch_of_one_kind_alone(chosen: int):
 
 
 def test_the_rate_is_one_cosine_but_for_the_warm_cross_epoch():
-    whole = warmup_cosine(5e-4, 10, 100)
-    held = holding(whole, 20, 30, 5e-6)
+    whole: Any = warmup_cosine(5e-4, 10, 100)
+    held: Any = holding(whole, 20, 30, 5e-6)
     for step in range(100):
         expected = 5e-6 if 20 <= step < 30 else float(whole(step))
         assert float(held(step)) == pytest.approx(expected, rel=1e-6)

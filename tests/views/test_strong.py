@@ -75,9 +75,9 @@ def test_views_are_torchvisions():
 def test_a_hue_is_turned_towards_0_in_whole_steps():
     image = Image.new("RGB", (1, 1), (200, 10, 10))
     assert shift_hue(image, 0.0).tobytes() == bytes((200, 10, 10))
-    before = image.convert("HSV").getpixel((0, 0))[0]
+    before = image.convert("HSV").tobytes()[0]
     for turns in (-0.1, 0.1):
-        after = shift_hue(image, turns).convert("HSV").getpixel((0, 0))[0]
+        after = shift_hue(image, turns).convert("HSV").tobytes()[0]
         assert abs((after - before - int(turns * 255) + 128) % 256 - 128) <= 1
 
 
@@ -131,4 +131,4 @@ def test_the_draw_decides_all_and_pictures_of_any_size_have_a_view():
         views = [strong(image, size, np.random.default_rng(seed)) for seed in (1, 1, 2)]
         assert views[0].shape == (size, size, 3)
         np.testing.assert_array_equal(views[0], views[1])
-    assert (views[0] != views[2]).any()
+        assert width == 1 or (views[0] != views[2]).any()

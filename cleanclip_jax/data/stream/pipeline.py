@@ -135,9 +135,9 @@ def train_batches(
         records = grain.MapDataset.range(len(source)).shuffle(order)
         records = records.repeat(ENDLESS // len(source))
     else:
-        first, rows = stage
+        first, rows = stage[0], stage[1].tolist()
         draws = int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
-        records = grain.MapDataset.source(rows).map(int)
+        records = grain.MapDataset.source(rows)
     dataset = records.random_map(example.pair, seed=draws).batch(
         reading.batch_size // count, batch_fn=Collate(tokenizer)
     )[index::count][step:]

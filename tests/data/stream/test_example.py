@@ -17,20 +17,21 @@ def source(write_csv: Callable) -> Source:
     return open_source({"kind": "csv", "path": str(write_csv(12)), "class_name": "animal"})
 
 
-def batches(source: Source, count: int, mode: str, views: Views | None = None) -> list[dict]:
+def batches(source: Source, count: int, mode: str, views: Views | None = None) -> list[Any]:
     """The rows of so many batches of four."""
     tokenizer = Tokenizer.train([source.caption(i) for i in range(len(source))], 400, 16)
     options: dict[str, Any] = {"image_size": 16, "batch_size": 4, "seed": 0, "decode": mode}
     with stream_of(source, tokenizer, views=views, **options) as stream:
-        made = [dict(batch) for batch in islice(stream, count)]
+        made: list[dict[str, Any]] = [{**batch} for batch in islice(stream, count)]
     return [{key: rows[i] for key, rows in batch.items()} for batch in made for i in range(4)]
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_a_strong_first_view_takes_the_pairs_place(source: Source, mode: str):
     """Picture and caption, with or without a second view; other draws each time."""
-    plain = {int(row["index"]): row for row in (batches(source, 3, mode))}
-    for second in ({}, {"image": "strong", "text": "eda"}):
+    plain: dict[int, Any] = {int(row["index"]): row for row in (batches(source, 3, mode))}
+    seconds: tuple[dict[str, Any], ...] = ({}, {"image": "strong", "text": "eda"})
+    for second in seconds:
         views = Views(**second, first="strong")
         seen = list(batches(source, 6, mode, views))
         for row in seen:
