@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.run.stages import Rule, Split, Stage, cut
+from cleanclip_jax.run.stages import Rule, Split, Stage, check_epochs
 
 
 class Removal(Rule):
@@ -18,26 +18,27 @@ class Removal(Rule):
     """
 
     def __init__(self, config: ConfigDict, count: int):
-        settings = config.removal
-        self._share, self._seed = settings["share"], config.seed
-        self._batch, after = config.train.batch_size, sorted(set(settings["after"]))
-        stages, left, first, epoch = [], count, 0, 1
-        epochs = config.train.epochs if config.train.steps is None else max(after) + 1
-        while epoch <= epochs:
-            last = min([end for end in after if end >= epoch] or [epochs])
-            steps = left // self._batch
+        self._share, self._seed = config.removal["share"], config.seed
+        self._batch, after = config.train.batch_size, set(config.removal["after"])
+        most, epochs = config.train.steps or math.inf, config.train.epochs
+        if config.train.steps is not None:
+            epochs = config.train.steps  # an epoch has a step or more
+        whole = min(min(after), epochs) * (count // self._batch)
+        stages, left, split = [Stage(0, int(min(whole, most)))], count, 0
+        for epoch in range(min(after) + 1, epochs + 1):
+            if epoch - 1 in after:
+                left, split = left - dropped(left, self._share), epoch
+            first, steps = stages[-1].last, left // self._batch
+            if first >= most:
+                break
+            check_epochs("removal", epoch)
             if not steps:
                 raise UserError(
                     f"config.removal leaves {left} pairs after epoch {epoch - 1}, less than "
                     f"config.train.batch_size {self._batch}: name fewer epochs or a smaller share"
                 )
-            last = min(last, epochs)
-            stages.append(Stage(first, first + (last - epoch + 1) * steps, epoch, epoch > 1))
-            first, epoch = stages[-1].last, last + 1
-            left -= dropped(left, self._share)
-        if config.train.steps is not None and config.train.steps > first:
-            stages[-1] = Stage(stages[-1].first, config.train.steps, stages[-1].epoch, True)
-        super().__init__(cut(stages, config.train.steps))
+            stages.append(Stage(first, int(min(first + steps, most)), epoch, split))
+        super().__init__(tuple(stages))
 
     def decide(
         self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None
@@ -49,14 +50,10 @@ class Removal(Rule):
         return {"chosen": chosen}
 
     def order(self, split: Split, stage: Stage) -> Int64[np.ndarray, " m"]:
-        """Epoch after epoch in a new order, each cut to whole batches."""
-        rows = np.flatnonzero(split["chosen"])
-        size, wanted = len(rows) // self._batch * self._batch, stage.last - stage.first
-        orders = [
-            np.random.default_rng([self._seed, stage.epoch + i]).permutation(rows)[:size]
-            for i in range(-(-wanted * self._batch // size))
-        ]
-        return np.concatenate(orders)[: wanted * self._batch]
+        """Each epoch in a new order, cut to whole batches."""
+        rng = np.random.default_rng([self._seed, stage.epoch])
+        count = (stage.last - stage.first) * self._batch
+        return np.resize(rng.permutation(np.flatnonzero(split["chosen"])), count)
 
 
 def dropped(count: int, share: float) -> int:

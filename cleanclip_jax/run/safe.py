@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.gaussians import two_gaussians
-from cleanclip_jax.run.stages import Rule, Split, Stage, cut
+from cleanclip_jax.run.stages import Rule, Split, Stage, check_epochs
 from cleanclip_jax.run.state import Objective
 
 IN_MODAL, CROSS = "nearest_in_modal", "crossed"
@@ -22,6 +22,8 @@ class Safe(Rule):
     known at its start and the learning rate is one schedule over it.
     """
 
+    columns, numbers = ("probability",), ("base",)
+
     def __init__(self, config: ConfigDict, objective: Objective, count: int):
         settings = config.safe
         lacking = {IN_MODAL, CROSS} - objective.terms.keys()
@@ -33,17 +35,17 @@ class Safe(Rule):
         self._settings, self._seed, self._batch = settings, config.seed, config.train.batch_size
         self._epoch = epoch = count // self._batch
         warm, cross = settings["warm_in_modal"], settings["warm_cross"]
-        self._warm, self._split = warm * epoch, (warm + cross) * epoch
-        self._first = warm + cross + 1  # the first epoch with a split
-        stages = [Stage(0, self._split)] if self._split else []
-        last = config.train.epochs if config.train.steps is None else 10**9
-        if config.train.steps is not None:
-            last = max(-(-config.train.steps // epoch), self._first)
-        for number in range(self._first, last + 1):
-            stages.append(Stage((number - 1) * epoch, number * epoch, number, True))
+        self._warm, self._first = warm * epoch, warm + cross + 1  # the first epoch with a split
         steps = config.train.steps or config.train.epochs * epoch
-        super().__init__(cut(stages, steps))
-        self.held = (self._warm, self._split, settings["warm_cross_rate"]) if cross else None
+        check_epochs("safe", -(-steps // epoch))
+        split = min((warm + cross) * epoch, steps)
+        stages = [Stage(0, split)] if split else []
+        for first in range(split, steps, epoch):
+            number = first // epoch + 1
+            stages.append(Stage(first, min(first + epoch, steps), number, number))
+        super().__init__(tuple(stages))
+        if cross:
+            self.held = (min(self._warm, steps), split, settings["warm_cross_rate"])
 
     def decide(
         self, scores: Float64[np.ndarray, " n"], stage: Stage, before: Split | None

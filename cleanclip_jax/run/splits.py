@@ -39,13 +39,11 @@ def begin_split(workdir: Workdir, run: Checked, stage: Stage, state: State, step
       step: at which the state stands.
     """
     carried = np.asarray(state.memory[SPLIT].addressable_data(0)).tobytes().hex()
-    name = f"{SPLITS}/{stage.epoch}.npz"
-    if step > stage.first:
+    name, before = f"{SPLITS}/{stage.split}.npz", None
+    if step > stage.first or stage.split < stage.epoch:
         return read_split(workdir, run, name, carried)
-    earlier = [s for s in run.rule.stages if s.split and s.first < stage.first]
-    before = None
-    if earlier:
-        before = read_split(workdir, run, f"{SPLITS}/{earlier[-1].epoch}.npz", carried)
+    if earlier := max((s.split for s in run.rule.stages if s.split < stage.split), default=0):
+        before = read_split(workdir, run, f"{SPLITS}/{earlier}.npz", carried)
     whole = jax.jit(lambda x: x, out_shardings=copied_over(run.mesh))
     variables = whole({"params": state.params, "batch_stats": state.batch_stats})
     encoder = encoder_of(run.model, variables, run.tokenizer, run.mesh)
@@ -76,10 +74,11 @@ def read_split(workdir: Workdir, run: Checked, name: str, digest: str) -> Split:
             if sum(file.file_size for file in arrays.zip.infolist()) > len(data):
                 raise ValueError("it is compressed")
             split = {key: arrays[key] for key in arrays.files}
-        rows = {"scores": float, "chosen": bool}
-        rows |= {"probability": float} if "probability" in split else {}
-        for key, kind in rows.items():
-            if split[key].dtype != kind or split[key].shape != (len(run.source),):
+        rows = {"scores": float, "chosen": bool} | dict.fromkeys(run.rule.columns, float)
+        shapes = {key: ((len(run.source),), kind) for key, kind in rows.items()}
+        shapes |= dict.fromkeys(run.rule.numbers, ((), np.int64))
+        for key, (shape, kind) in shapes.items():
+            if split[key].dtype != kind or split[key].shape != shape:
                 raise ValueError(f"{key} is {split[key].dtype}{list(split[key].shape)}")
         facts = [str(split[key]) for key in ("fingerprint", "checkpoint")]
     except UserError as error:

@@ -10,6 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from cleanclip_jax.errors import UserError
+
+MOST_EPOCHS = 10_000
 Split: TypeAlias = dict[str, np.ndarray]  # arrays of a split file
 
 
@@ -19,13 +22,14 @@ class Stage:
 
     Attributes:
       epoch: its first, counted from 1.
-      split: whether a split chooses its records; False: all of them, in the run's one stream.
+      split: the epoch whose split chooses its records, this one's or an earlier one's; 0: all of
+        them, in the run's one stream.
     """
 
     first: int
     last: int
     epoch: int = 1
-    split: bool = False
+    split: int = 0
 
 
 class Rule:
@@ -34,8 +38,11 @@ class Rule:
     Attributes:
       stages: from the first step to the last.
       held: steps (from, to) of a constant learning rate, and that; None: there are none.
+      columns, numbers: what a split file holds beside scores and `chosen`: float64[n], int64[].
     """
 
+    columns: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     held: tuple[int, int, float] | None = None
 
     def __init__(self, stages: tuple[Stage, ...]):
@@ -57,10 +64,10 @@ class Rule:
         return frozenset()
 
 
-def cut(stages: list[Stage], steps: int | None) -> tuple[Stage, ...]:
-    """Stages up to so many steps; None: all."""
-    if steps is None:
-        return tuple(stages)
-    return tuple(
-        Stage(s.first, min(s.last, steps), s.epoch, s.split) for s in stages if s.first < steps
-    )
+def check_epochs(name: str, epochs: int) -> None:
+    """Refuses more epochs than a run may have that begins each with a stage of its own."""
+    if epochs > MOST_EPOCHS:
+        raise UserError(
+            f"config.{name} begins each epoch anew, and {epochs} are more than {MOST_EPOCHS}: "
+            "lower config.train.epochs"
+        )

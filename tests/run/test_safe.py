@@ -66,12 +66,14 @@ def test_the_safe_ones_grow_by_whole_pairs_up_to_the_cap():
 
 def test_stages_cover_all_steps_and_each_epoch_has_as_many():
     made = rule()
-    assert made.stages[0] == Stage(0, 30) and made.stages[1] == Stage(30, 40, 4, True)
+    assert made.stages[0] == Stage(0, 30) and made.stages[1] == Stage(30, 40, 4, 4)
     assert [stage.epoch for stage in made.stages[1:]] == list(range(4, 11))
     assert made.stages[-1].last == 100 and made.held == (20, 30, 5e-6)
     phases = [made.resting(done, made.stages[0], None) for done in (1, 20, 21, 30)]
     assert phases == [{"crossed"}] * 2 + [{"nearest_in_modal"}] * 2
-    assert rule(warm_cross=0, warm_in_modal=0).stages[0] == Stage(0, 10, 1, True)
+    assert [stage.split for stage in made.stages] == [0, *range(4, 11)]
+    assert rule(warm_in_modal=2**31 - 1).stages == (Stage(0, 100),)
+    assert rule(warm_cross=0, warm_in_modal=0).stages[0] == Stage(0, 10, 1, 1)
 
 
 @pytest.mark.parametrize("steps", [25, 30, 34, 61])
@@ -143,8 +145,12 @@ def test_terms_that_it_needs_and_pairs_that_it_splits():
     with pytest.raises(UserError, match=r"give config\.objective\.crossed a weight"):
         Safe(config, make_objective(config), 100)
     config = config_of()
+    config.train.epochs = 2**30
+    with pytest.raises(UserError, match="begins each epoch anew, and 1073741824 are more than"):
+        Safe(config, make_objective(config), 100)
+    config = config_of()
     config.removal = ConfigDict({"after": (1,)})
     with pytest.raises(UserError, match=r"safe and config\.removal both choose"):
         rule_of(config, make_objective(config), 100)
     with pytest.raises(UserError, match="takes two or more"):
-        rule().decide(np.full(105, np.nan), Stage(30, 40, 4, True), None)
+        rule().decide(np.full(105, np.nan), Stage(30, 40, 4, 4), None)

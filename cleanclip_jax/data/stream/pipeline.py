@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grain
 import numpy as np
@@ -135,9 +135,9 @@ def train_batches(
         records = grain.MapDataset.range(len(source)).shuffle(order)
         records = records.repeat(ENDLESS // len(source))
     else:
-        first, rows = stage[0], stage[1].tolist()
+        first, rows = stage[0], cast(Any, stage[1])  # an array has a Sequence's methods
         draws = int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
-        records = grain.MapDataset.source(rows)
+        records = grain.MapDataset.source(rows).map(int)
     dataset = records.random_map(example.pair, seed=draws).batch(
         reading.batch_size // count, batch_fn=Collate(tokenizer)
     )[index::count][step:]
