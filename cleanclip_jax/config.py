@@ -19,6 +19,8 @@ from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import read_bytes
 from cleanclip_jax.keys import Key, literal, take
 
+RULES = ("safe", "removal")  # tables that choose the pairs of a stage
+
 
 def declare(name: str, key: Key) -> None:
     """Adds a key: that of a term of one's own, say."""
@@ -173,6 +175,11 @@ def check(config: ConfigDict) -> None:
             "config.data.resident needs config.views.on=device: what lies in device memory is "
             "poisoned and augmented there"
         )
+    if "strong" in (config.views.first, config.views.image) and config.views.on == "device":
+        raise UserError(
+            "config.views.on=device makes no strong views: set config.views.on=host, or "
+            "config.views.first=none and another config.views.image"
+        )
     if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
         raise UserError(
             f"config.model.attention=cudnn computes in bfloat16, not {config.model.dtype}: set "
@@ -194,8 +201,9 @@ def _check_values(config: ConfigDict) -> None:
                 node[last] = value
     for table in ("attack", "evaluation.attack"):
         _check_attack(table, config[table] if table == "attack" else config.evaluation.attack)
-    if config.patch is not None:
-        take("config.patch", dict(config.patch.items()), keys_of("patch"))
+    for table in (*RULES, "patch"):
+        if config[table] is not None:
+            take(f"config.{table}", dict(config[table].items()), keys_of(table))
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:

@@ -27,6 +27,7 @@ from cleanclip_jax.keys import (
 )
 from cleanclip_jax.registry import Registry
 
+POOLS = "empty | noise | unit_noise"  # what a pool of embeddings begins with
 DTYPES = "float32 | bfloat16 | float64"
 
 
@@ -59,6 +60,11 @@ def _warmup(value: Any) -> bool:
 def _lengths(value: Any) -> bool:
     accepts = whole(1, least=1, below=SIDE).accepts
     return isinstance(value, list | tuple) and all(map(accepts, value))
+
+
+def _epochs(value: Any) -> bool:
+    accepts = whole(1, least=1, below=STEPS).accepts
+    return isinstance(value, list | tuple) and bool(value) and all(map(accepts, value))
 
 
 def _sets(value: Any) -> bool:
@@ -159,8 +165,8 @@ KEYS: Registry[Key] = Registry(
         "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
         "views.first": choice(
             "none",
-            "none | light",
-            "the picture itself, as it is; light: noise and a square, as PAR's",
+            "none | light | strong",
+            "the pair itself; light: noise and a square, as PAR's; strong: as RoCLIP's",
         ),
         "patch": table(None, "the trigger that `cleanclip patch` optimises: docs/attacks.md"),
         "patch.target": text(REQUIRED, "the class that it is to lead to", "a class name"),
@@ -194,7 +200,10 @@ KEYS: Registry[Key] = Registry(
             1e-3, "Adam's learning rate, without decay or schedule", most=1e6
         ),
         "patch.seed": whole(None, "draws all of it; the run's seed"),
-        "views.image": choice("autoaugment", "autoaugment | none", "the augmented picture"),
+        "views.crop": share(0.08, "of a picture, that a strong view shows at least", "<"),
+        "views.image": choice(
+            "autoaugment", "autoaugment | strong | none", "the augmented picture"
+        ),
         "views.text": choice("eda", "eda | none", "the augmented caption"),
         "views.synonyms": choice("none", "none | wordnet", "that EDA replaces words by"),
         "views.wordnet": text(None, "the folder of WordNet's dictionary"),
@@ -208,10 +217,38 @@ KEYS: Registry[Key] = Registry(
         "objective.others": weight(0.0, "MMCL among the pairs that are no suspects"),
         "objective.unlearn": weight(0.0, "suspects' cosines to -`target`"),
         "objective.unlearn.target": number(0.0, "0: to 0; 1: apart; -1: together", -1, 1),
+        "objective.matched": weight(0.0, "RoCLIP: from a pool, in its epochs in place of MMCL"),
+        "objective.matched.pool": whole(21_845, "captions in it", 1, below=2**31),
+        "objective.matched.every": whole(2, "its epochs, from 1, are those that this divides", 1),
+        "objective.matched.start": choice("empty", POOLS, "noise: the published code's"),
+        "objective.matched.update": choice("always", "always | matched", "steps that feed it"),
+        "objective.nearest_in_modal": weight(0.0, "SafeCLIP: views against neighbours in pools"),
+        "objective.nearest_in_modal.pool": whole(256, "rows of each pool", 1, below=2**31),
+        "objective.nearest_in_modal.start": choice("empty", POOLS, "noise: the published code's"),
+        "objective.crossed": weight(0.0, "SafeCLIP: each side against the other's view"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
         "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
+        "safe": table(None, "SafeCLIP: epochs of all pairs, then risky and safe ones in turn"),
+        "safe.warm_in_modal": whole(5, "epochs of nearest_in_modal on all pairs", below=STEPS),
+        "safe.warm_cross": whole(1, "epochs of crossed on all pairs, after them", below=STEPS),
+        "safe.warm_cross_rate": number(5e-6, "the learning rate of these", most=1e6),
+        "safe.threshold": share(
+            0.9, "the probability from which a pair is safe in the first split"
+        ),
+        "safe.grow": share(0.01, "of all pairs, by which the safe ones grow with each epoch"),
+        "safe.cap": share(0.85, "of all pairs, that are safe at most"),
+        "safe.order": choice(
+            "guarded",
+            "guarded | probability",
+            "probability: the published code's, whose lowest scores may be safe",
+        ),
+        "removal": table(None, "drops the pairs of the highest scores after the named epochs"),
+        "removal.after": Key(
+            REQUIRED, "epochs from 1, as (1, 2, 5)", _epochs, "after which pairs go", convert=tuple
+        ),
+        "removal.share": number(0.02, "of the pairs that are left, dropped each time", 0, 1, "<>"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
         "optimizer.warmup_steps": Key(
             10_000,

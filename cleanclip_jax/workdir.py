@@ -32,6 +32,7 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS, TENSORBOARD, PROFILE = "checkpoints", "tensorboard", "profile"
 SUSPECTS = "suspects.parquet"  # ids of the pairs that the run does not trust
 MIX = "mix.json"  # the two models whose weights are mixed there
+SPLITS = "splits"  # which pairs a stage of the run takes: EPOCH.npz
 ANCHOR = "anchor"  # the frozen start, where a term compares with it
 
 # What readers rely on of each file, in the words of `files.parse_json`.

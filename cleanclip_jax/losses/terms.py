@@ -33,6 +33,8 @@ class Context:
       step: updates so far, int32[].
       metrics: scalars by name, to be logged; a term adds its own.
       suspects: bool[b], the pairs of config.data.suspects, where a term needs them.
+      counts: whether the term's value is part of this step's loss. Where it rests (`Term.resting`)
+        only its memory is of use, and what else it computes the compiler leaves out.
     """
 
     features: Mapping[str, jax.Array]
@@ -44,10 +46,19 @@ class Context:
     step: Int[Array, ""]
     metrics: dict[str, jax.Array]
     suspects: Bool[Array, " b"] | None = None
+    counts: bool = True
 
 
 def _nothing(width: int, **options: Any) -> Memory:
     return None
+
+
+def _always(epoch: int, **options: Any) -> frozenset[str]:
+    return frozenset()
+
+
+def _anything(batch_size: int, **options: Any) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,11 @@ class Term:
       needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
         by the frozen start), label (classes), head (a linear head on image features), suspect
         (which pairs are suspected).
-      memory: what is kept between steps, at its beginning: of the features' width and the same
-        options. It is part of the state: saved, split over devices, and restored exactly.
+      memory: what is kept between steps, at its beginning: of the features' width, the same
+        options and, if it has such a parameter, the run's `seed`. It is part of the state: saved,
+        split over devices, and restored exactly.
+      resting: of an epoch, counted from 1, and the options: the terms that do not count in it.
+      check: of the batch size and the options: refuses what can't be.
       note: what a user has to know of a model that was trained with it; logged as a run begins.
     """
 
@@ -69,6 +83,8 @@ class Term:
     needs: frozenset[str] = frozenset({"text"})
     memory: Callable[..., Memory] = _nothing
     note: str = ""
+    resting: Callable[..., frozenset[str]] = _always
+    check: Callable[..., None] = _anything
 
     def __post_init__(self):
         for need in self.needs:
@@ -126,6 +142,11 @@ def unlearn(c: Context, target: float = 0.0) -> tuple[jax.Array, Memory]:
     return jnp.where(c.suspects, apart, 0.0).sum() / jnp.maximum(count, 1), None
 
 
+def crossed(c: Context) -> tuple[jax.Array, Memory]:
+    """Images against the texts' views and texts against the images', one way each (SafeCLIP)."""
+    return (c.info_nce("image", "text_view") + c.info_nce("text", "image_view")) / 2, None
+
+
 def classification(c: Context, normalised: bool = False) -> tuple[jax.Array, Memory]:
     """Mean cross-entropy of a linear head on image features; logs the batch's accuracy.
 
@@ -151,6 +172,9 @@ TERMS: Registry[Term] = Registry(
         ),
         "others": Term(others, needs=frozenset({"text", "suspect"})),
         "unlearn": Term(unlearn, needs=frozenset({"text", "suspect"})),
+        "matched": "cleanclip_jax.losses.pools:MATCHED",
+        "nearest_in_modal": "cleanclip_jax.losses.pools:NEAREST_IN_MODAL",
+        "crossed": Term(crossed, needs=frozenset({"text", "view"})),
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

@@ -41,11 +41,7 @@ class Encoder:
         architecture = (m.variant, m.compute.activation, str(m.compute.dtype), backend)
         whole = hashlib.sha256(repr(architecture).encode())
         tower = {part: tree["visual"] for part, tree in self.variables.items() if "visual" in tree}
-        for path, leaf in jax.tree.leaves_with_path(tower):
-            array = np.asarray(leaf)
-            whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            whole.update(array.tobytes())  # bfloat16 is no buffer that hashlib takes
-        return whole.hexdigest()
+        return hash_arrays(whole, tower).hexdigest()
 
     def image_features(
         self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int
@@ -81,6 +77,15 @@ def encoder_of(
         variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
         mesh = mesh.local_mesh
     return Encoder(model, jax.device_put(dict(variables), copied_over(mesh)), tokenizer, mesh)
+
+
+def hash_arrays(whole: Any, tree: Any) -> Any:
+    """Feeds a hash with every array of a tree; returns it."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        whole.update(array.tobytes())  # bfloat16 is no buffer that hashlib takes
+    return whole
 
 
 def fill_up(rows: np.ndarray, size: int) -> np.ndarray:

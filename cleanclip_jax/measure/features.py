@@ -76,10 +76,10 @@ def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
     features = _cached_or_computed(encoder, share, reading)
     if jax.process_count() > 1:
         line = json.dumps(features.unreadable).encode() + b"\n"
-        texts = _gathered(np.frombuffer(line, np.uint8)).tobytes().splitlines()
+        texts = rows_of_all(np.frombuffer(line, np.uint8)).tobytes().splitlines()
         features = Features(
-            _gathered(features.rows),
-            _gathered(features.index),
+            rows_of_all(features.rows),
+            rows_of_all(features.index),
             {int(i): text for part in texts for i, text in json.loads(part).items()},
         )
     unreadable = features.unreadable
@@ -176,7 +176,7 @@ def _readable(source: Source, index: int) -> bool:
     return True
 
 
-def _gathered(rows: np.ndarray) -> np.ndarray:
+def rows_of_all(rows: np.ndarray) -> np.ndarray:
     """The rows of every process, in the order of the processes."""
     counts = np.asarray(multihost_utils.process_allgather(np.array(len(rows))))
     padded = np.pad(rows, [(0, int(counts.max()) - len(rows)), *[(0, 0)] * (rows.ndim - 1)])

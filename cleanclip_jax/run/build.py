@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from cleanclip_jax.run.lengths import Cut
 from cleanclip_jax.run.owner import Owner
 from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
 from cleanclip_jax.run.settings import claim, facts_of, has_begun
+from cleanclip_jax.run.stages import Stage
 from cleanclip_jax.run.state import Fixed, State, fresh_state
 from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
 from cleanclip_jax.start.model import shapes_of
@@ -36,6 +37,20 @@ log = logging.getLogger(__name__)
 IN_STEP = ("images", "tokens", "stamps")
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A stage that is open.
+
+    Attributes:
+      batches: gives (tokens a caption, batch), of the stream.
+      step: gives, of a step's number, what takes it: (state, fixed, batch) to (state, metrics).
+    """
+
+    stream: Any
+    batches: Cut
+    step: Callable[[int], Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(Checked):
     """All that the loop needs, beside what was checked; `build` opens it.
@@ -43,7 +58,7 @@ class Run(Checked):
     Attributes:
       first: the step it stands at.
       state: at `first`; donated to the first step.
-      batches: gives (tokens a caption, batch).
+      begin: opens a stage, with the state that it begins or goes on with.
       place: puts what the step needs of a batch on the devices.
       flops: of a pair with captions of so many tokens.
       save: writes a checkpoint of a step.
@@ -53,14 +68,18 @@ class Run(Checked):
     first: int
     state: State
     fixed: Fixed
-    stream: Any
-    batches: Cut
+    begin: Callable[[Stage, State], AbstractContextManager[Begun]]
     place: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
     flops: Callable[[int], float]
     recorder: Recorder
     trace: Trace
     preemption: Preemption
     save: Callable[[int, State], None]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that it has still to take, or to end."""
+        return [stage for stage in self.rule.stages if stage.last > self.first]
 
 
 @contextmanager
@@ -137,18 +156,6 @@ def _opened(
             from cleanclip_jax.run.anchor import anchor
 
             frozen = anchor(workdir, run)
-        stream = train_batches(
-            run.source,
-            run.tokenizer,
-            reading,
-            image_size=size,
-            seed=config.seed,
-            plan=run.plan,
-            views=run.views,
-            step=first,
-            process=(jax.process_index(), jax.process_count()),
-            unreadable=unreadable,
-        )
         peak = peak_of(run.mesh.devices.flat[0].device_kind)
         recorder = Recorder(
             workdir,
@@ -172,6 +179,33 @@ def _opened(
                 arrays["suspects"] = run.suspects[batch["index"]]
             return place_batch(run.mesh, arrays)
 
+        @contextmanager
+        def begin(stage: Stage, state: State) -> Iterator[Begun]:
+            step, split, records = max(first, stage.first), None, None
+            if stage.split:
+                from cleanclip_jax.run.splits import begin_split
+
+                with recorder.paused():
+                    split = begin_split(workdir, run, stage, state, step)
+                records = stage.first, run.rule.order(split, stage)
+            with train_batches(
+                run.source,
+                run.tokenizer,
+                reading,
+                image_size=size,
+                seed=config.seed,
+                plan=run.plan,
+                views=run.views,
+                step=step - stage.first,
+                process=(jax.process_index(), jax.process_count()),
+                unreadable=unreadable,
+                stage=records,
+            ) as stream:
+                lengths, context = config.train.text_lengths, config.text.context_length
+                batches = Cut(stream, lengths, context, run.mesh)
+                resting = partial(run.rule.resting, stage=stage, split=split)
+                yield Begun(stream, batches, lambda done: run.step(done, resting(done)))
+
         def save(done: int, state: State) -> None:
             owner.check()
             store.save(done, **parts(state))
@@ -179,17 +213,14 @@ def _opened(
         for term in run.objective.terms.values():
             if term.note:
                 log.warning("%s", term.note)
-        with stream, recorder, trace, Preemption() as preemption:
+        with recorder, trace, Preemption() as preemption:
             yield Run(
                 **vars(run),
                 workdir=workdir,
                 first=first,
                 state=state,
                 fixed=Fixed(frozen, table),
-                stream=stream,
-                batches=Cut(
-                    stream, config.train.text_lengths, config.text.context_length, run.mesh
-                ),
+                begin=begin,
                 place=place,
                 flops=_flops(run) if peak else lambda length: 0.0,
                 recorder=recorder,

@@ -1,6 +1,6 @@
 """A run of which nothing is left to be refused, before anything of it is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
 from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
+from cleanclip_jax.run.phases import Steps, rule_of
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
+from cleanclip_jax.run.stages import Rule
 from cleanclip_jax.run.state import Objective, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh, place_state
@@ -45,10 +47,12 @@ class Checked:
     Attributes:
       config: with everything filled in, as it is to lie in the workdir.
       begun: whether it has saved a step there.
+      rule: which records its stages take.
       total: its last step.
       labels: the class of each pair, where a term needs it.
       suspects: the pairs that are suspected, where a term needs them.
       step: (state, fixed, batch) to (state, metrics), jitted.
+      step: gives, of a step's number, the jitted (state, fixed, batch) to (state, metrics).
     """
 
     config: ConfigDict
@@ -62,6 +66,7 @@ class Checked:
     plan: Plan | None
     device_views: Any
     model: CLIP
+    rule: Rule
     total: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -69,6 +74,7 @@ class Checked:
     labels: Int32[np.ndarray, " n"] | None
     suspects: Bool[np.ndarray, " n"] | None
     step: Callable[..., Any]
+    step: Steps
 
     def weights(self) -> Mapping[str, Any]:
         """The variables that it begins with: fresh by its seed, or its start's."""
@@ -123,7 +129,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         raise UserError(
             f"config.train.batch_size {batch_size} is larger than the data: {len(source)} pairs"
         )
-    total = config.train.steps or config.train.epochs * steps_per_epoch
+    rule = rule_of(config, objective, len(source))
+    total = rule.stages[-1].last
     if total >= STEPS:
         raise UserError(f"config.train.epochs: {total} steps are more than a run can count")
     tokenizer = _tokenizer(config, workdir, source, start)
@@ -137,8 +144,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
             "config.train.trainable names trigger, and this run has no learned one: set an attack "
             "whose trigger is a parameter (docs/extend.md), and config.views.on=device"
         )
-    optimizer, schedule = make_optimizer(config.optimizer.to_dict(), total, steps_per_epoch)
-    step = make_step(model, optimizer, schedule, objective, mesh=mesh, views=device_views)
+    optimizer, schedule = make_optimizer(
+        config.optimizer.to_dict(), total, steps_per_epoch, rule.held
+    )
+    make = partial(make_step, model, optimizer, schedule, mesh=mesh, views=device_views)
+    step = Steps(make, objective, steps_per_epoch)
     labels = source.labels().astype(np.int32) if "label" in objective.needs else None
     return Checked(
         config=config,
@@ -152,6 +162,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         plan=plan,
         device_views=device_views,
         model=model,
+        rule=rule,
         total=total,
         optimizer=optimizer,
         schedule=schedule,
@@ -239,9 +250,11 @@ def _check_whole(mesh: Mesh) -> None:
 def _host_views(config: ConfigDict, objective: Objective) -> Views:
     """How augmented views are made, where a term needs them; else only where the first is."""
     v = config.views
-    if "view" not in objective.needs:
+    second = "view" in objective.needs
+    first = "strong" if v.first == "strong" else "none"  # a light one is made in the step
+    if not second and first == "none":
         return Views(on=v.on)
-    if v.image == v.text == "none":
+    if second and v.image == v.text == "none":
         wanting = (name for name, term in objective.terms.items() if "view" in term.needs)
         raise UserError(
             f"config.objective.{next(wanting)} compares with augmented views, and "
@@ -250,16 +263,18 @@ def _host_views(config: ConfigDict, objective: Objective) -> Views:
     from cleanclip_jax.views.eda import load_synonyms
 
     synonyms = load_synonyms(v.synonyms, v.wordnet)
-    return Views(v.image, v.text, synonyms, v.strength, v.per, v.on)
+    kinds = (v.image, v.text) if second else ("none", "none")
+    return Views(*kinds, synonyms, v.strength, v.per, v.on, first, v.crop)
 
 
 def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
     """What the step makes of its pictures; None where they come as they are shown."""
-    if views.on == "host" and config.views.first == "none":
+    first = "light" if config.views.first == "light" else "none"  # a strong one is the host's
+    if views.on == "host" and first == "none":
         return None
     from cleanclip_jax.run.views import DeviceViews
 
-    first, on_host = config.views.first, views.on == "host"
+    on_host = views.on == "host"
     trigger = None if plan is None or on_host else plan.trigger
     return DeviceViews(config.seed, trigger, views.image, views.any, first, on_host)
 

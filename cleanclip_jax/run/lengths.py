@@ -51,8 +51,11 @@ class Cut:
 
     def __next__(self) -> tuple[int, dict[str, Any]]:
         while len(self._ahead) <= self._depth:
-            batch = next(self._batches)
+            if (batch := next(self._batches, None)) is None:
+                break
             self._ahead.append((batch, self._over_all(longest(batch["tokens"]))))
+        if not self._ahead:
+            raise StopIteration
         batch, needed = self._ahead.popleft()
         length = min(length for length in self._lengths if length >= int(needed))
         return length, {**batch, "tokens": batch["tokens"][..., :length]}

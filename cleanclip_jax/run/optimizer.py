@@ -85,6 +85,16 @@ def make_schedule(
     return warmup_cosine(peak, warmup, total_steps, offset)
 
 
+def holding(schedule: optax.Schedule, first: int, end: int, rate: float) -> optax.Schedule:
+    """A schedule, but for a constant rate from the step `first` until `end`."""
+
+    def held(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        return jnp.where((step >= first) & (step < end), rate, schedule(step))
+
+    return held
+
+
 def decays(path: str, mask: str = "role", dimensions: int = 2) -> bool:
     """Whether weight decay touches the parameter at `path` ('visual/layer1_0/bn1/scale').
 
@@ -105,10 +115,19 @@ def named(path: tuple[Any, ...]) -> str:
 
 
 def make_optimizer(
-    config: Mapping[str, Any], total_steps: int, steps_per_epoch: int
+    config: Mapping[str, Any],
+    total_steps: int,
+    steps_per_epoch: int,
+    held: tuple[int, int, float] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns AdamW and its schedule for `config.optimizer`."""
+    """Returns AdamW and its schedule for `config.optimizer`.
+
+    Args:
+      held: steps (from, to) in which the rate is constant, and that rate.
+    """
     schedule = make_schedule(config, total_steps, steps_per_epoch)
+    if held is not None:
+        schedule = holding(schedule, *held)
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(

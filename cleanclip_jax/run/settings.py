@@ -13,8 +13,18 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
+from cleanclip_jax.config import (
+    RULES,
+    check,
+    defaults,
+    flatten,
+    from_json,
+    keys_of,
+    parse_json,
+    to_json,
+)
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.keys import take
 from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.record import Source, fingerprint_of
 from cleanclip_jax.start.store import steps_of
@@ -122,6 +132,10 @@ def resolve(
                 config.attack.seed = config.seed
         if config.evaluation.attack is None:
             config.evaluation.attack = config.attack
+        for table in RULES:
+            if config[table] is not None:
+                given = take(f"config.{table}", config[table].to_dict(), keys_of(table))
+                config[table] = ConfigDict(given)
     return config
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import jax
@@ -51,6 +52,9 @@ class Fixed:
     table: jax.Array | None = None
 
 
+SPLIT = "split"  # of a memory: the digest of the split that chose the records, uint8[32]
+# Epochs in which any pattern of terms that rest shows itself.
+SEVERAL = 13
 # The top-level parts of a run's parameters; a run need not have the last two.
 PARTS = ("visual", "text", "logit_scale", "head", "trigger")
 # Short names for parts of the parameters that move together.
@@ -76,6 +80,9 @@ class Objective:
       chunks: parts that the batch is encoded in, one after another, for the memory of one.
       ring: whether the terms compare in a ring, for memory that grows with the batch and not
         with its square.
+      seed: draws what memories begin with.
+      resting: terms whose value does not count in this phase of the run.
+      splits: whether splits choose the records of its stages (run.splits).
     """
 
     weights: Mapping[str, float]
@@ -84,6 +91,9 @@ class Objective:
     trainable: str | tuple[str, ...] = "all"
     chunks: int = 1
     ring: bool = False
+    seed: int = 0
+    resting: frozenset[str] = frozenset()
+    splits: bool = False
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -107,12 +117,20 @@ class Objective:
         """The part of the parameters that moves."""
         return {name: part for name, part in params.items() if self.moves(name)}
 
+    def resting_in(self, epoch: int) -> frozenset[str]:
+        """The terms that do not count in an epoch, counted from 1."""
+        terms = self.terms.items()
+        rest = (term.resting(epoch, **self.options.get(name, {})) for name, term in terms)
+        return frozenset[str]().union(*rest)
+
     def memory(self, width: int) -> dict[str, Any]:
         """The terms' memories at their beginning, for features of that width."""
-        started = {
-            name: term.memory(width, **self.options.get(name, {}))
-            for name, term in self.terms.items()
-        }
+        started = {}
+        for name, term in self.terms.items():
+            seed = {"seed": self.seed} if "seed" in signature(term.memory).parameters else {}
+            started[name] = term.memory(width, **seed, **self.options.get(name, {}))
+        if self.splits:
+            started[SPLIT] = jnp.zeros(32, jnp.uint8)
         return {name: memory for name, memory in started.items() if memory is not None}
 
 
@@ -154,7 +172,17 @@ def make_objective(config: ConfigDict) -> Objective:
         trainable=trainable if isinstance(trainable, str) else tuple(trainable),
         chunks=config.train.chunks,
         ring=settings.ring,
+        seed=config.seed,
+        splits=config.safe is not None or config.removal is not None,
     )
+    for name, term in objective.terms.items():
+        term.check(config.train.batch_size, **options.get(name, {}))
+    for epoch in range(1, SEVERAL):
+        if objective.terms.keys() <= objective.resting_in(epoch):
+            raise UserError(
+                f"config.objective: no term counts in epoch {epoch}, in which "
+                f"{', '.join(objective.terms)} rests: give another a weight, such as cross_modal"
+            )
     if config.train.batch_size == 1 and objective.needs & {"text", "view"}:
         raise UserError(
             "config.train.batch_size is 1: a pair is compared with others of its batch, so it "

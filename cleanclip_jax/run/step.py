@@ -78,15 +78,18 @@ def compute_loss(
     else:
         compare = gathered(units, scale, mesh, pairs)
     metrics: Metrics = {}
-    memory: dict[str, Any] = {}
+    memory: dict[str, Any] = dict(state.memory)
     loss = jnp.zeros((), features["image"].dtype)
     for name, term in objective.terms.items():
-        before = state.memory.get(name)
+        before, counts = state.memory.get(name), name not in objective.resting
+        if before is None and not counts:
+            continue
         given = (features, units, compare, params, labels, before, state.step)
-        context = Context(*given, metrics={}, suspects=suspects)
+        context = Context(*given, metrics={}, suspects=suspects, counts=counts)
         value, after = term.loss(context, **objective.options.get(name, {}))
-        metrics |= {name: value, **context.metrics}
-        loss = loss + objective.weights[name] * value
+        if counts:
+            metrics |= {name: value, **context.metrics}
+            loss = loss + objective.weights[name] * value
         if before is not None:
             memory[name] = jax.lax.stop_gradient(after)
     return loss, (metrics, batch_stats, memory)

@@ -57,6 +57,9 @@ class Views:
         at load. Pictures change each epoch.
       on: 'host', or 'device': triggers and augmented pictures are made in the training step, from
         pictures of their final size (run.views). Captions are made on the host either way.
+      first: 'none', or 'strong': the pair itself is a strong view of the picture (views.strong)
+        and its caption by EDA.
+      crop: the least share of a picture that a strong view shows.
     """
 
     image: str = "none"
@@ -65,9 +68,11 @@ class Views:
     strength: float = 0.1
     per: str = "epoch"
     on: str = "host"
+    first: str = "none"
+    crop: float = 0.08
 
     def __post_init__(self):
-        for key in ("image", "text", "per", "on"):
+        for key in ("image", "text", "per", "on", "first", "crop"):
             KEYS[f"views.{key}"].read(f"config.views.{key}", getattr(self, key))
 
     @property
@@ -161,6 +166,8 @@ class Example:
         if read is not None:
             made["images"] = self._views(read, rng)
         captions = [caption, self._reword(caption, shown, rng)] if self.views.any else [caption]
+        if self.views.first == "strong":
+            captions[0] = self._eda(caption, rng, shown, 1)
         if self.views.on == "device" and self.plan is not None:
             from cleanclip_jax.attacks.triggers import fold
 
@@ -202,27 +209,40 @@ class Example:
 
     def _views(self, read: Read, rng: np.random.Generator) -> list[np.ndarray]:
         """A pair's picture and, where it is made here, its view."""
-        image = self.stamped(read)
-        if not self.views.any or self.views.on == "device":
+        image, views = self.stamped(read), self.views
+        if views.on == "device" or (views.first == "none" and not views.any):
             return [image]
-        if self.views.image == "none":
+        before = Image.fromarray(image) if read.whole is None else read.whole
+        if views.first == "strong":
+            image = self._strong(before, rng)
+        if not views.any:
+            return [image]
+        if views.image == "none":
             return [image, image]
+        if views.image == "strong":
+            return [image, self._strong(before, rng)]
         from cleanclip_jax.views.autoaugment import autoaugment
 
-        before = Image.fromarray(image) if read.whole is None else read.whole
         after = autoaugment(before, rng)
         if after is before:
             return [image, image]
         view = np.array(after) if read.whole is None else resize_crop(after, self.image_size)
         return [image, view]
 
+    def _strong(self, before: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        from cleanclip_jax.views.strong import strong
+
+        return strong(before, self.image_size, rng, self.views.crop)
+
     def _reword(self, caption: str, index: int, rng: np.random.Generator) -> str:
-        if self.views.text == "none":
-            return caption
+        return caption if self.views.text == "none" else self._eda(caption, rng, index)
+
+    def _eda(self, caption: str, rng: np.random.Generator, *once: int) -> str:
+        """A caption by EDA; where that is drawn once, by the seed and these numbers."""
         from cleanclip_jax.views.eda import eda
 
         if self.views.per == "once":
-            rng = np.random.default_rng([self.seed, index])
+            rng = np.random.default_rng([self.seed, *once])
         return eda(caption, rng, self.views.synonyms, self.views.strength)
 
     def _drawn(self, index: int, rng: np.random.Generator) -> str:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grain
 import numpy as np
+from jaxtyping import Int64
 
 from cleanclip_jax.data.stream.example import (
     DECODING,
@@ -87,6 +88,7 @@ def train_batches(
     step: int = 0,
     process: tuple[int, int] = (0, 1),
     unreadable: Set[int] | None = None,
+    stage: tuple[int, Int64[np.ndarray, " n"]] | None = None,
 ) -> "Batches[Batch]":
     """Batches without end, from `step` on: a context manager and an iterator.
 
@@ -100,6 +102,8 @@ def train_batches(
       process: this process's index and their count.
       unreadable: where all pictures lie on the device, the records that `every_picture` could not
         read: batches then come without pictures, and are otherwise the same.
+      stage: its first step, which `step` counts from, and its records in their order, in place of
+        the whole source: the stream ends with them.
 
     Raises:
       UserError: here on a plan of another dataset or size, or a batch that does not divide; from
@@ -127,13 +131,16 @@ def train_batches(
         reach=allowed,
         unreadable=unreadable,
     )
-    dataset = (
-        grain.MapDataset.range(len(source))
-        .shuffle(order)
-        .repeat(ENDLESS // len(source))
-        .random_map(example.pair, seed=draws)
-        .batch(reading.batch_size // count, batch_fn=Collate(tokenizer))[index::count][step:]
-    )
+    if stage is None:
+        records = grain.MapDataset.range(len(source)).shuffle(order)
+        records = records.repeat(ENDLESS // len(source))
+    else:
+        first, rows = stage[0], cast(Any, stage[1])  # an array has a Sequence's methods
+        draws = int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
+        records = grain.MapDataset.source(rows).map(int)
+    dataset = records.random_map(example.pair, seed=draws).batch(
+        reading.batch_size // count, batch_fn=Collate(tokenizer)
+    )[index::count][step:]
     return Batches(dataset, reading, Unreadable(source, allowed, reading.on_bad))
 
 
