@@ -51,7 +51,6 @@ class Checked:
       total: its last step.
       labels: the class of each pair, where a term needs it.
       suspects: the pairs that are suspected, where a term needs them.
-      step: (state, fixed, batch) to (state, metrics), jitted.
       step: gives, of a step's number, the jitted (state, fixed, batch) to (state, metrics).
     """
 
@@ -73,7 +72,6 @@ class Checked:
     head: Head | None
     labels: Int32[np.ndarray, " n"] | None
     suspects: Bool[np.ndarray, " n"] | None
-    step: Callable[..., Any]
     step: Steps
 
     def weights(self) -> Mapping[str, Any]:
