@@ -122,6 +122,28 @@ def encode_image_train(
     return features, dict(updated.get("batch_stats", {}))  # pyright: ignore
 
 
+def encode_image_layers(
+    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"], train: bool = False
+) -> tuple[Float[Array, "b d"], dict[str, jax.Array], dict[str, Any]]:
+    """Image features, what each layer gives by its name, and the new batch statistics.
+
+    Layers are a ResNet's layer1 to layer4 [b, h, w, c], a ViT's block1, block2, ... [b, n, w].
+    """
+    features, updated = model.computed(scan=False).apply(
+        *(variables, images, train),
+        method="image_features",
+        mutable=["batch_stats", "intermediates"],
+    )
+    sown: Any = updated["intermediates"]["visual"]
+    sown = sown.get("transformer", sown)
+    layers = {
+        name: values[0]
+        for name, values in sown.items()
+        if name[:5] in ("layer", "block") and isinstance(values, tuple)
+    }
+    return features, layers, dict(updated.get("batch_stats", {}))  # pyright: ignore
+
+
 def encode_text(
     model: CLIP, variables: Variables, tokens: Int[Array, "b n"]
 ) -> Float[Array, "b d"]:
