@@ -146,6 +146,10 @@ KEYS: Registry[Key] = Registry(
         "views.per": choice("epoch", "epoch | once", "once: captions are drawn as the original's"),
         "objective.cross_modal": weight(1.0, "MMCL"),
         "objective.in_modal": weight(0.0, "SS: 1 makes it CleanCLIP; 0 needs no views"),
+        "objective.align": weight(
+            0.0, "InverTune: units as without the trigger; `inverted`: of cleanclip invert"
+        ),
+        "objective.preserve": weight(0.0, "InverTune: embeddings as the frozen start's"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
@@ -156,6 +160,7 @@ KEYS: Registry[Key] = Registry(
         "optimizer.beta2": number(0.999, "AdamW's", 0, 1, ">"),
         "optimizer.epsilon": number(1e-8, "AdamW's"),
         "optimizer.weight_decay": number(0.1, "AdamW's", most=1e6),
+        "optimizer.clip_norm": number(None, "a step's gradient norm is cut to it", most=1e6),
         "optimizer.decay_mask": choice("role", "role | original", "what decays: docs/fidelity.md"),
         "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
         "optimizer.schedule": choice("cosine", "cosine | original", "original: from epoch 1"),

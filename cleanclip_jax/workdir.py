@@ -43,7 +43,10 @@ _RETRIEVAL = {"target": str | None, "fingerprint": str, "pictures": int, "captio
 _RETRIEVAL |= dict.fromkeys(_LEFT_OUT, int)
 _START = {"path": str, "step?": int, "digest?": str | None}
 SHAPES = {
-    INPUTS: {"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
+    INPUTS: {
+        **{"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
+        "artefacts?": {str: {"path": str, "digest": str}},
+    },
     HEAD: {"classes": [str], "normalised": bool},
     STARTS: {"time": float, "command": str, "device": str, "devices": int},
     METRICS: {"step": int, str: (float, {"nan", "inf", "-inf"})},

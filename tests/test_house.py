@@ -25,7 +25,7 @@ NAME = SOURCE.name
 FLOORS = (  # from the bottom
     (
         *("errors", "cache", "keys", "config_keys", "config", "key_list", "recipes"),
-        *("files", "shapes", "args", "registry", "workdir", "bucket"),
+        *("files", "shapes", "args", "arrays", "registry", "workdir", "bucket"),
     ),
     ("models", "losses", "sharding", "process", "cluster", "attacks", "text", "views", "record"),
     ("data", "start"),

@@ -220,7 +220,7 @@ def begin(key: jax.Array, side: int) -> dict[str, jax.Array]:
 def given_target(
     texts: Float[np.ndarray, "c d"], target: int, pictures: Float[np.ndarray, "b d"]
 ) -> dict[str, jax.Array | Int[Array, ""]]:
-    """What InverTune's terms are given: unit embeddings of classes, and of the target's pictures."""
+    """Unit embeddings of the classes and of pictures of the target, as the terms take them."""
     return {
         "texts": jnp.asarray(texts),
         "target": jnp.asarray(target, jnp.int32),

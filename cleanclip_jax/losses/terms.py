@@ -1,8 +1,8 @@
 """The terms of the loss. A new defence is a row of `TERMS` and a few lines (docs/extend.md)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cleanclip_jax.losses.compare import Compare, normalise_rows
 from cleanclip_jax.registry import Registry
 
 Memory: TypeAlias = Any  # a tree of arrays
-NEEDS = ("text", "view", "start", "label", "head")
+NEEDS = ("text", "view", "start", "label", "head", "layers")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Context:
       memory: the term's, as the step before left it.
       step: updates so far, int32[].
       metrics: scalars by name, to be logged; a term adds its own.
+      artefact: the arrays of the term's, where it has one.
+      layers: where a term needs them, what the image tower's layers give for the first view and
+        for the same with the artefact's trigger: {"clean" | "triggered": {layer: [b, ...]}}.
     """
 
     features: Mapping[str, jax.Array]
@@ -42,6 +45,23 @@ class Context:
     memory: Memory
     step: Int[Array, ""]
     metrics: dict[str, jax.Array]
+    artefact: Any = None
+    layers: Mapping[str, Mapping[str, jax.Array]] = field(default_factory=dict)
+
+
+class Artefact(NamedTuple):
+    """What a job of its own has made for a term.
+
+    Attributes:
+      arrays: a tree, which the step is given and neither changes nor saves.
+      path, digest: where it lies, and of its files; they stand in inputs.json.
+      start: the digest of the start that it was made of; None: nobody knows.
+    """
+
+    arrays: Any
+    path: str
+    digest: str
+    start: str | None
 
 
 def _nothing(width: int, **options: Any) -> Memory:
@@ -56,14 +76,20 @@ class Term:
       loss: of a Context and the term's options, which config.objective gives by name: a scalar
         and the term's memory after the step.
       needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
-        by the frozen start), label (classes), head (a linear head on image features).
+        by the frozen start; of captions where those are encoded), label (classes), head (a linear
+        head on image features), layers (of the image tower, without and with a trigger).
       memory: what is kept between steps, at its beginning: of the features' width and the same
         options. It is part of the state: saved, split over devices, and restored exactly.
+      artefact: opens what a job has made for it: of the same options.
+      triggered: of the artefact's arrays and normalised pictures: these with the trigger on, for
+        a term that needs layers. Layers are those that `arrays["critical"]` names.
     """
 
     loss: Callable[..., tuple[jax.Array, Memory]]
     needs: frozenset[str] = frozenset({"text"})
     memory: Callable[..., Memory] = _nothing
+    artefact: Callable[..., Artefact] | None = None
+    triggered: Callable[[Any, jax.Array], jax.Array] | None = None
 
     def __post_init__(self):
         for need in self.needs:
@@ -99,6 +125,8 @@ TERMS: Registry[Term] = Registry(
     {
         "cross_modal": Term(cross_modal),
         "in_modal": Term(in_modal, needs=frozenset({"text", "view"})),
+        "align": "cleanclip_jax.losses.align:ALIGN",
+        "preserve": "cleanclip_jax.losses.align:PRESERVE",
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

@@ -118,7 +118,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d]. Sows layer1 to layer4."""
+    """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d].
+
+    Sows what its stages give: layer1 to layer4.
+    """
 
     variant: Variant
     compute: Compute

@@ -46,6 +46,7 @@ class Checked:
       begun: whether it has saved a step there.
       total: its last step.
       labels: the class of each pair, where a term needs it.
+      artefacts: what jobs have made, by the terms that need it.
       step: (state, fixed, batch) to (state, metrics), jitted.
     """
 
@@ -65,6 +66,7 @@ class Checked:
     schedule: optax.Schedule
     head: Head | None
     labels: Int32[np.ndarray, " n"] | None
+    artefacts: Mapping[str, Any]
     step: Callable[..., Any]
 
     def weights(self) -> Mapping[str, Any]:
@@ -117,6 +119,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     tokenizer = _tokenizer(config, workdir, source, start)
     model = make_model(config, tokenizer.vocab_size)
     _check_memory(config, model, objective, mesh)
+    artefacts: Mapping[str, Any] = {}
+    if any(term.artefact for term in objective.terms.values()):
+        from cleanclip_jax.run.layers import open_artefacts
+
+        artefacts = open_artefacts(objective, model, start, workdir)
     plan = poison_plan(config, workdir, source)
     device_views = _device_views(config, views, plan)
     learns = device_views is not None and device_views.learns
@@ -145,6 +152,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         schedule=schedule,
         head=head,
         labels=labels,
+        artefacts=artefacts,
         step=step,
     )
 

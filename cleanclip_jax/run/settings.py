@@ -5,6 +5,7 @@ What a config leaves open comes from its start, its workdir, or by default.
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,11 @@ def _inherit(config: ConfigDict, start: ConfigDict) -> None:
 
 
 def facts_of(
-    config: ConfigDict, source: Source, plan: Plan | None, start: Start | None
+    config: ConfigDict,
+    source: Source,
+    plan: Plan | None,
+    start: Start | None,
+    artefacts: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """What all processes of a run have to have the same, as text by name.
 
@@ -155,6 +160,7 @@ def facts_of(
         "the fingerprint of the data": source.fingerprint,
         "the poison plan": "none" if plan is None else plan.digest,
         "the start": str(identity.get("digest", "none")),
+        **{f"the artefact of {name}": one.digest for name, one in (artefacts or {}).items()},
     }
 
 
@@ -229,6 +235,7 @@ def claim(
     plan: Plan | None,
     start: Start | None,
     begun: bool = False,
+    artefacts: Mapping[str, Any] | None = None,
 ) -> None:
     """Makes a workdir this run's: its config, inputs, tokenizer, manifest and interop.json.
 
@@ -239,7 +246,9 @@ def claim(
     workdir.write(CONFIG, to_json(config))
     if not begun:
         identity = None if start is None else start.identity
-        workdir.write_json(INPUTS, {"data": inputs_of(source), "start": identity})
+        made = {name: {"path": x.path, "digest": x.digest} for name, x in (artefacts or {}).items()}
+        inputs = {"data": inputs_of(source), "start": identity}
+        workdir.write_json(INPUTS, inputs | ({"artefacts": made} if made else {}))
     if not workdir.has(TOKENIZER):
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not workdir.has(MANIFEST):

@@ -26,6 +26,7 @@ def test_the_critical_mask_is_the_originals(golden):
     np.testing.assert_array_equal(ours, g["invertune/critical"])
 
 
+@pytest.mark.slow
 def test_impacts_and_critical_units_of_a_resnet_are_the_originals(golden):
     g, towers, model = golden("inversion"), variables(golden, "rn"), build("RN-test")
     params = {
