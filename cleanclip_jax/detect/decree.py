@@ -1,0 +1,207 @@
+"""DECREE (CVPR 2023): does an image encoder carry a backdoor?
+
+A universal patch is optimised that brings the features of whatever picture it is on together, and
+its size weighed more or less as that succeeds. Small is suspicious: its figure means nothing alone,
+but beside the same of a clean model of that architecture. Neither text nor labels are used.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from cleanclip_jax.detect.invert import Inversion, Params, Put, Seen, Shown
+from cleanclip_jax.views.normalise import normalise
+
+EPSILON = 1e-7
+GROWTH, MOST_WEIGHT = 5.0, 1e5  # what the weight of the area is multiplied by, and up to where
+# Of the rate, by the epoch from which each holds.
+RATES = {0: 0.5, 200: 0.1, 500: 0.05}
+
+
+def squashed(to_model: Callable[[jax.Array], jax.Array] = normalise) -> Put:
+    """A patch in 0 to 255 by way of tanh: `mask` [s, s], `pattern` [s, s, 3].
+
+    Args:
+      to_model: pictures of 0 to 255 as the encoder takes them.
+    """
+
+    def put(params: Params, images: jax.Array) -> Shown:
+        mask, pattern = (_between_0_and_1(params[name])[None] for name in ("mask", "pattern"))
+        mask, clean = mask[..., None], images.astype(pattern.dtype)
+        triggered = jnp.clip((1 - mask) * clean + mask * 255 * pattern, 0, 255)
+        return Shown(mask[0], to_model(clean), to_model(triggered))
+
+    return put
+
+
+def _between_0_and_1(x: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.tanh(x) / (2 - EPSILON) + 0.5, 0, 1)
+
+
+def begin(key: jax.Array, side: int) -> dict[str, jax.Array]:
+    """A mask and a pattern drawn from 0 to 1."""
+    one, other = jax.random.split(key)
+    drawn = {
+        "mask": jax.random.uniform(one, (side, side)),
+        "pattern": jax.random.uniform(other, (side, side, 3)),
+    }
+    return {name: jnp.arctanh((u - 0.5) * (2 - EPSILON)) for name, u in drawn.items()}
+
+
+def apart(seen: Seen) -> Float[Array, ""]:
+    """Minus the mean cosine of two different pictures of the batch."""
+    rows = len(seen.units)
+    cosines = jnp.matmul(seen.units, seen.units.T, precision=jax.lax.Precision.HIGHEST)
+    return -(cosines.sum() - jnp.trace(cosines)) / (rows * (rows - 1))
+
+
+def area(seen: Seen) -> Float[Array, ""]:
+    """The sum over the mask, in each of three channels."""
+    return 3 * jnp.abs(seen.shown.mask).sum()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a trigger is good enough, and how the weight of its area follows from that.
+
+    Attributes:
+      threshold: the mean cosine that is a success.
+      first, least: of the weight, at the beginning and at the end.
+      patience: successes or failures in a row that change the weight.
+      stop: steps without a smaller trigger that end the search.
+    """
+
+    threshold: float = 0.99
+    first: float = 1e-3
+    least: float = 1e-7
+    patience: int = 5
+    stop: int = 35
+
+
+@dataclass
+class Progress:
+    """Where a search stands, at the start of a step.
+
+    Attributes:
+      weight: of the area.
+      best: the least area of a trigger that succeeded; infinity before there was one.
+      stale: steps since it fell.
+      up, down: successes and failures in a row.
+      idle: successes in a row with a weight below the least.
+    """
+
+    rule: Rule
+    weight: float = field(init=False)
+    best: float = float("inf")
+    stale: int = 0
+    up: int = 0
+    down: int = 0
+    idle: int = 0
+
+    def __post_init__(self) -> None:
+        self.weight = self.rule.first
+
+    def follow(self, cosine: float, size: float) -> bool:
+        """Takes in a step's mean cosine and area; whether it has the smallest trigger so far."""
+        rule, success = self.rule, abs(cosine) > self.rule.threshold
+        better = success and size < self.best
+        if better:
+            self.best = size
+        if np.isfinite(self.best):
+            self.stale = 0 if better else self.stale + 1
+        self.idle = self.idle + 1 if self.weight < rule.least and success else 0
+        if self.idle > 10:
+            self.weight, self.up, self.down, self.idle = rule.first, 0, 0, 0
+        self.up, self.down = (self.up + 1, 0) if success else (0, self.down + 1)
+        if self.up > rule.patience:
+            self.up = 0
+            if self.weight < MOST_WEIGHT:
+                self.weight *= GROWTH
+        elif self.down > rule.patience:
+            self.down = 0
+            if self.weight >= rule.least:
+                self.weight /= GROWTH
+        return better
+
+    def ends(self, mean_cosine: float) -> bool:
+        """Whether the search is over, at the end of an epoch."""
+        return abs(mean_cosine) > self.rule.threshold and self.stale > self.rule.stop
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+      size: the least area over three channels of a trigger that succeeded; None: none did.
+      share: the same as a share of the largest, 3 s s.
+      mask, pattern: of that trigger, from 0 to 1; else as the search left them.
+      steps: it took.
+    """
+
+    size: float | None
+    share: float | None
+    mask: Float[np.ndarray, "s s"]
+    pattern: Float[np.ndarray, "s s 3"]
+    steps: int
+
+
+def search(
+    inversion: Inversion,
+    variables: Any,
+    params: Params,
+    epochs: Iterable[Iterable[jax.Array]],
+    rule: Rule,
+    each: Callable[[float, float], None] = lambda cosine, size: None,
+) -> Found:
+    """Runs DECREE over epochs of batches until it stops or they end.
+
+    Args:
+      inversion: of `objective`.
+      each: is called with each step's mean cosine and area.
+    """
+    progress, moments, best, steps = Progress(rule), inversion.adam.init(params), params, 0
+    rate = RATES[0]
+    for epoch, batches in enumerate(epochs):
+        rate, cosines = RATES.get(epoch, rate), []
+        for images in batches:
+            weights = {"apart": 1.0, "area": progress.weight}
+            new, moments, values = inversion.step(
+                variables, params, moments, images, {}, weights, rate
+            )
+            cosine, size = -float(values["apart"]), float(values["area"])
+            each(cosine, size)
+            cosines.append(cosine)
+            if progress.follow(cosine, size):
+                best = params
+            params, steps = new, steps + 1
+        if progress.ends(float(np.mean(cosines))):
+            break
+    found = np.isfinite(progress.best)
+    mask, pattern = (
+        np.asarray(_between_0_and_1((best if found else params)[name]))
+        for name in ("mask", "pattern")
+    )
+    size = progress.best if found else None
+    return Found(size, None if size is None else size / pattern.size, mask, pattern, steps)
+
+
+def objective(encode: Callable[[Any, jax.Array], jax.Array], put: Put | None = None) -> Inversion:
+    """DECREE's inversion of an encoder."""
+    put = put or squashed()
+    return Inversion(encode, put, {"apart": apart, "area": area}, beta1=0.5, beta2=0.9)
+
+
+def epochs_of(
+    pictures: UInt8[np.ndarray, "n s s 3"], batch: int, steps: int, seed: int
+) -> Iterator[Iterator[UInt8[np.ndarray, "b s s 3"]]]:
+    """Whole batches in an order of each epoch's own, so many steps in all."""
+    rng, whole = np.random.default_rng(seed), len(pictures) // batch
+    while steps > 0:
+        order = rng.permutation(len(pictures))[: batch * min(whole, steps)]
+        steps -= whole
+        yield (pictures[rows] for rows in order.reshape(-1, batch))
