@@ -1,8 +1,7 @@
 """Which layers and units of an image tower a trigger drives (InverTune, arXiv 2506.12411)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -49,14 +48,3 @@ def two_means_cut(values: Float[np.ndarray, " n"]) -> float:
     if not len(explained) or not np.isfinite(explained.max()):
         return float("inf")
     return float(ordered[1 + explained.argmax()])
-
-
-def batch_means(batches: Iterable[Mapping[str, jax.Array]]) -> dict[str, np.ndarray]:
-    """The means over all rows of the batches of arrays by name, in float64."""
-    totals: dict[str, np.ndarray] = {}
-    rows = 0
-    for batch in batches:
-        rows += len(next(iter(batch.values())))
-        for name, x in batch.items():
-            totals[name] = totals.get(name, 0) + np.asarray(x).sum(0, np.float64)
-    return {name: total / rows for name, total in totals.items()}

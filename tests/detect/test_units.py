@@ -1,5 +1,6 @@
 """Layers' impacts and critical units, against InverTune's own."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ from helpers.openai_layout import variables
 
 from cleanclip_jax.detect.invert import mixed
 from cleanclip_jax.detect.units import (
-    batch_means,
     critical_units,
     impacts,
     largest,
@@ -33,9 +33,10 @@ def test_impacts_and_critical_units_of_a_resnet_are_the_originals(golden):
         "mask": nhwc(g["invertune/tuning/mask"]),
         "pattern": nhwc(g["invertune/tuning/trigger"]),
     }
+    layers_of = jax.jit(lambda x: encode_image_layers(model, towers, x)[1])
     shown = mixed(params, nhwc(golden("rn_three_steps")["images_nchw"]))
     clean, triggered = (
-        batch_means([encode_image_layers(model, towers, x)[1]])
+        {name: np.asarray(layer.mean(0)) for name, layer in layers_of(x).items()}
         for x in (shown.clean, shown.triggered)
     )
     impact = impacts(clean, triggered)

@@ -1,0 +1,178 @@
+"""`cleanclip invert`: finds a backdoor's target, its trigger, and the units that it drives.
+
+Of config.start, on clean pairs of config.data.train; the pictures that it is measured on are never
+read. OUTPUT gets target.json, trigger.npz, neurons.npz and trigger.png, all or nothing: the job is
+short, and begins anew where it was stopped. configs/invertune.py tunes with them.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from cleanclip_jax.args import Parser, apply, parse
+from cleanclip_jax.config import load
+from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.detect.targeted import Model, Result, Settings, invert_target
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import folder_written_whole
+from cleanclip_jax.losses.inverted import Inverted
+from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.measure.features import Reading, Shown, batches_of
+from cleanclip_jax.measure.ranks import text_classifier
+from cleanclip_jax.measure.sets import LabelledSet, open_sets
+from cleanclip_jax.run.settings import resolve
+from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
+from cleanclip_jax.text.prompts import class_index
+from cleanclip_jax.views.normalise import MEAN, STD
+from cleanclip_jax.workdir import workdir_path
+
+PICTURE = "trigger.png"
+SHOWN = 4  # pictures with the trigger on
+LEAST_SIDE = 96  # of one of them in trigger.png
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns its exit code."""
+    parser = Parser(prog="cleanclip invert", description=__doc__)
+    parser.add_argument("--config", required=True, help="configs/invertune.py, or another")
+    parser.add_argument("--output", required=True, type=Path, help="a new folder")
+    parser.add_argument("--target", help="a class name or index; default: it is found")
+    parser.add_argument("--pictures", type=int, default=1000, help="clean ones, at most")
+    for name, what in (
+        ("steps", "of the inversion"),
+        ("search", "steps of the universal patch by which a target is found"),
+        ("batch", "pictures a step"),
+        ("layers", "of the largest impacts, whose units are found"),
+        ("seed", "draws pictures and beginnings"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Settings(), name), help=what)
+    args, overrides = parse(parser, argv)
+    for name in ("pictures", "steps", "search", "batch", "layers"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: it takes a whole number, 1 or more")
+    output: Path = args.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty: name a new folder")
+    config = apply(load(args.config), overrides)
+    if not config.start:
+        raise UserError("config.start is not set: name the model whose backdoor is to be inverted")
+    start = open_start(workdir_path(config.start), config)
+    config = resolve(config, start=start)
+    measured = named_classes(config)
+    target = None if args.target is None else class_index(args.target, measured.classes)
+    source = open_source(config.data.train.to_dict())
+    if source.fingerprint == measured.source.fingerprint:
+        raise UserError(
+            "config.data.train is what the model is measured on: name clean pairs of your own"
+        )
+    settings = Settings(
+        **{x: getattr(args, x) for x in ("batch", "steps", "search", "layers", "seed")}
+    )
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    loaded = load_start(start, mesh, config)
+    encoder = encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
+    pictures = clean_pictures(config, source, args.pictures, args.seed)
+    classifier = text_classifier(encoder, measured.classes, measured.templates)
+    result = invert_target(Model(encoder, classifier), pictures, settings, target)
+    facts = facts_of(result, measured, settings, start.identity, source)
+    with folder_written_whole(output) as folder:
+        Inverted(facts, result.mask, result.pattern, result.critical).save(folder)
+        (folder / PICTURE).write_bytes(picture(result, pictures))
+    print(
+        f"target {facts['target']['name']!r} ({'found' if facts['found'] else 'given'}): the "
+        f"trigger takes {result.landing:.1%} of {result.pictures[0]} other pictures there, with "
+        f"{facts['mask_share']:.1%} of the mask\nwritten: {output}"
+    )
+    return 0
+
+
+def named_classes(config: Any) -> LabelledSet:
+    """The classes and templates of config.evaluation; the attack that it names plays no part."""
+    settings = config.evaluation.copy_and_resolve_references()
+    with settings.unlocked(), settings.ignore_type():
+        settings.attack, settings.target = None, None
+    sets = open_sets(settings)
+    if not sets:
+        raise UserError(
+            "config.evaluation.data is not set: the classes among which the target is come from it "
+            "(its pictures are not read)"
+        )
+    return sets[0]
+
+
+def clean_pictures(
+    config: Any, source: Source, count: int, seed: int
+) -> UInt8[np.ndarray, "n s s 3"]:
+    """So many pictures of a source at the model's size, drawn by the seed."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
+    data, size = config.data, config.model.image_size
+    reading = Reading(
+        config.evaluation.batch_size, config.evaluation.workers, data.timeout, data.max_bad_share
+    )
+    with batches_of(Shown(source, chosen), size, reading) as batches:
+        parts = [batch["images"] for batch in batches]
+        unreadable = dict(batches.unreadable)
+    pictures = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
+    if len(unreadable) > data.max_bad_share * len(chosen) or not len(pictures):
+        first = next(iter(unreadable.values()), "there is none")
+        raise UserError(
+            f"config.data.train: {len(unreadable)} of {len(chosen)} pictures are unreadable, more "
+            f"than config.data.max_bad_share allows; the first: {first}"
+        )
+    return pictures
+
+
+def facts_of(
+    result: Result,
+    measured: LabelledSet,
+    settings: Settings,
+    identity: dict[str, Any],
+    source: Source,
+) -> dict[str, Any]:
+    """What target.json says."""
+    index, grown = result.target.index, result.target.grown
+    return {
+        "target": {"index": index, "name": measured.classes[index]},
+        "found": grown is not None,
+        "grown": None
+        if grown is None
+        else {measured.classes[i]: float(grown[i]) for i in np.argsort(-grown)[:5]},
+        "landing": result.landing,
+        "pictures": {"others": result.pictures[0], "target": result.pictures[1]},
+        "mask_share": float(np.abs(result.mask).mean()),
+        "impact": dict(result.impact),
+        "critical": {
+            layer: {"units": int(x.sum()), "of": x.size} for layer, x in result.critical.items()
+        },
+        "settings": vars(settings),
+        "start": identity,
+        "data": source.fingerprint,
+    }
+
+
+def picture(result: Result, pictures: UInt8[np.ndarray, "n s s 3"]) -> bytes:
+    """A PNG of three rows: mask, mask times pattern, pattern; pictures; those with the trigger."""
+
+    def pixels(normalised: np.ndarray) -> np.ndarray:
+        return (normalised * STD + MEAN).clip(0, 1)
+
+    clean = pictures[:SHOWN] / np.float32(255)
+    mask, pattern = result.mask, pixels(result.pattern)
+    triggered = pixels(mask * result.pattern + (1 - mask) * (clean - MEAN) / STD)
+    rows = [[mask, mask * pattern, pattern], [*clean], [*triggered]]
+    side, width = len(mask), max(map(len, rows))
+    blank = np.ones((side, side, 3), np.float32)
+    lines = [np.concatenate([*row, *[blank] * (width - len(row))], 1) for row in rows]
+    sheet = Image.fromarray((np.concatenate(lines) * 255).round().astype(np.uint8))
+    larger = -(-LEAST_SIDE // side)
+    stream = io.BytesIO()
+    sheet.resize((sheet.width * larger, sheet.height * larger), Image.Resampling.NEAREST).save(
+        stream, "PNG"
+    )
+    return stream.getvalue()
