@@ -208,6 +208,7 @@ KEYS: Registry[Key] = Registry(
         "evaluation.control": flag(False, "squash without a trigger, too"),
         "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
+        "evaluation.repair": table(None, "a ViT by its parts, too: docs/defences.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
         "evaluation.cache": number(20.0, "GB of image features kept in the cache folder; 0: none"),

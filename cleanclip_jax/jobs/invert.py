@@ -21,8 +21,8 @@ from cleanclip_jax.detect.targeted import Model, Result, Settings, invert_target
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole
 from cleanclip_jax.losses.inverted import Inverted
+from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_of
-from cleanclip_jax.measure.features import Reading, Shown, batches_of
 from cleanclip_jax.measure.ranks import text_classifier
 from cleanclip_jax.measure.sets import LabelledSet, open_sets
 from cleanclip_jax.run.settings import resolve
@@ -104,28 +104,6 @@ def named_classes(config: Any) -> LabelledSet:
             "(its pictures are not read)"
         )
     return sets[0]
-
-
-def clean_pictures(
-    config: Any, source: Source, count: int, seed: int
-) -> UInt8[np.ndarray, "n s s 3"]:
-    """So many pictures of a source at the model's size, drawn by the seed."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
-    data, size = config.data, config.model.image_size
-    reading = Reading(
-        config.evaluation.batch_size, config.evaluation.workers, data.timeout, data.max_bad_share
-    )
-    with batches_of(Shown(source, chosen), size, reading) as batches:
-        parts = [batch["images"] for batch in batches]
-        unreadable = dict(batches.unreadable)
-    pictures = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
-    if len(unreadable) > data.max_bad_share * len(chosen) or not len(pictures):
-        first = next(iter(unreadable.values()), "there is none")
-        raise UserError(
-            f"config.data.train: {len(unreadable)} of {len(chosen)} pictures are unreadable, more "
-            f"than config.data.max_bad_share allows; the first: {first}"
-        )
-    return pictures
 
 
 def facts_of(
