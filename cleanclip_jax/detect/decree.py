@@ -5,7 +5,7 @@ its size weighed more or less as that succeeds. Small is suspicious: its figure 
 but beside the same of a clean model of that architecture. Neither text nor labels are used.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from cleanclip_jax.detect.invert import Inversion, Params, Put, Seen, Shown
+from cleanclip_jax.detect.inversion import Inversion, Params, Put, Seen, Shown, Term, pad_rows
+from cleanclip_jax.detect.scored import Tower
 from cleanclip_jax.views.normalise import normalise
 
 EPSILON = 1e-7
@@ -53,11 +54,11 @@ def begin(key: jax.Array, side: int) -> dict[str, jax.Array]:
     return {name: jnp.arctanh((u - 0.5) * (2 - EPSILON)) for name, u in drawn.items()}
 
 
-def apart(seen: Seen) -> Float[Array, ""]:
-    """Minus the mean cosine of two different pictures of the batch."""
+def alike(seen: Seen) -> Float[Array, ""]:
+    """The mean cosine of two different pictures of the batch."""
     rows = len(seen.units)
     cosines = jnp.matmul(seen.units, seen.units.T, precision=jax.lax.Precision.HIGHEST)
-    return -(cosines.sum() - jnp.trace(cosines)) / (rows * (rows - 1))
+    return (cosines.sum() - jnp.trace(cosines)) / (rows * (rows - 1))
 
 
 def area(seen: Seen) -> Float[Array, ""]:
@@ -107,7 +108,7 @@ class Progress:
         self.weight = self.rule.first
 
     def follow(self, cosine: float, size: float) -> bool:
-        """Takes in a step's mean cosine and area; whether it has the smallest trigger so far."""
+        """Takes in a step's success and area; whether it has the smallest trigger so far."""
         rule, success = self.rule, abs(cosine) > self.rule.threshold
         better = success and size < self.best
         if better:
@@ -133,21 +134,24 @@ class Progress:
         return abs(mean_cosine) > self.rule.threshold and self.stale > self.rule.stop
 
 
-class Found(NamedTuple):
-    """What a search has found.
+class Patch(NamedTuple):
+    """What a search ends with.
 
     Attributes:
       size: the least area over three channels of a trigger that succeeded; None: none did.
-      share: the same as a share of the largest, 3 s s.
       mask, pattern: of that trigger, from 0 to 1; else as the search left them.
       steps: it took.
     """
 
     size: float | None
-    share: float | None
     mask: Float[np.ndarray, "s s"]
     pattern: Float[np.ndarray, "s s 3"]
     steps: int
+
+    @property
+    def share(self) -> float | None:
+        """The size as a share of the largest, 3 s s (DECREE's PL1)."""
+        return None if self.size is None else self.size / self.pattern.size
 
 
 def search(
@@ -156,44 +160,52 @@ def search(
     params: Params,
     epochs: Iterable[Iterable[jax.Array]],
     rule: Rule,
-    each: Callable[[float, float], None] = lambda cosine, size: None,
-) -> Found:
-    """Runs DECREE over epochs of batches until it stops or they end.
+    *,
+    given: Mapping[str, jax.Array] | None = None,
+    goal: Mapping[str, float] | None = None,
+    each: Callable[[float, float], None] = lambda success, size: None,
+) -> Patch:
+    """Looks for the smallest trigger that succeeds, until that stands still or the epochs end.
 
     Args:
-      inversion: of `objective`.
-      each: is called with each step's mean cosine and area.
+      inversion: its terms are `area`, `alike`, which is success, and those of the goal.
+      given: what its terms are given.
+      goal: weights of what is to be reached; by default DECREE's, -1 for `alike`.
+      each: is called with each step's success and area.
     """
     progress, moments, best, steps = Progress(rule), inversion.adam.init(params), params, 0
-    rate = RATES[0]
+    rate, goal = RATES[0], goal or {"alike": -1.0}
     for epoch, batches in enumerate(epochs):
-        rate, cosines = RATES.get(epoch, rate), []
+        rate, course = RATES.get(epoch, rate), []
         for images in batches:
-            weights = {"apart": 1.0, "area": progress.weight}
+            weights = {"alike": 0.0, **goal, "area": progress.weight}
             new, moments, values = inversion.step(
-                variables, params, moments, images, {}, weights, rate
+                variables, params, moments, images, given or {}, weights, rate
             )
-            cosine, size = -float(values["apart"]), float(values["area"])
-            each(cosine, size)
-            cosines.append(cosine)
-            if progress.follow(cosine, size):
+            success, size = float(values["alike"]), float(values["area"])
+            each(success, size)
+            course.append(success)
+            if progress.follow(success, size):
                 best = params
             params, steps = new, steps + 1
-        if progress.ends(float(np.mean(cosines))):
+        if progress.ends(float(np.mean(course))):
             break
-    found = np.isfinite(progress.best)
+    reached = np.isfinite(progress.best)
     mask, pattern = (
-        np.asarray(_between_0_and_1((best if found else params)[name]))
+        np.asarray(_between_0_and_1((best if reached else params)[name]), np.float32)
         for name in ("mask", "pattern")
     )
-    size = progress.best if found else None
-    return Found(size, None if size is None else size / pattern.size, mask, pattern, steps)
+    return Patch(progress.best if reached else None, mask, pattern, steps)
 
 
-def objective(encode: Callable[[Any, jax.Array], jax.Array], put: Put | None = None) -> Inversion:
-    """DECREE's inversion of an encoder."""
-    put = put or squashed()
-    return Inversion(encode, put, {"apart": apart, "area": area}, beta1=0.5, beta2=0.9)
+def objective(
+    encode: Callable[[Any, jax.Array], jax.Array],
+    put: Put | None = None,
+    terms: Mapping[str, Term] | None = None,
+) -> Inversion:
+    """An inversion with DECREE's patch and optimizer, and by default its terms."""
+    terms = terms or {"alike": alike}
+    return Inversion(encode, put or squashed(), {**terms, "area": area}, beta1=0.5, beta2=0.9)
 
 
 def epochs_of(
@@ -205,3 +217,19 @@ def epochs_of(
         order = rng.permutation(len(pictures))[: batch * min(whole, steps)]
         steps -= whole
         yield (pictures[rows] for rows in order.reshape(-1, batch))
+
+
+def smallest_patch(
+    tower: Tower,
+    pictures: UInt8[np.ndarray, "n s s 3"],
+    steps: int,
+    batch: int = 32,
+    seed: int = 0,
+    rule: Rule | None = None,
+) -> Patch:
+    """Runs DECREE on an encoder; a mesh of several devices rounds the batch up."""
+    batch = tower.encoder.rows(max(batch, 2))
+    enough = pad_rows(pictures, max(len(pictures), batch))
+    epochs = (map(tower.place, epoch) for epoch in epochs_of(enough, batch, steps, seed))
+    params = begin(jax.random.key(seed), pictures.shape[1])
+    return search(objective(tower.encode), tower.encoder.variables, params, epochs, rule or Rule())

@@ -5,19 +5,18 @@ read. OUTPUT gets target.json, trigger.npz, neurons.npz and trigger.png, all or 
 short, and begins anew where it was stopped. configs/invertune.py tunes with them.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.detect.targeted import Model, Result, Settings, invert_target
+from cleanclip_jax.detect.scored import Scored
+from cleanclip_jax.detect.targeted import Result, Settings, invert_target
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole
 from cleanclip_jax.losses.inverted import Inverted
@@ -25,6 +24,7 @@ from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.ranks import text_classifier
 from cleanclip_jax.measure.sets import LabelledSet, open_sets
+from cleanclip_jax.report.trigger_picture import trigger_picture
 from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
@@ -34,7 +34,6 @@ from cleanclip_jax.workdir import workdir_path
 
 PICTURE = "trigger.png"
 SHOWN = 4  # pictures with the trigger on
-LEAST_SIDE = 96  # of one of them in trigger.png
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     encoder = encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
     pictures = clean_pictures(config, source, args.pictures, args.seed)
     classifier = text_classifier(encoder, measured.classes, measured.templates)
-    result = invert_target(Model(encoder, classifier), pictures, settings, target)
+    result = invert_target(Scored(encoder, classifier), pictures, settings, target)
     facts = facts_of(result, measured, settings, start.identity, source)
     with folder_written_whole(output) as folder:
         Inverted(facts, result.mask, result.pattern, result.critical).save(folder)
@@ -135,22 +134,8 @@ def facts_of(
 
 
 def picture(result: Result, pictures: UInt8[np.ndarray, "n s s 3"]) -> bytes:
-    """A PNG of three rows: mask, mask times pattern, pattern; pictures; those with the trigger."""
-
-    def pixels(normalised: np.ndarray) -> np.ndarray:
-        return (normalised * STD + MEAN).clip(0, 1)
-
-    clean = pictures[:SHOWN] / np.float32(255)
-    mask, pattern = result.mask, pixels(result.pattern)
-    triggered = pixels(mask * result.pattern + (1 - mask) * (clean - MEAN) / STD)
-    rows = [[mask, mask * pattern, pattern], [*clean], [*triggered]]
-    side, width = len(mask), max(map(len, rows))
-    blank = np.ones((side, side, 3), np.float32)
-    lines = [np.concatenate([*row, *[blank] * (width - len(row))], 1) for row in rows]
-    sheet = Image.fromarray((np.concatenate(lines) * 255).round().astype(np.uint8))
-    larger = -(-LEAST_SIDE // side)
-    stream = io.BytesIO()
-    sheet.resize((sheet.width * larger, sheet.height * larger), Image.Resampling.NEAREST).save(
-        stream, "PNG"
-    )
-    return stream.getvalue()
+    """The trigger, and some pictures without and with it."""
+    some = pictures[:SHOWN] / np.float32(255)
+    mask, triggered = result.mask, (some - MEAN) / STD
+    triggered = mask * result.pattern + (1 - mask) * triggered
+    return trigger_picture(mask, result.pattern * STD + MEAN, some, triggered * STD + MEAN)

@@ -52,7 +52,7 @@ def run(golden):
 def test_the_first_step_is_the_originals(run):
     g, variables, pictures, params, inversion = run
     images = jnp.asarray(pictures[g["run/order"][0]])
-    weights = {"apart": 1.0, "area": 1e-3}
+    weights = {"alike": -1.0, "area": 1e-3}
 
     def loss(params):
         values = inversion.values(variables, params, images, {})
@@ -72,14 +72,14 @@ def test_a_search_is_the_originals_to_its_early_stop(run):
     order = g["run/order"].reshape(-1, 3, 8)  # three batches an epoch
     seen = []
     epochs = ((jnp.asarray(pictures[rows]) for rows in epoch) for epoch in order)
-    found = search(inversion, variables, params, epochs, RUN, lambda *x: seen.append(x))
+    patch = search(inversion, variables, params, epochs, RUN, each=lambda *x: seen.append(x))
     cosines, sizes = np.array(seen).T
     np.testing.assert_allclose(cosines[:10], g["run/cos"][:10], rtol=1e-4)
     np.testing.assert_allclose(sizes[:10], g["run/reg"][:10], rtol=1e-4)
-    assert found.steps == len(g["run/cos"])
-    assert found.size == pytest.approx(float(g["run/result"]), rel=1e-3)
-    assert found.share == pytest.approx(found.size / (3 * 32 * 32))
-    assert 3 * found.mask.sum() == pytest.approx(found.size, rel=1e-5)
+    assert patch.steps == len(g["run/cos"])
+    assert patch.size == pytest.approx(float(g["run/result"]), rel=1e-3)
+    assert patch.share == pytest.approx(patch.size / (3 * 32 * 32))
+    assert 3 * patch.mask.sum() == pytest.approx(patch.size, rel=1e-5)
 
 
 @pytest.mark.parametrize("case, rule", [("run", RUN), ("strict", Rule(0.99, least=1e-5, stop=10))])

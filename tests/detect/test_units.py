@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.openai_layout import variables
 
-from cleanclip_jax.detect.invert import mixed
+from cleanclip_jax.detect.inversion import mixed
 from cleanclip_jax.detect.units import (
     critical_units,
     impacts,

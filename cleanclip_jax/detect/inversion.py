@@ -1,6 +1,6 @@
 """The one engine that finds a trigger from a model alone: mask and pattern, optimised by Adam.
 
-An inversion is told apart by what a trigger is (`Put`) and by what it is to do (`Term`s, weighed):
+An inversion is set apart by what a trigger is (`Put`) and by what it is to do (`Term`s, weighed):
 InverTune's (arXiv 2506.12411) stands here, DECREE's in detect.decree.
 """
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers.openai_layout import relative, variables
 
-from cleanclip_jax.detect.invert import (
+from cleanclip_jax.detect.inversion import (
     INVERTUNE,
     WEIGHTS,
     Inversion,
