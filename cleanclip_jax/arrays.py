@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ MOST_BYTES = 1 << 30  # of the arrays, unpacked
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays, compressed."""
     with written_whole(path) as scratch, scratch.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **dict[str, Any](arrays))
 
 
 def read_arrays(path: Path, most: int = MOST_BYTES) -> dict[str, np.ndarray]:

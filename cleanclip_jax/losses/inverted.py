@@ -57,10 +57,11 @@ class Inverted:
             raise UserError(f"{folder} is no folder of cleanclip invert: it has no {TARGET}")
         facts = read_json(folder / TARGET, _SHAPE)
         trigger, critical = read_arrays(folder / TRIGGER), read_arrays(folder / NEURONS)
-        mask, pattern = (trigger.get(name) for name in ("mask", "pattern"))
-        fits = mask is not None and pattern is not None and mask.shape == pattern.shape
+        nothing = np.zeros(0, np.float32)
+        mask, pattern = (trigger.get(name, nothing) for name in ("mask", "pattern"))
+        fits = mask.ndim == 3 and mask.shape == pattern.shape
         fits = fits and all(x.dtype == np.float32 and np.isfinite(x).all() for x in (mask, pattern))
-        if not fits or mask.ndim != 3 or not critical:
+        if not fits or not critical:
             raise UserError(f"{folder} is not as cleanclip invert wrote it: run that again")
         if any(units.dtype != bool for units in critical.values()):
             raise UserError(f"{folder / NEURONS} holds no units of cleanclip invert's")

@@ -136,8 +136,8 @@ class Prototypes:
             placed = place_batch(encoder.mesh, rows)
             sums.append(jax.device_get(_sums(encoder.model, encoder.variables, **placed)))
         heads, mlps = (
-            (np.sum([x[i] for x in sums], 0, np.float64) / len(pictures)).astype(np.float32)
-            for i in range(2)
+            (np.stack(parts).sum(0, np.float64) / len(pictures)).astype(np.float32)
+            for parts in zip(*sums, strict=True)
         )
         return cls(heads, mlps, encoder.digest, len(pictures))
 
@@ -167,7 +167,8 @@ def _sums(
     weights: Float[Array, " b"],
 ) -> tuple[Float[Array, "h d"], Float[Array, "l d"]]:
     parts = decompose(model, variables, normalise(images))
-    return tuple(jnp.einsum("kbd,b->kd", x, weights) for x in (parts.heads[-1], parts.mlps))
+    heads, mlps = (jnp.einsum("kbd,b->kd", x, weights) for x in (parts.heads[-1], parts.mlps))
+    return heads, mlps
 
 
 @dataclass(frozen=True)

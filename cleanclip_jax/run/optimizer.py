@@ -98,7 +98,7 @@ def clipped(
         return optimizer
     clip = optax.clip_by_global_norm(most)
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return optimizer.update(clip.update(gradients, optax.EmptyState())[0], state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return optimizer.update(clip.update(updates, optax.EmptyState())[0], state, params)
 
     return optax.GradientTransformation(optimizer.init, update)
