@@ -160,7 +160,7 @@ KEYS: Registry[Key] = Registry(
         "optimizer.beta2": number(0.999, "AdamW's", 0, 1, ">"),
         "optimizer.epsilon": number(1e-8, "AdamW's"),
         "optimizer.weight_decay": number(0.1, "AdamW's", most=1e6),
-        "optimizer.clip_norm": number(None, "a step's gradient norm is cut to it", most=1e6),
+        "optimizer.clip_norm": number(None, "a step's gradient norm is cut to it", 0, 1e6, "<"),
         "optimizer.decay_mask": choice("role", "role | original", "what decays: docs/fidelity.md"),
         "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
         "optimizer.schedule": choice("cosine", "cosine | original", "original: from epoch 1"),

@@ -163,13 +163,15 @@ def search(
     *,
     given: Mapping[str, jax.Array] | None = None,
     goal: Mapping[str, float] | None = None,
+    success: str = "alike",
     each: Callable[[float, float], None] = lambda success, size: None,
 ) -> Patch:
     """Looks for the smallest trigger that succeeds, until that stands still or the epochs end.
 
     Args:
-      inversion: its terms are `area`, `alike`, which is success, and those of the goal.
+      inversion: its terms are `area`, that of success, and those of the goal.
       given: what its terms are given.
+      success: the term that is held against the rule's threshold.
       goal: weights of what is to be reached; by default DECREE's, -1 for `alike`.
       each: is called with each step's success and area.
     """
@@ -178,24 +180,24 @@ def search(
     for epoch, batches in enumerate(epochs):
         rate, course = RATES.get(epoch, rate), []
         for images in batches:
-            weights = {"alike": 0.0, **goal, "area": progress.weight}
+            weights = {success: 0.0, **goal, "area": progress.weight}
             new, moments, values = inversion.step(
                 variables, params, moments, images, given or {}, weights, rate
             )
-            success, size = float(values["alike"]), float(values["area"])
-            each(success, size)
-            course.append(success)
-            if progress.follow(success, size):
+            reached, size = float(values[success]), float(values["area"])
+            each(reached, size)
+            course.append(reached)
+            if progress.follow(reached, size):
                 best = params
             params, steps = new, steps + 1
         if progress.ends(float(np.mean(course))):
             break
-    reached = np.isfinite(progress.best)
+    there = np.isfinite(progress.best)
     mask, pattern = (
-        np.asarray(_between_0_and_1((best if reached else params)[name]), np.float32)
+        np.asarray(_between_0_and_1((best if there else params)[name]), np.float32)
         for name in ("mask", "pattern")
     )
-    return Patch(progress.best if reached else None, mask, pattern, steps)
+    return Patch(progress.best if there else None, mask, pattern, steps)
 
 
 def objective(
@@ -226,10 +228,17 @@ def smallest_patch(
     batch: int = 32,
     seed: int = 0,
     rule: Rule | None = None,
+    inversion: Inversion | None = None,
+    **options: Any,
 ) -> Patch:
-    """Runs DECREE on an encoder; a mesh of several devices rounds the batch up."""
+    """Runs DECREE on an encoder; a mesh of several devices rounds the batch up.
+
+    Args:
+      inversion: another than DECREE's, with the options that `search` takes for it.
+    """
     batch = tower.encoder.rows(max(batch, 2))
     enough = pad_rows(pictures, max(len(pictures), batch))
     epochs = (map(tower.place, epoch) for epoch in epochs_of(enough, batch, steps, seed))
     params = begin(jax.random.key(seed), pictures.shape[1])
-    return search(objective(tower.encode), tower.encoder.variables, params, epochs, rule or Rule())
+    inversion, variables = inversion or objective(tower.encode), tower.encoder.variables
+    return search(inversion, variables, params, epochs, rule or Rule(), **options)

@@ -4,6 +4,7 @@ DECREE (CVPR 2023), with several seeds, on config.data.train's pictures. A backd
 a smaller patch than a clean one, but by how much depends on the architecture: give a clean model of
 the same with --floor. A warp or a faint blend is no patch, and may stay hidden. OUTPUT gets
 model.json, triggers.npz and trigger.png; seeds that are done there are not searched again.
+--captions says how small a patch to each of some captions is, which tells the target.
 """
 
 import json
@@ -22,6 +23,7 @@ from cleanclip_jax.detect.decree import smallest_patch
 from cleanclip_jax.detect.scored import Tower
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_json, write_whole
+from cleanclip_jax.jobs.detect_captions import CLASSES, candidates, in_lines, invert_captions
 from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.report.trigger_picture import trigger_picture
@@ -46,7 +48,13 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--floor", type=workdir_path, help="a clean model of that architecture")
     parser.add_argument("--output", type=workdir_path, help=f"a folder; default: WORKDIR/{FOLDER}")
+    parser.add_argument(
+        "--captions",
+        metavar=f"FILE|{CLASSES}",
+        help="a patch to each caption of a .csv or a text file, or to each class, too",
+    )
     for name, default, what in (
+        ("control", 20, "captions of config.data.train beside those of the file"),
         ("seeds", 3, "searches of each model"),
         ("steps", 2000, "of a search, at most"),
         ("pictures", 1000, "of config.data.train, at most"),
@@ -54,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     args, overrides = parse(parser, argv)
-    for name in ("seeds", "steps", "pictures", "batch"):
+    for name in ("control", "seeds", "steps", "pictures", "batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: it takes a whole number, 1 or more")
     if others := [key for key in overrides if not key.startswith((*FREE, *OPEN))]:
@@ -72,6 +80,9 @@ def main(argv: Sequence[str]) -> int:
     if len({(v.image_size, v.vision_layers, v.vision_width, v.patch) for v in variants}) > 1:
         raise UserError(f"--floor={args.floor} is of another architecture: sizes do not compare")
     source = open_source(config.data.train.to_dict())
+    some = None
+    if args.captions is not None:
+        some = candidates(towers["model"], config, source, args.captions, args.control)
     folder: Path = args.output or args.workdir / FOLDER
     settings = {
         **{name: getattr(args, name) for name in ("steps", "pictures", "batch")},
@@ -94,6 +105,9 @@ def main(argv: Sequence[str]) -> int:
             print(f"  {of}, seed {seed}: {in_words(patch.share)}, {patch.steps} steps")
     write_whole(folder / PICTURE, picture(searches, arrays, pictures))
     print(summary(write_figures(folder, settings, searches)))
+    if some is not None:
+        given = (towers["model"], some, pictures, folder, settings, args.steps, args.batch)
+        print(in_lines(invert_captions(*given)))
     print(f"written: {folder / FIGURES}, {folder / TRIGGERS}, {folder / PICTURE}")
     return 0
 

@@ -19,11 +19,12 @@ from cleanclip_jax.detect.scored import Scored
 from cleanclip_jax.detect.targeted import Result, Settings, invert_target
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole
+from cleanclip_jax.jobs.detect_captions import named_classes
 from cleanclip_jax.losses.inverted import Inverted
 from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.measure.ranks import text_classifier
-from cleanclip_jax.measure.sets import LabelledSet, open_sets
+from cleanclip_jax.measure.sets import LabelledSet
 from cleanclip_jax.report.trigger_picture import trigger_picture
 from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.sharding import make_mesh
@@ -89,20 +90,6 @@ def main(argv: Sequence[str]) -> int:
         f"{facts['mask_share']:.1%} of the mask\nwritten: {output}"
     )
     return 0
-
-
-def named_classes(config: Any) -> LabelledSet:
-    """The classes and templates of config.evaluation; the attack that it names plays no part."""
-    settings = config.evaluation.copy_and_resolve_references()
-    with settings.unlocked(), settings.ignore_type():
-        settings.attack, settings.target = None, None
-    sets = open_sets(settings)
-    if not sets:
-        raise UserError(
-            "config.evaluation.data is not set: the classes among which the target is come from it "
-            "(its pictures are not read)"
-        )
-    return sets[0]
 
 
 def facts_of(
