@@ -226,6 +226,10 @@ KEYS: Registry[Key] = Registry(
         "objective.nearest_in_modal.pool": whole(256, "rows of each pool", 1, below=2**31),
         "objective.nearest_in_modal.start": choice("empty", POOLS, "noise: the published code's"),
         "objective.crossed": weight(0.0, "SafeCLIP: each side against the other's view"),
+        "objective.align": weight(
+            0.0, "InverTune: units as without the trigger; `inverted`: of cleanclip invert"
+        ),
+        "objective.preserve": weight(0.0, "InverTune: embeddings as the frozen start's"),
         "objective.classification": weight(0.0, "a linear head's cross-entropy with the class"),
         "objective.normalise_features": flag(False, "the head sees features of unit length"),
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
@@ -266,6 +270,7 @@ KEYS: Registry[Key] = Registry(
             "role | original | matrices",
             "what decays: docs/fidelity.md; matrices: PAR's, of those no vector",
         ),
+        "optimizer.clip_norm": number(None, "a step's gradient norm is cut to it", 0, 1e6, "<"),
         "optimizer.moments": choice("fresh", "fresh | start", "start: the start's go on"),
         "optimizer.schedule": choice(
             "cosine",
@@ -320,6 +325,7 @@ KEYS: Registry[Key] = Registry(
         "evaluation.floor": text(None, "a run or checkpoint never poisoned, or start: its start"),
         "evaluation.branches": flag(None, "swap towers with the floor's: which has the backdoor"),
         "evaluation.retrieval": table(None, "pictures and captions: docs/metrics.md"),
+        "evaluation.repair": table(None, "a ViT by its parts, too: docs/defences.md"),
         "evaluation.metrics": texts(None, "metrics of one's own, by name: docs/extend.md"),
         "evaluation.projection": whole(0, "pictures that PCA and t-SNE show; 0: none", below=2**20),
         "evaluation.cache": number(20.0, "GB of image features kept in the cache folder; 0: none"),

@@ -53,7 +53,7 @@ SHAPES = {
     MIX: {"from": _START, "to": _START, "statistics": (_DRAWN, None), "alpha?": float},
     INPUTS: {
         **{"data?": {"fingerprint": str, "pairs": int}, "start?": (_START, None)},
-        "files?": {str: {"path": str, "digest": str}},
+        **{key: {str: {"path": str, "digest": str}} for key in ("files?", "artefacts?")},
     },
     HEAD: {"classes": [str], "normalised": bool},
     STARTS: {"time": float, "command": str, "device": str, "devices": int},

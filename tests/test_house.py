@@ -25,11 +25,11 @@ NAME = SOURCE.name
 FLOORS = (  # from the bottom
     (
         *("errors", "cache", "keys", "config_keys", "config", "key_list", "recipes"),
-        *("files", "shapes", "parquet", "args", "registry", "workdir", "bucket"),
+        *("files", "shapes", "parquet", "args", "arrays", "registry", "workdir", "bucket"),
     ),
     ("models", "losses", "sharding", "process", "cluster", "attacks", "text", "views", "record"),
     ("data", "start"),
-    ("measure",),
+    ("measure", "detect"),
     ("run", "extend"),
     ("report",),
     ("jobs",),

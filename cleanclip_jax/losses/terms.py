@@ -1,8 +1,8 @@
 """The terms of the loss. A new defence is a row of `TERMS` and a few lines (docs/extend.md)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cleanclip_jax.losses.compare import Compare, normalise_rows
 from cleanclip_jax.registry import Registry
 
 Memory: TypeAlias = Any  # a tree of arrays
-NEEDS = ("text", "view", "start", "label", "head", "suspect")
+NEEDS = ("text", "view", "start", "label", "head", "suspect", "layers")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Context:
       suspects: bool[b], the pairs of config.data.suspects, where a term needs them.
       counts: whether the term's value is part of this step's loss. Where it rests (`Term.resting`)
         only its memory is of use, and what else it computes the compiler leaves out.
+      artefact: the arrays of the term's, where it has one.
+      layers: where a term needs them, what the image tower's layers give for the first view and
+        for the same with the artefact's trigger: {"clean" | "triggered": {layer: [b, ...]}}.
     """
 
     features: Mapping[str, jax.Array]
@@ -47,6 +50,23 @@ class Context:
     metrics: dict[str, jax.Array]
     suspects: Bool[Array, " b"] | None = None
     counts: bool = True
+    artefact: Any = None
+    layers: Mapping[str, Mapping[str, jax.Array]] = field(default_factory=dict)
+
+
+class Artefact(NamedTuple):
+    """What a job of its own has made for a term.
+
+    Attributes:
+      arrays: a tree, which the step is given and neither changes nor saves.
+      path, digest: where it lies, and of its files; they stand in inputs.json.
+      start: the digest of the start that it was made of; None: nobody knows.
+    """
+
+    arrays: Any
+    path: str
+    digest: str
+    start: str | None
 
 
 def _nothing(width: int, **options: Any) -> Memory:
@@ -69,13 +89,17 @@ class Term:
       loss: of a Context and the term's options, which config.objective gives by name: a scalar
         and the term's memory after the step.
       needs: of `NEEDS`: text (captions are encoded), view (a second view of both), start (features
-        by the frozen start), label (classes), head (a linear head on image features), suspect
-        (which pairs are suspected).
+        by the frozen start; of captions where those are encoded), label (classes), head (a linear
+        head on image features), suspect (which pairs are suspected), layers (of the image tower,
+        without and with a trigger).
       memory: what is kept between steps, at its beginning: of the features' width, the same
         options and, if it has such a parameter, the run's `seed`. It is part of the state: saved,
         split over devices, and restored exactly.
       resting: of an epoch, counted from 1, and the options: the terms that do not count in it.
       check: of the batch size and the options: refuses what can't be.
+      artefact: opens what a job has made for it: of the same options.
+      triggered: of the artefact's arrays and normalised pictures: these with the trigger on, for
+        a term that needs layers. Layers are those that `arrays["critical"]` names.
       note: what a user has to know of a model that was trained with it; logged as a run begins.
     """
 
@@ -85,6 +109,8 @@ class Term:
     note: str = ""
     resting: Callable[..., frozenset[str]] = _always
     check: Callable[..., None] = _anything
+    artefact: Callable[..., Artefact] | None = None
+    triggered: Callable[[Any, jax.Array], jax.Array] | None = None
 
     def __post_init__(self):
         for need in self.needs:
@@ -175,6 +201,8 @@ TERMS: Registry[Term] = Registry(
         "matched": "cleanclip_jax.losses.pools:MATCHED",
         "nearest_in_modal": "cleanclip_jax.losses.pools:NEAREST_IN_MODAL",
         "crossed": Term(crossed, needs=frozenset({"text", "view"})),
+        "align": "cleanclip_jax.losses.align:ALIGN",
+        "preserve": "cleanclip_jax.losses.align:PRESERVE",
         "classification": Term(classification, needs=frozenset({"label", "head"})),
     },
 )

@@ -11,6 +11,7 @@ from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.branches import check_branches, swap
 from cleanclip_jax.measure.captions import Captioned, open_captioned
+from cleanclip_jax.measure.decomposition import Repair, open_repair
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
 from cleanclip_jax.measure.features import (
@@ -42,6 +43,7 @@ class Opened(NamedTuple):
     metrics: dict[str, Metric]
     gallery: Captioned | None  # to retrieve from
     poisoned_share: float  # of the gallery, that bears the trigger in one figure
+    repair: Repair | None = None  # of a ViT, which is measured with each of the repairs, too
 
 
 def open_measured(settings: ConfigDict) -> Opened:
@@ -68,7 +70,8 @@ def open_measured(settings: ConfigDict) -> Opened:
     if settings.retrieval:
         templates(settings.templates)
         gallery = open_captioned(options)
-    return Opened(sets, metrics, gallery, poisoned_share)
+    repair = open_repair(settings.repair.to_dict()) if settings.repair else None
+    return Opened(sets, metrics, gallery, poisoned_share, repair)
 
 
 def evaluate(
@@ -109,6 +112,9 @@ def evaluate(
         if opened.metrics:
             seen = _seen(config, encoder, labelled, classifier)
             measured |= custom_figures(opened.metrics, seen, taken=measured)
+        for how, repaired in opened.repair.encoders(encoder) if opened.repair else ():
+            after, _ = _measure(config, repaired, labelled, classifier, control=False)
+            measured |= _marked(after, f"repaired_{how}", f"{how} repaired")
         if floor is not None:
             texts = prompts(floor, labelled.classes, labelled.templates)
             below, _ = _measure(config, floor, labelled, texts, control=False)

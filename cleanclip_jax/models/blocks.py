@@ -117,15 +117,20 @@ class Block(nn.Module):
         qkv = dense("qkv", 3 * width, attention_std)(norm("ln_1")(x))
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.stack.heads, -1), 2, 0)
         mixed = attend(q, k, v, self.stack.causal, self.compute.attention).reshape(b * n, width)
+        self.sow("intermediates", "mixed", mixed)
         x = x + dense("out", width, residual_std)(mixed)
         hidden = dense("fc", self.stack.hidden, (2 * width) ** -0.5)(norm("ln_2")(x))
         hidden = ACTIVATIONS[self.compute.activation](hidden)
-        x = x + dense("proj", width, residual_std)(hidden)
-        return x.reshape(b, n, width)
+        mlp = dense("proj", width, residual_std)(hidden)
+        self.sow("intermediates", "mlp", mlp)
+        return (x + mlp).reshape(b, n, width)
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. The parameter tree is the same with and without scan and remat."""
+    """A stack of blocks. The parameter tree is the same with and without scan and remat.
+
+    Without scan it sows what each block gives: block1, block2, ...
+    """
 
     stack: Stack
     compute: Compute
@@ -136,8 +141,9 @@ class Transformer(nn.Module):
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
         scan, remat = self.compute.scan, self.compute.remat
         if self.is_initializing() or not (scan or remat):
-            for block in self.blocks:
+            for number, block in enumerate(self.blocks, 1):
                 x = block(x)
+                self.sow("intermediates", f"block{number}", x)
             return x
         block = Block(self.stack, self.compute, parent=None)
 
@@ -148,8 +154,9 @@ class Transformer(nn.Module):
             apply = jax.checkpoint(apply)
         trees: list[Any] = [block.variables["params"] for block in self.blocks]
         if not scan:
-            for tree in trees:
+            for number, tree in enumerate(trees, 1):
                 x = apply(x, tree)
+                self.sow("intermediates", f"block{number}", x)
             return x
         # Stacked here, inside the step, so that state and checkpoints never see it.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

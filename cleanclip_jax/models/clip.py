@@ -122,6 +122,54 @@ def encode_image_train(
     return features, dict(updated.get("batch_stats", {}))  # pyright: ignore
 
 
+def encode_image_layers(
+    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"], train: bool = False
+) -> tuple[Float[Array, "b d"], dict[str, jax.Array], dict[str, Any]]:
+    """Image features, what each layer gives by its name, and the new batch statistics.
+
+    Layers are a ResNet's layer1 to layer4 [b, h, w, c], a ViT's block1, block2, ... [b, n, w].
+    """
+    features, updated = _sowing(model.computed(scan=False), variables, images, train)
+    sown: Any = updated["intermediates"]["visual"]
+    sown = sown.get("transformer", sown)
+    layers = {
+        name: values[0]
+        for name, values in sown.items()
+        if name[:5] in ("layer", "block") and isinstance(values, tuple)
+    }
+    return features, layers, dict(updated.get("batch_stats", {}))
+
+
+def residual_parts(
+    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"]
+) -> tuple[Float[Array, "b d"], Float[Array, "b w"], Float[Array, "l b w"], Float[Array, "l b w"]]:
+    """A ViT's features in evaluation mode, and what its class token is made of.
+
+    That is the token after the first norm, what attention mixes for it in each layer, before the
+    output's product, and what each MLP adds to it.
+    """
+    features, updated = _sowing(model.computed(scan=False, remat=False), variables, images, False)
+    sown: Any = updated["intermediates"]["visual"]
+    first, b = sown["first"][0], len(images)
+    stack = sown["transformer"]
+    blocks = [stack[f"blocks_{i}"] for i in range(model.variant.vision.layers)]
+    mixed, mlps = (
+        jnp.stack([block[name][0].reshape(b, -1, first.shape[-1])[:, 0] for block in blocks])
+        for name in ("mixed", "mlp")
+    )
+    return features, first, mixed, mlps
+
+
+def _sowing(
+    model: CLIP, variables: Variables, images: Float[Array, "b s s 3"], train: bool
+) -> tuple[Float[Array, "b d"], Any]:
+    return model.apply(
+        *(variables, images, train),
+        method="image_features",
+        mutable=["batch_stats", "intermediates"],
+    )  # pyright: ignore[reportReturnType]
+
+
 def encode_text(
     model: CLIP, variables: Variables, tokens: Int[Array, "b n"]
 ) -> Float[Array, "b d"]:

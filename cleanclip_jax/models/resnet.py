@@ -118,7 +118,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d]."""
+    """Image tower: pictures [b, s, s, 3] to un-normalised features [b, d].
+
+    Sows what its stages give: layer1 to layer4.
+    """
 
     variant: Variant
     compute: Compute
@@ -137,6 +140,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
                 x = block(width * 2**stage, stride, compute, name=name)(x, train)
+            self.sow("intermediates", f"layer{stage + 1}", x)
         pool = AttentionPool(
             self.variant.vision_heads, self.variant.features, compute, name="attnpool"
         )

@@ -42,6 +42,7 @@ class VisionTransformer(nn.Module):
 
         if v.ln_pre:
             x = norm("ln_pre", x)
+        self.sow("intermediates", "first", x[:, 0])
         x = Transformer(v.vision, self.compute, name="transformer")(x)
         # A norm of each token, so that the class token's alone is as good.
         if v.vision_pool == "token":

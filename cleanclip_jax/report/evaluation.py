@@ -148,9 +148,10 @@ def measure_course(start: Start, config: ConfigDict, newest: Mapping[str, Any]) 
     with open_store(start.path) as (_, store):
         steps = store.steps
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    # The floor and the retrieval are the newest checkpoint's: here it is the way that counts.
+    # Floor, retrieval and repair are the newest checkpoint's: here it is the way that counts.
     config = config.copy_and_resolve_references()
     config.evaluation.retrieval = None
+    config.evaluation.repair = None
     for step in steps:
         if step not in rows:
             run = load_start(start, mesh, config, step)

@@ -26,7 +26,7 @@ from cleanclip_jax.run.recorder import BadRows, Boards, Recorder
 from cleanclip_jax.run.settings import claim, facts_of, has_begun
 from cleanclip_jax.run.stages import Stage
 from cleanclip_jax.run.state import Fixed, State, fresh_state
-from cleanclip_jax.sharding import place_batch, place_state, placed_shapes
+from cleanclip_jax.sharding import copied_over, place_batch, place_state, placed_shapes
 from cleanclip_jax.start.model import shapes_of
 from cleanclip_jax.start.store import Store
 from cleanclip_jax.workdir import CHECKPOINTS, Workdir
@@ -104,7 +104,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
             if is_first():
                 owner.look()
             run = check_run(config, workdir)
-        agree_on(facts_of(run.config, run.source, run.plan, run.start, run.suspects))
+        agree_on(facts_of(run.config, run.source, run.plan, run.start, run.suspects, run.artefacts))
         # Only now, when nothing of the config is left to be refused, is anything written.
         with agreed(), writing(path):
             if is_first():
@@ -112,7 +112,7 @@ def build(config: ConfigDict, path: Path, profile: int = 0) -> Iterator[Run]:
                 if has_begun(workdir) != run.begun:
                     raise UserError(f"{path}: another run ended there just now: try again")
                 inputs = (run.source, run.tokenizer, run.plan, run.start, run.suspects)
-                claim(run.config, workdir, *inputs, begun=run.begun)
+                claim(run.config, workdir, *inputs, begun=run.begun, artefacts=run.artefacts)
                 if run.head is not None:
                     run.head.save(workdir)
         with _opened(run, workdir, owner, began, profile) as opened:
@@ -219,7 +219,7 @@ def _opened(
                 workdir=workdir,
                 first=first,
                 state=state,
-                fixed=Fixed(frozen, table),
+                fixed=Fixed(frozen, table, _placed(run)),
                 begin=begin,
                 place=place,
                 flops=_flops(run) if peak else lambda length: 0.0,
@@ -228,6 +228,12 @@ def _opened(
                 preemption=preemption,
                 save=save,
             )
+
+
+def _placed(run: Checked) -> dict[str, Any]:
+    """The arrays of its artefacts, on every device."""
+    arrays = {name: artefact.arrays for name, artefact in run.artefacts.items()}
+    return jax.device_put(arrays, copied_over(run.mesh))
 
 
 def first_state(store: Store, run: Checked) -> State:

@@ -52,6 +52,7 @@ class Checked:
       labels: the class of each pair, where a term needs it.
       suspects: the pairs that are suspected, where a term needs them.
       step: gives, of a step's number, the jitted (state, fixed, batch) to (state, metrics).
+      artefacts: what jobs have made, by the terms that need it.
     """
 
     config: ConfigDict
@@ -72,6 +73,7 @@ class Checked:
     head: Head | None
     labels: Int32[np.ndarray, " n"] | None
     suspects: Bool[np.ndarray, " n"] | None
+    artefacts: Mapping[str, Any]
     step: Steps
 
     def weights(self) -> Mapping[str, Any]:
@@ -134,6 +136,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     tokenizer = _tokenizer(config, workdir, source, start)
     model = make_model(config, tokenizer.vocab_size)
     _check_memory(config, model, objective, mesh)
+    artefacts: Mapping[str, Any] = {}
+    if any(term.artefact for term in objective.terms.values()):
+        from cleanclip_jax.run.layers import open_artefacts
+
+        artefacts = open_artefacts(objective, model, start, workdir)
     plan = poison_plan(config, workdir, source)
     device_views = _device_views(config, views, plan)
     learns = device_views is not None and device_views.learns
@@ -167,6 +174,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         head=head,
         labels=labels,
         suspects=suspects,
+        artefacts=artefacts,
         step=step,
     )
 

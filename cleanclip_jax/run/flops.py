@@ -31,6 +31,8 @@ def flops_per_pair(model: CLIP, objective: Objective, length: int | None = None)
     total = views * pictures * (3 if objective.moves("visual") else 1)
     if "start" in needs:
         total += pictures
+    if "layers" in needs:
+        total += 3 * pictures
     if "text" in needs:
         texts = _flops(lambda variables, x: encode_text(model, variables, x), shapes, tokens)
         total += views * texts * (3 if objective.moves("text") else 1)

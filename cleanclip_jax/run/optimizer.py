@@ -142,4 +142,18 @@ def make_optimizer(
         weight_decay=config["weight_decay"],
         mask=mask,
     )
-    return optimizer, schedule
+    return clipped(optimizer, config.get("clip_norm")), schedule
+
+
+def clipped(
+    optimizer: optax.GradientTransformation, most: float | None
+) -> optax.GradientTransformation:
+    """An optimizer that is given gradients of a norm of at most that; its state is the same."""
+    if most is None:
+        return optimizer
+    clip = optax.clip_by_global_norm(most)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return optimizer.update(clip.update(updates, optax.EmptyState())[0], state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

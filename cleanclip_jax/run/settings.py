@@ -5,6 +5,7 @@ What a config leaves open comes from its start, its workdir, or by default.
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,7 @@ def facts_of(
     plan: Plan | None,
     start: Start | None,
     suspects: Bool[np.ndarray, " n"] | None = None,
+    artefacts: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """What all processes of a run have to have the same, as text by name.
 
@@ -185,6 +187,7 @@ def facts_of(
         "the suspects": "none" if suspects is None else _digest(suspects),
         "the poison plan": "none" if plan is None else plan.digest,
         "the start": str(identity.get("digest", "none")),
+        **{f"the artefact of {name}": one.digest for name, one in (artefacts or {}).items()},
     }
 
 
@@ -282,6 +285,7 @@ def claim(
     start: Start | None,
     suspects: Bool[np.ndarray, " n"] | None = None,
     begun: bool = False,
+    artefacts: Mapping[str, Any] | None = None,
 ) -> None:
     """Makes a workdir this run's: its config, inputs, tokenizer, manifest, suspects, interop.json.
 
@@ -292,8 +296,9 @@ def claim(
     workdir.write(CONFIG, to_json(config))
     if not begun:
         identity = None if start is None else start.identity
+        made = {name: {"path": x.path, "digest": x.digest} for name, x in (artefacts or {}).items()}
         inputs = {"data": inputs_of(source), "start": identity, **_files_of(config)}
-        workdir.write_json(INPUTS, inputs)
+        workdir.write_json(INPUTS, inputs | ({"artefacts": made} if made else {}))
     if not workdir.has(TOKENIZER):
         tokenizer.save(workdir / TOKENIZER)
     if plan is not None and not workdir.has(MANIFEST):

@@ -38,7 +38,9 @@ class State:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["start", "table"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["start", "table", "artefacts"], meta_fields=[]
+)
 @dataclass
 class Fixed:
     """What the step is given beside the state, and neither changes nor saves.
@@ -46,10 +48,12 @@ class Fixed:
     Attributes:
       start: the variables that the run began with, where a term needs them.
       table: uint8[n, s, s, 3], all pictures, where they lie in device memory.
+      artefacts: arrays that jobs have made, by the terms that need them.
     """
 
     start: Mapping[str, Any] | None = None
     table: jax.Array | None = None
+    artefacts: Mapping[str, Any] = field(default_factory=dict)
 
 
 SPLIT = "split"  # of a memory: the digest of the split that chose the records, uint8[32]

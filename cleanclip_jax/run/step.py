@@ -36,6 +36,7 @@ def compute_loss(
     suspects: Bool[Array, " b"] | None = None,
     *,
     start: Mapping[str, Any] | None = None,
+    artefacts: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any], dict[str, Any]]]:
     """The weighted sum of the terms over the global batch.
@@ -47,6 +48,7 @@ def compute_loss(
       labels: classes of the originals, where a term needs them.
       suspects: the pairs that are suspected, where a term needs them.
       start: the frozen start's variables, where a term needs them.
+      artefacts: arrays by the terms that need them.
       mesh: over whose devices the batch is split.
 
     Returns:
@@ -55,13 +57,16 @@ def compute_loss(
     params = gather(mesh, state.params)
     part = _model_of_a_part(model, objective, mesh)
     frozen = None if start is None else gather(mesh, start)
-    encode = partial(_encode, part, objective, params, state.batch_stats, frozen)
+    artefacts = artefacts or {}
+    encode = partial(_encode, part, objective, params, state.batch_stats, frozen, artefacts)
     if objective.chunks > 1:
         from cleanclip_jax.run.chunks import encode_in_chunks
 
-        outputs, new_stats = encode_in_chunks(encode, (images, tokens), objective.chunks, mesh)
+        (outputs, layers), new_stats = encode_in_chunks(
+            encode, (images, tokens), objective.chunks, mesh
+        )
     else:
-        outputs, new_stats = encode((images, tokens))
+        (outputs, layers), new_stats = encode((images, tokens))
     batch_stats = state.batch_stats
     if objective.moves("visual") and not model.compute.bn_frozen:
         batch_stats = new_stats
@@ -85,7 +90,9 @@ def compute_loss(
         if before is None and not counts:
             continue
         given = (features, units, compare, params, labels, before, state.step)
-        context = Context(*given, metrics={}, suspects=suspects, counts=counts)
+        context = Context(
+            *(*given, {}, suspects, counts), artefact=artefacts.get(name), layers=layers
+        )
         value, after = term.loss(context, **objective.options.get(name, {}))
         if counts:
             metrics |= {name: value, **context.metrics}
@@ -120,23 +127,31 @@ def _encode(
     params: dict[str, Any],
     batch_stats: dict[str, Any],
     start: Mapping[str, Any] | None,
+    artefacts: Mapping[str, Any],
     rows: tuple[Images, Tokens],
-) -> tuple[dict[str, Float[Array, "b views d"]], dict[str, Any]]:
-    """Features of all views, and new batch statistics."""
+) -> tuple[tuple[dict[str, Float[Array, "b views d"]], dict[str, Any]], dict[str, Any]]:
+    """Features of all views with the layers that a term needs, and new batch statistics."""
     images, tokens = rows
     if images.dtype == jnp.uint8:
         images = normalise(images, str(jnp.dtype(model.compute.dtype)))
-    image, new_stats = _encode_images(model, objective, params, batch_stats, images)
+    layers: dict[str, Any] = {}
+    given = (model, objective, params, batch_stats, images)
+    if "layers" in objective.needs:
+        from cleanclip_jax.run.layers import encode_layers
+
+        image, layers, new_stats = encode_layers(*given, artefacts)
+    else:
+        image, new_stats = _encode_images(*given)
     outputs = {"image": image}
     if "text" in objective.needs:
         outputs["text"] = _encode_texts(model, {"params": params}, tokens)
     if "start" in objective.needs:
         assert start is not None
-        image_start = encode_image(model, start, images[:, 0])[:, None]
-        text_start = _encode_texts(model, start, tokens[:, :1])
-        frozen = {"image_start": image_start, "text_start": text_start}
+        frozen = {"image_start": encode_image(model, start, images[:, 0])[:, None]}
+        if "text" in objective.needs:
+            frozen["text_start"] = _encode_texts(model, start, tokens[:, :1])
         outputs |= jax.lax.stop_gradient(frozen)
-    return outputs, new_stats
+    return (outputs, layers), new_stats
 
 
 def _encode_texts(
@@ -218,7 +233,8 @@ def make_step(
                     images = normalise(images, str(jnp.dtype(model.compute.dtype)))
             now = State(state.step, params, state.batch_stats, None, state.memory)
             data = (images, batch["tokens"], batch.get("labels"), batch.get("suspects"))
-            return compute_loss(model, objective, now, *data, start=fixed.start, mesh=mesh)
+            frozen = {"start": fixed.start, "artefacts": fixed.artefacts}
+            return compute_loss(model, objective, now, *data, **frozen, mesh=mesh)
 
         (loss, (terms, batch_stats, memory)), gradients = jax.value_and_grad(compute, has_aux=True)(
             objective.moving(state.params)

@@ -1,0 +1,52 @@
+"""`cleanclip decompose`: the prototypes of a ViT's parts, of clean pictures of config.data.train.
+
+By them `evaluate` measures the model repaired as well (docs/defences.md):
+--config.evaluation.repair="{'prototypes': 'FILE.npz'}".
+"""
+
+from collections.abc import Sequence
+
+from cleanclip_jax.args import Parser, apply, parse
+from cleanclip_jax.config import check, defaults
+from cleanclip_jax.data.sources import open_source
+from cleanclip_jax.errors import UserError
+from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.decomposition import Prototypes, check_decomposable
+from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.start.start import load_start, open_start
+from cleanclip_jax.workdir import workdir_path
+
+OPEN = ("model.activation", "text.merges")  # what a PyTorch checkpoint leaves open
+FREE = ("data.", "evaluation.", "mesh.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns its exit code."""
+    parser = Parser(prog="cleanclip decompose", description=__doc__)
+    parser.add_argument(
+        "--workdir", required=True, type=workdir_path, help="a run, or a PyTorch checkpoint"
+    )
+    parser.add_argument("--output", required=True, type=workdir_path, help="FILE.npz")
+    parser.add_argument("--pictures", type=int, default=10_000, help="clean ones, at most")
+    parser.add_argument("--seed", type=int, default=0, help="draws the pictures")
+    args, overrides = parse(parser, argv)
+    if args.pictures < 1:
+        raise UserError(f"--pictures={args.pictures}: it takes a whole number, 1 or more")
+    if args.output.suffix != ".npz" or args.output.is_dir():
+        raise UserError(f"--output={args.output}: name a file, as prototypes.npz")
+    if others := [key for key in overrides if not key.startswith((*FREE, *OPEN))]:
+        raise UserError(f"--config.{others[0]} belongs to the model and can't be changed here")
+    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
+    start = open_start(args.workdir, base)
+    config = apply(start.config, overrides)
+    check(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    loaded = load_start(start, mesh, config)
+    check_decomposable(loaded.model)
+    source = open_source(config.data.train.to_dict())
+    encoder = encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
+    pictures = clean_pictures(config, source, args.pictures, args.seed)
+    Prototypes.of(encoder, pictures, config.evaluation.batch_size).save(args.output)
+    print(f"written: {args.output}, prototypes of {len(pictures)} pictures")
+    return 0
