@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class Mix:
         self.model = make_model(self.config, self.tokenizer.vocab_size)
         check_measured(self.config, self._workdir(alphas[0]) / EVALUATION)
         self._models = [variables_of(start, self.mesh) for start in starts]
-        self._pictures = statistics = None
+        statistics, self._draw = None, None
         if self._models[0]["batch_stats"] and {*alphas} - {"0", "1"}:
             if not self.config.data.train.get("kind"):
                 raise UserError(
@@ -159,9 +160,8 @@ class Mix:
             source = open_source(self.config.data.train.to_dict())
             statistics = {"fingerprint": source.fingerprint}
             statistics |= {"pictures": args.pictures, "seed": args.seed}
-            size = self.model.variant.image_size
-            reading = reading_of(self.config)
-            self._pictures = drawn_pictures(source, args.pictures, args.seed, size, reading)
+            drawn = (source, args.pictures, args.seed, self.model.variant.image_size)
+            self._draw = cache(partial(drawn_pictures, *drawn, reading_of(self.config)))
         identities = [start.identity for start in starts]
         self.facts = {"from": identities[0], "to": identities[1], "statistics": statistics}
 
@@ -171,17 +171,17 @@ class Mix:
     def claim(self) -> None:
         """Makes the folder this mix's, unless it is another's."""
         workdir = Workdir(self.folder)
-        if workdir.has(MIX):
-            before = workdir.read_json(MIX)
-            for key, now in self.facts.items():
-                then = before[key]
-                if _identity(now) != _identity(then):
-                    raise UserError(
-                        f"{workdir} is another mix's: its '{key}' is {then}, and this is {now}; "
-                        "name another folder"
-                    )
-        elif is_first():
-            workdir.write_json(MIX, self.facts)
+        before = workdir.read_json(MIX) if workdir.has(MIX) else dict.fromkeys(self.facts)
+        for key, now in self.facts.items():
+            then = before[key]  # statistics: None where they were not needed
+            if then is not None and now is not None and _identity(now) != _identity(then):
+                raise UserError(
+                    f"{workdir} is another mix's: its '{key}' is {then}, and this is {now}; name "
+                    "another folder"
+                )
+        if is_first():
+            statistics = self.facts["statistics"] or before["statistics"]
+            workdir.write_json(MIX, {**self.facts, "statistics": statistics})
 
     def point(self, alpha: str, save: bool) -> Row:
         """Measures a mixture, unless that was done, and keeps its weights; a failure is its row's.
@@ -213,11 +213,11 @@ class Mix:
 
     def _mixture(self, alpha: float) -> dict[str, Any]:
         variables = jax.tree.map(np.asarray, mixed(self._models[0], self._models[1], alpha))
-        if self._pictures is not None and alpha not in (0, 1):
+        if self._draw is not None and alpha not in (0, 1):
             start = MixedStart(self.folder, self.config, self.tokenizer, variables)
             placed = start.restore(self.model, self.mesh)[1]
             encoder = encoder_of(self.model, placed, self.tokenizer, self.mesh)
-            variables["batch_stats"] = fresh_statistics(encoder, self._pictures)
+            variables["batch_stats"] = fresh_statistics(encoder, self._draw())
         return variables
 
     def _write(self, workdir: Workdir, alpha: str) -> None:

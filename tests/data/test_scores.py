@@ -13,6 +13,7 @@ import pytest
 from helpers.pictures import Pictures
 
 from cleanclip_jax.attacks.plan import make_plan
+from cleanclip_jax.config import check, load, override
 from cleanclip_jax.data.mixture import mix
 from cleanclip_jax.data.scores import keep_lowest, lowest, read_scores, write_scores
 from cleanclip_jax.data.sources import open_source
@@ -169,3 +170,13 @@ def test_a_config_keeps_by_scores(tmp_path: Path, write_csv: Callable):
     sources = {"one": {**config, "keep": keep}, "two": config}
     mixed = open_source({"kind": "mixture", "sources": sources})
     assert mixed.ids().tolist() == [6, 7, 8, 9, 10, 11, *range(12, 24)]
+
+
+def test_the_share_is_a_key_that_a_command_sets_and_a_sweep_runs_over():
+    config = load("configs/cleanclip.py")
+    override(config, "data.train.keep", "{'scores': 'scores.csv', 'share': 0.9}")
+    override(config, "data.train.keep.share", "0.8")
+    override(config, "optimizer.weight_decay", "100")  # heavy decay
+    check(config)
+    assert config.data.train.to_dict()["keep"] == {"scores": "scores.csv", "share": 0.8}
+    assert config.optimizer.weight_decay == 100
