@@ -29,7 +29,7 @@ FLOORS = (  # from the bottom
     ),
     ("models", "losses", "sharding", "process", "cluster", "attacks", "text", "views", "record"),
     ("data", "start"),
-    ("measure",),
+    ("measure", "detect"),
     ("run", "extend"),
     ("report",),
     ("jobs",),
