@@ -16,6 +16,7 @@ JOBS = {
     "prepare": "write any source as ArrayRecord shards, which training reads fast",
     "train": "pretrain, poison or finetune: one run of one config",
     "evaluate": "measure a run: clean accuracy, attack success and the other figures",
+    "detect": "look for poisoned pairs and triggered pictures, and say what to drop",
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",

@@ -44,7 +44,7 @@ def fit_two_gaussians(values: Float[np.ndarray, " n"], cut: float | None = None)
         raise UserError(
             f"{len(values)} values, all of them equal: a mixture of two needs different ones"
         )
-    cut = _best_cut(values) if cut is None else cut
+    cut = two_means_cut(values) if cut is None else cut
     fitted = _maximised(values, np.stack([values < cut, values >= cut]).astype(np.float64), 1)
     before = -np.inf
     for rounds in range(1, _ROUNDS + 1):
@@ -59,8 +59,8 @@ def fit_two_gaussians(values: Float[np.ndarray, " n"], cut: float | None = None)
     return TwoGaussians(*parts, rounds=fitted.rounds)
 
 
-def _best_cut(values: Float64[np.ndarray, " n"]) -> float:
-    """The value that begins the upper part, where squares about the parts' means are least."""
+def two_means_cut(values: Float64[np.ndarray, " n"]) -> float:
+    """The least value of the upper part, where squares about the two parts' means are least."""
     rising = np.sort(values)
     count = np.arange(1, len(rising))
     lower, total = np.cumsum(rising)[:-1], rising.sum()

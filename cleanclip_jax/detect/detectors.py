@@ -4,7 +4,7 @@ Formulas of k-dist, SLOF, DAO and LID: arXiv 2502.01385, with a pair's right nei
 reference pairs that are drawn for all; docs/detect.md has what each is good for.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -107,7 +107,7 @@ class Detector:
     """
 
     meaning: str
-    score: Callable[[Pairs, Draw], Scores] | None = None
+    score: Callable[[Pairs, Any], Scores] | None = None
     drawn: bool = True
     published: Callable[[Block, int], Scores] | None = None
     by: str = "run"
@@ -228,6 +228,32 @@ DETECTORS: Registry[Detector] = Registry(
 )
 
 
+def choose(
+    given: Sequence[str] | None, neighbours: str = "right", floor: bool = False
+) -> tuple[str, ...]:
+    """The detectors that are named, or the usual ones of those that can be had.
+
+    Args:
+      floor: whether there is a model that was never poisoned.
+    """
+    original = neighbours == "original"
+    if given is None:
+        names = [name for name, row in DETECTORS.items() if row.usual]
+        names = [name for name in names if floor or DETECTORS[name].by != "floor"]
+        return tuple(n for n in names if not original or _published(DETECTORS[n]))
+    for name in given:
+        row = DETECTORS.find(name)
+        if row.by == "floor" and not floor:
+            raise UserError(f"--detectors: {name} compares with a clean model: name it by --floor")
+        if original and not _published(row):
+            raise UserError(f"--neighbours=original: {name} is not of the published code")
+    return tuple(dict.fromkeys(given))
+
+
+def _published(row: Detector) -> bool:
+    return row.published is not None or not row.drawn or row.then is not None
+
+
 def detector(name: str) -> Callable[[Callable[[Pairs, Draw], Scores]], Callable]:
     """Decorates f(Pairs, Draw) → a score for each pair, higher for suspicious: a detector `name`.
 
@@ -242,20 +268,18 @@ def detector(name: str) -> Callable[[Callable[[Pairs, Draw], Scores]], Callable]
 
 
 def score_pairs(
-    detectors: Mapping[str, Detector], pairs: Pairs, draws: list[Draw]
+    detectors: Mapping[str, Detector], pairs: Pairs, draws: Sequence[Draw]
 ) -> dict[str, Float[np.ndarray, " b"]]:
     """The scores of each detector that has a `score`, averaged over the draws."""
     scores = {}
     for name, row in detectors.items():
         if row.score is not None:
-            several = [
-                _checked(name, row.score, pairs, draw) for draw in draws[: None if row.drawn else 1]
-            ]
-            scores[name] = np.mean(several, axis=0)
+            several = draws if row.drawn else [None]
+            scores[name] = np.mean([_scored(name, row.score, pairs, draw) for draw in several], 0)
     return scores
 
 
-def _checked(name: str, score: Callable, pairs: Pairs, draw: Draw) -> Scores:
+def _scored(name: str, score: Callable, pairs: Pairs, draw: Draw | None) -> Scores:
     try:
         scores = np.asarray(score(pairs, draw), np.float64)
     except UserError:

@@ -64,10 +64,13 @@ class Features:
     unreadable: dict[int, str]  # record → what is wrong with it
 
 
-def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
+def embed(encoder: Encoder, shown: Shown, reading: Reading, allow_none: bool = False) -> Features:
     """Features of the pictures, from the cache where they were computed before.
 
     Each process computes its part of the pictures; all get the whole.
+
+    Args:
+      allow_none: whether it is no mistake that none of them can be read.
     """
     if not len(shown.indices):
         raise UserError("there is no picture to measure: the set is empty")
@@ -76,15 +79,15 @@ def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
     features = _cached_or_computed(encoder, share, reading)
     if jax.process_count() > 1:
         line = json.dumps(features.unreadable).encode() + b"\n"
-        texts = _gathered(np.frombuffer(line, np.uint8)).tobytes().splitlines()
+        texts = gathered(np.frombuffer(line, np.uint8)).tobytes().splitlines()
         features = Features(
-            _gathered(features.rows),
-            _gathered(features.index),
+            gathered(features.rows),
+            gathered(features.index),
             {int(i): text for part in texts for i, text in json.loads(part).items()},
         )
     unreadable = features.unreadable
     allowed = reading.max_bad_share * len(shown.indices)
-    if len(unreadable) > allowed or not len(features.rows):
+    if len(unreadable) > allowed or not (len(features.rows) or allow_none):
         raise UserError(
             f"{len(unreadable)} of {len(shown.indices)} pictures are unreadable, more than "
             f"config.data.max_bad_share allows; the first: {next(iter(unreadable.values()))}"
@@ -176,7 +179,7 @@ def _readable(source: Source, index: int) -> bool:
     return True
 
 
-def _gathered(rows: np.ndarray) -> np.ndarray:
+def gathered(rows: np.ndarray) -> np.ndarray:
     """The rows of every process, in the order of the processes."""
     counts = np.asarray(multihost_utils.process_allgather(np.array(len(rows))))
     padded = np.pad(rows, [(0, int(counts.max()) - len(rows)), *[(0, 0)] * (rows.ndim - 1)])

@@ -1,0 +1,148 @@
+"""What a scan found, as files: scores, the highest to look at, what to drop, and how good it is."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleanclip_jax.data.scores import write_scores
+from cleanclip_jax.data.subset import write_ids
+from cleanclip_jax.detect.groups import Group
+from cleanclip_jax.detect.opened import Opened
+from cleanclip_jax.detect.roc import detection_figures
+from cleanclip_jax.detect.scan import PARTS, Scores
+from cleanclip_jax.detect.scan_settings import Settings
+from cleanclip_jax.files import read_json, write_whole
+from cleanclip_jax.workdir import INTERVAL
+
+DETECT, DROP, TOP, GROUPS, SCORES = "detect.json", "drop.csv", "top.csv", "groups.csv", "scores"
+_FIGURE = {"value": float | None, "interval": INTERVAL, "of": int, "count?": int | None}
+SHAPE = {
+    **{"model": {"path": str}, "by": str, "dropped": int, "warnings": [str]},
+    **{"data": {"fingerprint": str, "pairs": int, "scored": int, "unreadable": int}},
+    **{"poisons": int | None, "figures": {str: {str: _FIGURE}}},
+}
+
+
+def write_findings(
+    folder: Path,
+    opened: Opened,
+    settings: Settings,
+    scores: Scores,
+    groups: list[Group],
+    by: str,
+    drop: float,
+    top: int,
+) -> dict[str, Any]:
+    """Writes all files of a scan; detect.json comes last, and then its parts go.
+
+    Args:
+      by: the detector whose highest scores are dropped, and shown first.
+      drop: share of the scored pairs.
+      top: how many are listed.
+    """
+    data, source = opened.data, opened.data.source
+    ids, fingerprint = source.ids()[scores.index], source.root().fingerprint
+    known = data.poisoned
+    poisoned = None if known is None else known[scores.index]
+    for name, column in scores.columns.items():
+        about = {"detector": name, "model": json.dumps(dict(opened.model))}
+        write_scores(folder / SCORES / f"{name}.parquet", ids, column, fingerprint, about)
+    dropped = scores.top(by, drop)
+    write_ids(folder / DROP, np.sort(ids[dropped]), fingerprint)
+    write_whole(folder / TOP, _top(opened, scores, by, top))
+    write_whole(folder / GROUPS, _csv([asdict(group) for group in groups], Group))
+    found = {
+        "settings": asdict(settings),
+        "model": dict(opened.model),
+        "floor": opened.floor and dict(opened.floor),
+        "data": {
+            "fingerprint": source.fingerprint,
+            "pairs": len(source),
+            "scored": len(scores.index),
+            "unreadable": len(scores.unreadable),
+            "without_caption": scores.without_caption,
+        },
+        "by": by,
+        "dropped": len(dropped),
+        "warnings": opened.warnings,
+        "poisons": None if known is None else int(known.sum()),
+        "dropped_poisons": None if poisoned is None else int(poisoned[dropped].sum()),
+        "figures": {
+            name: {key: asdict(one) for key, one in detection_figures(column, poisoned).items()}
+            for name, column in scores.columns.items()
+            if poisoned is not None
+        },
+    }
+    write_whole(folder / DETECT, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    for file in (folder / PARTS).glob("*.npz"):
+        file.unlink(missing_ok=True)
+    return found
+
+
+def _top(opened: Opened, scores: Scores, by: str, count: int) -> str:
+    source, known = opened.data.source, opened.data.poisoned
+    rows = scores.top(by, 1.0)[:count]
+    ids = source.ids()[scores.index]
+    table = []
+    for row in rows.tolist():
+        index = int(scores.index[row])
+        truth = {} if known is None else {"poisoned": int(known[index])}
+        table.append(
+            {
+                "id": int(ids[row]),
+                "where": source.where(index),
+                "caption": opened.data.caption(index),
+                "same_picture": int(scores.copies[row]),
+                **{name: f"{column[row]:.6g}" for name, column in scores.columns.items()},
+                **truth,
+            }
+        )
+    return _csv(table)
+
+
+def _csv(rows: list[dict[str, Any]], kind: Any = None) -> str:
+    stream = io.StringIO()
+    names = list(rows[0]) if rows else list(getattr(kind, "__dataclass_fields__", ()))
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def summary(folder: Path) -> str:
+    """A scan in a few lines, from its detect.json."""
+    found = read_json(folder / DETECT, SHAPE, "scan again")
+    data = found["data"]
+    lines = [f"{data['scored']} of {data['pairs']} pairs scored by {found['model']['path']}"]
+    lines += [f"left out: {data[k]} {k}" for k in ("unreadable", "without_caption") if data.get(k)]
+    lines += [f"warning: {text}" for text in found["warnings"]]
+    if found["poisons"] is not None:
+        lines.append(
+            f"{found['poisons']} poisons are known; in percent, with 95 % intervals and counts:"
+        )
+        names = list(next(iter(found["figures"].values())))
+        lines.append(f"  {'':<15}" + "".join(f"{name:>17}" for name in names))
+        for name, figures in found["figures"].items():
+            lines.append(f"  {name:<15}" + "".join(f"{_cell(one):>17}" for one in figures.values()))
+    files = ", ".join((SCORES, TOP, GROUPS, DETECT))
+    lines.append(f"written: {folder}: {files}")
+    lines.append(
+        f"{found['dropped']} highest by {found['by']}: --config.data.train.skip={folder / DROP}"
+    )
+    return "\n".join(lines)
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    if "count" in figure and figure["count"] is not None:
+        return f"{100 * figure['value']:.1f} ({figure['count']}/{figure['of']})"
+    low, high = figure["interval"] or (None, None)
+    ends = "" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * figure['value']:.1f}{ends}"
