@@ -1,7 +1,7 @@
-"""What the most suspicious pairs have in common: a caption, a picture; kinds are named, not judged.
+"""What the most suspicious pairs have in common: a caption, a picture; kinds are not judged.
 
-Natural backdoors come as groups: a caption with hundreds of pictures alike (arXiv 2502.01385 found a
-cake in CC3M), or a placeholder picture under many captions.
+Natural backdoors come as groups: a caption with hundreds of pictures alike (arXiv 2502.01385 found
+a cake in CC3M), or a placeholder picture under many captions.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from jaxtyping import Float32, Int64
 
 from cleanclip_jax.detect.embedded import Data, embed_pairs
 from cleanclip_jax.detect.scan import Scores
+from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.features import Reading
 from cleanclip_jax.measure.ranks import unit
 
 TOP = 0.01  # the share of pairs that are grouped, the most suspicious
-MOST = 20_000  # and how many at most: pictures are compared each with each
+LEAST, MOST = 10, 20_000  # and how many: pictures are compared each with each
 ALIKE = 0.95  # cosine of pictures that count as alike
 
 
@@ -29,7 +30,8 @@ class Group:
       caption: theirs, or of the most suspicious of them.
       id: of that one.
       size: how many of them are among the most suspicious.
-      in_data: how many pairs of all have the caption; for a picture: the very same picture.
+      in_data: how many pairs of all have the caption; of a picture how many have one like it, by
+        what the reference pairs show and one more.
       times_chance: how much more often than by chance a pair of the group is among the most
         suspicious.
       p: of so many or more by chance (hypergeometric).
@@ -51,22 +53,31 @@ class Group:
 
 
 def find_groups(
-    encoder: Encoder, data: Data, scores: Scores, by: str, reading: Reading, most: int = 100
+    encoder: Encoder,
+    data: Data,
+    scores: Scores,
+    settings: Settings,
+    by: str,
+    reading: Reading,
+    most: int = 100,
 ) -> list[Group]:
-    """The groups of two and more pairs, the least likely by chance first."""
-    rows = scores.top(
-        by, max(TOP, 10 / max(1, len(scores.index))) if len(scores.index) > 10 else 1.0
-    )
-    rows = rows[:MOST]
+    """The groups of two pairs and more, the least likely by chance first.
+
+    Args:
+      by: the detector whose highest scores are grouped.
+    """
+    total = len(scores.index)
+    rows = scores.top(by, min(1.0, max(TOP, LEAST / total)))[:MOST]
     found = embed_pairs(encoder, data, np.sort(scores.index[rows]), reading)
     place = np.searchsorted(found.index, scores.index[rows])
     pictures = unit(found.images)[place]
     captions = [found.captions[i] for i in place]
     ids = data.source.ids()[scores.index[rows]]
+    drawn = np.unique(settings.references(len(data.source)))
+    references = unit(embed_pairs(encoder, data, drawn, reading).images)
 
     def group(kind: str, members: np.ndarray, in_data: int) -> Group:
         first, part = int(members[0]), rows[members]
-        total, drawn = len(scores.index), len(rows)
         alike = pictures[members] @ pictures[first]
         if kind == "one caption" and np.median(alike) > ALIKE:
             kind = "one caption, many pictures alike"
@@ -76,8 +87,8 @@ def find_groups(
             int(ids[first]),
             len(members),
             in_data,
-            round(len(members) / drawn / (in_data / total), 3),
-            _by_chance(len(members), in_data, drawn, total),
+            round(len(members) / len(rows) / (in_data / total), 3),
+            _by_chance(len(members), in_data, len(rows), total),
             round(float(np.median(scores.columns[by][part])), 6),
             round(float(np.median(scores.cosines[part])), 6),
             round(float(np.median(alike)), 6),
@@ -89,7 +100,8 @@ def find_groups(
     ]
     for members in _alike(pictures):
         if len({captions[i] for i in members.tolist()}) > 1:
-            in_data = max(len(members), int(scores.copies[rows[members]].max()))
+            like = int((references @ pictures[members[0]] > ALIKE).sum()) + 1
+            in_data = max(len(members), round(like / (len(references) + 1) * total))
             groups.append(group("one picture, many captions", members, in_data))
     return sorted(groups, key=lambda one: (one.p, -one.size))[:most]
 

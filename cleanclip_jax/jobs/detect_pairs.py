@@ -85,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
     with writing(folder):
         scores = scan(opened.passes, opened.data, settings, opened.reading, folder)
         by = args.by or names[0]
-        groups = find_groups(opened.passes[0].open(), opened.data, scores, by, opened.reading)
+        groups = find_groups(
+            opened.passes[0].open(), opened.data, scores, settings, by, opened.reading
+        )
         if is_first():
             write_findings(folder, opened, settings, scores, groups, by, args.drop, args.top)
     if is_first():
