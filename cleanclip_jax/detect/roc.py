@@ -36,17 +36,21 @@ def auroc(
     With DeLong's interval of 95 % (1988; by midranks, Sun and Xu 2014): None where it has none, for
     one poison, or where all poisons lie on one side.
     """
-    from scipy.stats import rankdata  # deferred: a second
-
     p, c = len(poisons), len(clean)
-    ranks = rankdata(np.concatenate([poisons, clean]))
-    above = (ranks[:p] - rankdata(poisons)) / c  # the share of clean pairs below each poison
-    below = 1 - (ranks[p:] - rankdata(clean)) / p
+    ranks = _midranks(np.concatenate([poisons, clean]))
+    above = (ranks[:p] - _midranks(poisons)) / c  # the share of clean pairs below each poison
+    below = 1 - (ranks[p:] - _midranks(clean)) / p
     value = float(above.mean())
     if min(p, c) < 2:
         return value, None
     half = Z * np.sqrt(above.var(ddof=1) / p + below.var(ddof=1) / c)
     return value, (max(0.0, value - half), min(1.0, value + half)) if half else None
+
+
+def _midranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _auroc_figure(poisons: np.ndarray, clean: np.ndarray) -> Figure:
