@@ -20,7 +20,7 @@ def detection_figures(scores: Float[np.ndarray, " n"], poisoned: Bool[np.ndarray
     """
     scored = ~np.isnan(scores)
     poisons, clean = scores[scored & poisoned], scores[scored & ~poisoned]
-    figures = {"auroc": _auroc_figure(poisons, clean)}
+    figures = {"auroc": auroc_figure(poisons, clean)}
     for limit in FALSE_POSITIVES:
         figures[f"tpr_at_fpr_{100 * limit:g}"] = tpr_at_fpr(poisons, clean, limit)
     for part in DROPPED:
@@ -53,16 +53,25 @@ def _midranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
-def _auroc_figure(poisons: np.ndarray, clean: np.ndarray) -> Figure:
-    what = f"poisons above clean pairs: AUROC, {len(poisons)} poisons, {len(clean)} clean"
+def auroc_figure(
+    poisons: Float[np.ndarray, " p"],
+    clean: Float[np.ndarray, " c"],
+    what: str = "poisons",
+    others: str = "clean pairs",
+) -> Figure:
+    """The AUROC of positives, called `what`, against `others`."""
+    meaning = f"{what} above {others}: AUROC, {len(poisons)} against {len(clean)}"
     if not len(poisons) or not len(clean):
-        return Figure(what, None, None, len(poisons))
+        return Figure(meaning, None, None, len(poisons))
     value, interval = auroc(poisons, clean)
-    return Figure(what, value, interval, len(poisons))
+    return Figure(meaning, value, interval, len(poisons))
 
 
 def tpr_at_fpr(
-    poisons: Float[np.ndarray, " p"], clean: Float[np.ndarray, " c"], limit: float
+    poisons: Float[np.ndarray, " p"],
+    clean: Float[np.ndarray, " c"],
+    limit: float,
+    what: str = "pairs",
 ) -> Figure:
     """Poisons at or above the lowest score which no more than `limit` of the clean pairs reach.
 
@@ -74,7 +83,7 @@ def tpr_at_fpr(
     above = falling[allowed] if allowed < len(clean) else -np.inf
     false = int((clean > above).sum())
     what = (
-        f"poisons of a higher score than all but {100 * limit:g} % of the clean pairs "
+        f"poisoned {what} of a higher score than all but {100 * limit:g} % of the clean ones "
         f"({false} of {len(clean)})"
     )
     return share(poisons > above, what)

@@ -7,6 +7,7 @@ poisons are known, how well. The same command goes on after whatever stopped it 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import check, defaults
@@ -25,6 +26,14 @@ from cleanclip_jax.start.start import open_start
 from cleanclip_jax.workdir import workdir_path
 
 FOLDER = "detect"
+
+
+def read_source(flag: str, text: str | None) -> dict[str, Any] | None:
+    """A source as a flag has it; None without one."""
+    value = None if text is None else literal(text)
+    if text is not None and not isinstance(value, dict):
+        raise UserError(f"--{flag}={text}: write {{'kind': 'csv', 'path': 'pairs.csv'}}")
+    return value
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--{name}={value}: give a share between 0 and 1")
     if args.top < 1:
         raise UserError(f"--top={args.top}: give 1 or more")
-    source = None if args.source is None else literal(args.source)
-    if source is not None and not isinstance(source, dict):
-        raise UserError(f"--source={args.source}: write {{'kind': 'csv', 'path': 'pairs.csv'}}")
+    source = read_source("source", args.source)
     given = args.detectors.split(",") if args.detectors else None
     names = choose(given, args.neighbours, floor=args.floor is not None)
     if args.by is not None and args.by not in names:
