@@ -104,6 +104,7 @@ class Detector:
       published: of a block and k, as the published code has it; None: as `score`.
       by: the model that scores: run | floor | checkpoints (the mean over those that there are).
       usual: whether it runs where nothing is named.
+      added: by --import.
     """
 
     meaning: str
@@ -112,13 +113,14 @@ class Detector:
     published: Callable[[Block, int], Scores] | None = None
     by: str = "run"
     usual: bool = True
+    added: bool = False
     of: tuple[str, ...] = ()
     then: Callable[..., Scores] | None = None
 
 
-def local_dimension(found: Neighbours) -> Scores:
+def local_dimension(nearest: Neighbours) -> Scores:
     """The maximum likelihood estimate of Levina and Bickel: (k - 1) / Σ ln(d_k / d_j)."""
-    logs = np.log(found.distance.astype(np.float64))
+    logs = np.log(nearest.distance.astype(np.float64))
     return (logs.shape[1] - 1) / (logs[:, -1:] - logs[:, :-1]).sum(1)
 
 
@@ -261,7 +263,7 @@ def detector(name: str) -> Callable[[Callable[[Pairs, Draw], Scores]], Callable]
     """
 
     def decorate(score: Callable[[Pairs, Draw], Scores]) -> Callable:
-        DETECTORS.add(name, Detector(f"of one's own: {name}", score, usual=False))
+        DETECTORS.add(name, Detector(f"added by --import: {name}", score, usual=False, added=True))
         return score
 
     return decorate
@@ -285,7 +287,7 @@ def _scored(name: str, score: Callable, pairs: Pairs, draw: Draw | None) -> Scor
     except UserError:
         raise
     except Exception as error:
-        if DETECTORS[name].meaning.startswith("of one's own"):
+        if DETECTORS[name].added:
             raise UserError(f"--detectors: {name}: {in_words(error)}") from error
         raise
     if scores.shape != (len(pairs.images),):

@@ -57,7 +57,7 @@ def write_findings(
     write_ids(folder / DROP, np.sort(ids[dropped]), fingerprint)
     write_whole(folder / TOP, _top(opened, scores, by, top))
     write_whole(folder / GROUPS, _csv([asdict(group) for group in groups], Group))
-    found = {
+    results = {
         "settings": asdict(settings),
         "model": dict(opened.model),
         "floor": opened.floor and dict(opened.floor),
@@ -79,10 +79,10 @@ def write_findings(
             if poisoned is not None
         },
     }
-    write_whole(folder / DETECT, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / DETECT, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     for file in (folder / PARTS).glob("*.npz"):
         file.unlink(missing_ok=True)
-    return found
+    return results
 
 
 def _top(opened: Opened, scores: Scores, by: str, count: int) -> str:
@@ -117,23 +117,23 @@ def _csv(rows: list[dict[str, Any]], kind: Any = None) -> str:
 
 def summary(folder: Path) -> str:
     """A scan in a few lines, from its detect.json."""
-    found = read_json(folder / DETECT, SHAPE, "scan again")
-    data = found["data"]
-    lines = [f"{data['scored']} of {data['pairs']} pairs scored by {found['model']['path']}"]
+    results = read_json(folder / DETECT, SHAPE, "scan again")
+    data = results["data"]
+    lines = [f"{data['scored']} of {data['pairs']} pairs scored by {results['model']['path']}"]
     lines += [f"left out: {data[k]} {k}" for k in ("unreadable", "without_caption") if data.get(k)]
-    lines += [f"warning: {text}" for text in found["warnings"]]
-    if found["poisons"] is not None:
+    lines += [f"warning: {text}" for text in results["warnings"]]
+    if results["poisons"] is not None:
         lines.append(
-            f"{found['poisons']} poisons are known; in percent, with 95 % intervals and counts:"
+            f"{results['poisons']} poisons are known; in percent, with 95 % intervals and counts:"
         )
-        names = list(next(iter(found["figures"].values())))
+        names = list(next(iter(results["figures"].values())))
         lines.append(f"  {'':<15}" + "".join(f"{name:>17}" for name in names))
-        for name, figures in found["figures"].items():
+        for name, figures in results["figures"].items():
             lines.append(f"  {name:<15}" + "".join(f"{_cell(one):>17}" for one in figures.values()))
     files = ", ".join((SCORES, TOP, GROUPS, DETECT))
     lines.append(f"written: {folder}: {files}")
     lines.append(
-        f"{found['dropped']} highest by {found['by']}: --config.data.train.skip={folder / DROP}"
+        f"{results['dropped']} highest by {results['by']}: --config.data.train.skip={folder / DROP}"
     )
     return "\n".join(lines)
 

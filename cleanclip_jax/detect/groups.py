@@ -68,10 +68,10 @@ def find_groups(
     """
     total = len(scores.index)
     rows = scores.top(by, min(1.0, max(TOP, LEAST / total)))[:MOST]
-    found = embed_pairs(encoder, data, np.sort(scores.index[rows]), reading)
-    place = np.searchsorted(found.index, scores.index[rows])
-    pictures = unit(found.images)[place]
-    captions = [found.captions[i] for i in place]
+    pairs = embed_pairs(encoder, data, np.sort(scores.index[rows]), reading)
+    place = np.searchsorted(pairs.index, scores.index[rows])
+    pictures = unit(pairs.images)[place]
+    captions = [pairs.captions[i] for i in place]
     ids = data.source.ids()[scores.index[rows]]
     drawn = np.unique(settings.references(len(data.source)))
     references = unit(embed_pairs(encoder, data, drawn, reading).images)

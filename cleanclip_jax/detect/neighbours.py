@@ -68,10 +68,10 @@ class References:
     def nearest(self, rows: Float32[np.ndarray, "b d"]) -> Neighbours:
         """The k nearest of the distinct references, of which none equals the row."""
         part = {"rows": rows, "squares": 2 * _half_squares(rows)}
-        found = in_blocks(
+        packed = in_blocks(
             lambda some: _nearest(some, self._placed, self.k), part, self._mesh, BLOCK
         )
-        return Neighbours(found[:, 0], found[:, 1].view(np.int32))
+        return Neighbours(packed[:, 0], packed[:, 1].view(np.int32))
 
 
 def _half_squares(rows: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, " n"]:

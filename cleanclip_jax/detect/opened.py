@@ -93,13 +93,13 @@ def _open_data(
     start: Start, config: ConfigDict, source: Mapping[str, Any] | None, truth: str | None
 ) -> Data:
     workdir, plan, poisoned = Workdir(start.path), None, None
-    own_data = source is None
+    of_run = source is None
     if source is None:
         if not config.data.train or not isinstance(start, RunStart):
             raise UserError(f"{start.path} names no pairs: give them with --source")
         source = config.data.train.to_dict()
     pairs: Source = open_source(source)
-    if own_data:
+    if of_run:
         _check_same(workdir, pairs)
         if workdir.has(MANIFEST):
             plan = Plan.load(workdir / MANIFEST, pairs)

@@ -131,7 +131,7 @@ def write_pictures(
         marks = [int(column[row]) for column in (*flags.values(), *known.values())]
         writer.writerow((index, scored.source.where(index), f"{scored.scores[row]:.6g}", *marks))
     write_whole(folder / PICTURES, stream.getvalue())
-    found = {
+    results = {
         "model": dict(model),
         "pictures": len(scored.scores),
         "milliseconds_each": 1000 * scored.seconds / max(1, len(scored.scores)),
@@ -139,5 +139,5 @@ def write_pictures(
         "flagged": int(flags["flagged"].sum()) if flags else None,
         "figures": {name: asdict(one) for name, one in scored.figures().items()},
     }
-    write_whole(folder / FOUND, json.dumps(found, indent=2) + "\n")
-    return found
+    write_whole(folder / FOUND, json.dumps(results, indent=2) + "\n")
+    return results

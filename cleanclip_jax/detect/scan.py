@@ -206,8 +206,8 @@ class _Scan:
         block, same, scores = Block(pairs.images, pairs.texts), self.pairs_of(pairs), {}
         for name, row in self.one.detectors.items():
             if row.published is not None:
-                found = np.asarray(row.published(block, self.settings.k), np.float64)
-                scores[name] = np.where(np.isfinite(found), found, np.nan)
+                values = np.asarray(row.published(block, self.settings.k), np.float64)
+                scores[name] = np.where(np.isfinite(values), values, np.nan)
             else:
                 scores |= score_pairs({name: row}, same, [])
         return scores

@@ -71,11 +71,13 @@ def main(argv: Sequence[str]) -> int:
     folder = args.output or args.workdir / FOLDER
     if is_first():
         with writing(folder):
-            found = write_pictures(folder, scored, detector, start.identity)
-        print(f"{found['pictures']} pictures, {found['milliseconds_each']:.2f} ms each")
-        for name, figure in found["figures"].items():
+            results = write_pictures(folder, scored, detector, start.identity)
+        print(f"{results['pictures']} pictures, {results['milliseconds_each']:.2f} ms each")
+        for name, figure in results["figures"].items():
             print(f"  {name:<14} {figure['value']}  {figure['definition']}")
-        if found["flagged"] is not None:
-            print(f"{found['flagged']} are flagged, from a score of {found['threshold']:.4g} on")
+        if results["flagged"] is not None:
+            print(
+                f"{results['flagged']} are flagged, from a score of {results['threshold']:.4g} on"
+            )
         print(f"written: {folder / PICTURES}, {folder / FOUND}")
     return 0

@@ -143,7 +143,8 @@ def test_too_few_references_are_one_line(golden):
         draw_of(one)
 
 
-def test_a_detector_of_ones_own(golden):
+def test_a_detector_of_ones_own(golden, monkeypatch):
+    monkeypatch.setattr(DETECTORS, "_rows", dict(DETECTORS._rows))
     pairs = load(golden, "a")
     draw = draw_of(pairs)
 
