@@ -70,7 +70,7 @@ def make_detector(
 ) -> PictureDetector:
     """The detector of two sets of texts for each class."""
     rows = [_mean(encoder, benign[name]) - _mean(encoder, malignant[name]) for name in benign]
-    return PictureDetector(encoder, np.sum(rows, axis=0, dtype=np.float32))
+    return PictureDetector(encoder, np.stack(rows).sum(0))
 
 
 def _mean(encoder: Encoder, texts: Sequence[str]) -> Float32[np.ndarray, " d"]:
@@ -97,9 +97,10 @@ def distracted(
 ) -> dict[str, list[str]]:
     """Templates filled with each class, each with an unrelated sentence behind: drawn by seed."""
     drawn = np.random.default_rng(seed).integers(len(sentences), size=len(classes))
+    behind = [sentences[which] for which in drawn.tolist()]
     return {
-        name: [with_sentence(fill(template, name), sentences[which]) for template in templates]
-        for name, which in zip(classes, drawn.tolist(), strict=True)
+        name: [with_sentence(fill(template, name), sentence) for template in templates]
+        for name, sentence in zip(classes, behind, strict=True)
     }
 
 

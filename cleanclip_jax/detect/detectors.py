@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int64
 
-from cleanclip_jax.data.gaussians import fit_two_gaussians
 from cleanclip_jax.detect.neighbours import Neighbours, References
 from cleanclip_jax.detect.pair_loss import pair_losses
 from cleanclip_jax.detect.published import Block
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.measure.gaussians import two_gaussians
 from cleanclip_jax.registry import Registry, in_words
 
 Made = TypeVar("Made")
@@ -131,12 +131,12 @@ def kdist(pairs: Pairs, draw: Draw) -> Scores:
 
 def slof(pairs: Pairs, draw: Draw) -> Scores:
     """The mean over neighbours o of ln(d_k(i) / d_k(o))."""
-    return kdist(pairs, draw) - draw.radius[pairs.neighbours(draw).index].mean(1)
+    return kdist(pairs, draw) - draw.radius[pairs.neighbours(draw).rows].mean(1)
 
 
 def dao(pairs: Pairs, draw: Draw) -> Scores:
     """The mean over neighbours o of LID(o) · ln(d_k(i) / d_k(o))."""
-    index = pairs.neighbours(draw).index
+    index = pairs.neighbours(draw).rows
     ratios = kdist(pairs, draw)[:, None] - draw.radius[index]
     return (draw.dimension[index] * ratios).mean(1)
 
@@ -169,8 +169,8 @@ def loss(pairs: Pairs, draw: Draw) -> Scores:
 
 
 def split(cosines: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """SafeCLIP's: minus the probability to be of the mixture's component with higher cosines."""
-    return 1 - fit_two_gaussians(cosines).upper(cosines)
+    """SafeCLIP's: the probability not to be of the mixture's component with higher cosines."""
+    return 1 - two_gaussians(cosines).probability
 
 
 def sum_of(one: Scores, other: Scores) -> Scores:

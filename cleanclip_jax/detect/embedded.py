@@ -73,10 +73,10 @@ def embed_pairs(
     return Embedded(features.rows, rows, features.index, texts, features.unreadable, left_out)
 
 
-def _texts(encoder: Encoder, texts: Sequence[str], reading: Reading) -> Float32[np.ndarray, "b d"]:
+def _texts(encoder: Encoder, texts: list[str], reading: Reading) -> Float32[np.ndarray, "b d"]:
     """Text features, from the cache; of several processes each computes its part."""
     part = np.array_split(np.arange(len(texts)), jax.process_count())[jax.process_index()]
-    some = [texts[i] for i in part]
+    some = [texts[i] for i in part.tolist()]
     rows = np.zeros((0, encoder.model.variant.features), np.float32)
     if some:
         words = hashlib.sha256("\0".join(some).encode(errors="surrogatepass")).hexdigest()
@@ -89,7 +89,7 @@ def _texts(encoder: Encoder, texts: Sequence[str], reading: Reading) -> Float32[
     return gathered(rows) if jax.process_count() > 1 else rows
 
 
-# Directions that pictures are told apart by, and how far apart they are to be.
+# Directions that tell pictures apart, and how far apart those are to be.
 _DIRECTIONS, _CELL = 24, 0.02
 
 

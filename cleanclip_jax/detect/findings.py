@@ -141,8 +141,8 @@ def summary(folder: Path) -> str:
 def _cell(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "-"
-    if "count" in figure and figure["count"] is not None:
+    if figure.get("count") is not None:
         return f"{100 * figure['value']:.1f} ({figure['count']}/{figure['of']})"
-    low, high = figure["interval"] or (None, None)
-    ends = "" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    low_high = figure["interval"]
+    ends = " [{:.0f}, {:.0f}]".format(*(100 * end for end in low_high)) if low_high else ""
     return f"{100 * figure['value']:.1f}{ends}"

@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
     """The nearest references of each row, by rising distance."""
 
     distance: Float32[np.ndarray, "b k"]
-    index: Int[np.ndarray, "b k"]
+    rows: Int[np.ndarray, "b k"]
 
 
 class References:

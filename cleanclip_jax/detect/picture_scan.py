@@ -45,7 +45,7 @@ class ScoredPictures:
     seconds: float  # of all of them, reading included
 
     def figures(self) -> Figures:
-        """How well triggered pictures are told from clean ones."""
+        """How well the scores part triggered pictures from clean ones."""
         if self.triggered is None:
             return {}
         on, off = self.scores[self.triggered], self.scores[~self.triggered]

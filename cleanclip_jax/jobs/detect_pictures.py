@@ -1,7 +1,7 @@
 """`cleanclip detect pictures`: scores pictures by how little they mind the text (BDetCLIP).
 
 Without --source they are the run's labelled test pictures, clean and with its trigger, and the
-figures say how well the two are told apart. OUTPUT/pictures.csv has the scores, higher for
+figures say how well their scores part the two. OUTPUT/pictures.csv has the scores, higher for
 suspicious, the highest first; with --clean, pictures that are known to be clean, which are flagged.
 """
 

@@ -133,3 +133,41 @@ def test_the_kinds_of_detection(capsys):
     assert cli.main(["detect"]) == 2
     assert cli.main(["detect", "paris"]) == 2
     assert "cleanclip detect: unknown 'paris'. Did you mean 'pairs'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_runs_pictures(workdir, tmp_path, capsys):
+    flags = ["detect", "pictures", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]
+    few = {"kind": "digits", "split": "test", "templates": DIGITS["templates"]}
+    write_ids(tmp_path / "few.csv", np.arange(60), open_source(few).fingerprint)
+    few["keep"] = str(tmp_path / "few.csv")
+    texts = {"cat": ["it purrs"], "dog": ["it barks"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    prompts = f"--prompts={tmp_path / 'texts.json'}"
+    assert cli.main([*flags, f"--config.evaluation.data={few}", f"--clean={few}"]) == 0
+    shown = capsys.readouterr().out
+    assert "120 pictures, " in shown and "are flagged, from a score of" in shown
+    results = json.loads((tmp_path / "out/pictures.json").read_text())
+    assert results["figures"]["auroc"]["of"] == results["figures"]["tpr_at_fpr_1"]["of"] == 60
+    with (tmp_path / "out/pictures.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True) and len(rows) == 120
+    assert sum(row["triggered"] == "1" for row in rows) == 60
+    clean_flagged = [row for row in rows if row["triggered"] == "0" and row["flagged"] == "1"]
+    assert len(clean_flagged) <= 1  # one in a hundred of sixty, and float32 written in six digits
+    no_set = ["--config.evaluation.data=None", "--config.evaluation.attack=None"]
+    assert cli.main([*flags, *no_set, f"--source={few}", prompts]) == 0
+    with (tmp_path / "out/pictures.csv").open() as stream:
+        assert list(csv.DictReader(stream).fieldnames or ()) == ["index", "where", "score"]
+    capsys.readouterr()
+    for given, message in (
+        ([prompts], "texts.json: there is no text for 'zero', 'one'"),
+        ([*no_set, f"--source={few}"], "names no classes: give --prompts=FILE.json"),
+        ([*no_set, prompts], "the run names no attack to test on"),
+        (["--source=7"], "--source=7: write"),
+        (["--false_positives=0"], "--false_positives=0.0: give a share"),
+    ):
+        assert cli.main([*flags, *given]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
