@@ -21,11 +21,14 @@ from cleanclip_jax.files import read_json, write_whole
 from cleanclip_jax.workdir import INTERVAL
 
 DETECT, DROP, TOP, GROUPS, SCORES = "detect.json", "drop.csv", "top.csv", "groups.csv", "scores"
+SHEET = "groups.png"
+BINS = 60
+_HISTOGRAM = {"low": float, "high": float, "all": [int], "poisons": ([int], None)}
 _FIGURE = {"value": float | None, "interval": INTERVAL, "of": int, "count?": int | None}
 SHAPE = {
     **{"model": {"path": str}, "by": str, "dropped": int, "warnings": [str]},
     **{"data": {"fingerprint": str, "pairs": int, "scored": int, "unreadable": int}},
-    **{"poisons": int | None, "figures": {str: {str: _FIGURE}}},
+    **{"poisons": int | None, "figures": {str: {str: _FIGURE}}, "histograms": {str: _HISTOGRAM}},
 }
 
 
@@ -56,7 +59,8 @@ def write_findings(
     dropped = scores.top(by, drop)
     write_ids(folder / DROP, np.sort(ids[dropped]), fingerprint)
     write_whole(folder / TOP, _top(opened, scores, by, top))
-    write_whole(folder / GROUPS, _csv([asdict(group) for group in groups], Group))
+    rows = [{**asdict(one), "ids": " ".join(map(str, one.ids))} for one in groups]
+    write_whole(folder / GROUPS, _csv(rows, Group))
     results = {
         "settings": asdict(settings),
         "model": dict(opened.model),
@@ -79,10 +83,27 @@ def write_findings(
             if poisoned is not None
         },
     }
+    results["histograms"] = {
+        name: _histogram(column, poisoned) for name, column in scores.columns.items()
+    }
     write_whole(folder / DETECT, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     for file in (folder / PARTS).glob("*.npz"):
         file.unlink(missing_ok=True)
     return results
+
+
+def _histogram(scores: np.ndarray, poisoned: np.ndarray | None) -> dict[str, Any]:
+    """Counts of scores between `low` and `high`, in bins of equal width: all, and poisons."""
+    there = scores[~np.isnan(scores)]
+    low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 0.0)
+    ends = (low, high if high > low else low + 1)
+    known = None if poisoned is None else np.histogram(scores[poisoned], BINS, ends)[0].tolist()
+    return {
+        "low": low,
+        "high": ends[1],
+        "all": np.histogram(there, BINS, ends)[0].tolist(),
+        "poisons": known,
+    }
 
 
 def _top(opened: Opened, scores: Scores, by: str, count: int) -> str:
@@ -129,8 +150,8 @@ def summary(folder: Path) -> str:
         names = list(next(iter(results["figures"].values())))
         lines.append(f"  {'':<15}" + "".join(f"{name:>17}" for name in names))
         for name, figures in results["figures"].items():
-            lines.append(f"  {name:<15}" + "".join(f"{_cell(one):>17}" for one in figures.values()))
-    files = ", ".join((SCORES, TOP, GROUPS, DETECT))
+            lines.append(f"  {name:<15}" + "".join(f"{cell(one):>17}" for one in figures.values()))
+    files = ", ".join((SCORES, TOP, GROUPS, SHEET, DETECT))
     lines.append(f"written: {folder}: {files}")
     lines.append(
         f"{results['dropped']} highest by {results['by']}: --config.data.train.skip={folder / DROP}"
@@ -138,7 +159,8 @@ def summary(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
+def cell(figure: Mapping[str, Any]) -> str:
+    """A figure in a few letters: percent, with its count or its interval."""
     if figure["value"] is None:
         return "-"
     if figure.get("count") is not None:

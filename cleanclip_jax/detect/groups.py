@@ -28,7 +28,7 @@ class Group:
     Attributes:
       kind: one caption, many pictures alike | one caption | one picture, many captions.
       caption: theirs, or of the most suspicious of them.
-      id: of that one.
+      ids: of the most suspicious five, that one first.
       size: how many of them are among the most suspicious.
       in_data: how many pairs of all have the caption; of a picture how many have one like it, by
         what the reference pairs show and one more.
@@ -42,7 +42,7 @@ class Group:
 
     kind: str
     caption: str
-    id: int
+    ids: tuple[int, ...]
     size: int
     in_data: int
     times_chance: float
@@ -84,7 +84,7 @@ def find_groups(
         return Group(
             kind,
             captions[first],
-            int(ids[first]),
+            tuple(ids[members[:5]].tolist()),
             len(members),
             in_data,
             round(len(members) / len(rows) / (in_data / total), 3),

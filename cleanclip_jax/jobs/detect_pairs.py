@@ -12,20 +12,19 @@ from typing import Any
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import check, defaults
 from cleanclip_jax.detect.detectors import DETECTORS, choose
-from cleanclip_jax.detect.findings import summary, write_findings
+from cleanclip_jax.detect.findings import SHEET, summary, write_findings
 from cleanclip_jax.detect.groups import find_groups
 from cleanclip_jax.detect.opened import open_scan
 from cleanclip_jax.detect.scan import scan
 from cleanclip_jax.detect.scan_settings import NEIGHBOURS, Settings
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import writing
+from cleanclip_jax.files import write_whole, writing
 from cleanclip_jax.jobs.evaluate import FREE, OPEN
 from cleanclip_jax.keys import literal
 from cleanclip_jax.process import add_flags, begin, is_first
+from cleanclip_jax.report.detected import FOLDER, group_sheet
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.workdir import workdir_path
-
-FOLDER = "detect"
 
 
 def read_source(flag: str, text: str | None) -> dict[str, Any] | None:
@@ -92,9 +91,12 @@ def main(argv: Sequence[str]) -> int:
     with writing(folder):
         scores = scan(opened.passes, opened.data, settings, opened.reading, folder)
         by = args.by or names[0]
-        groups = find_groups(
-            opened.passes[0].open(), opened.data, scores, settings, by, opened.reading
-        )
+        encoder = opened.passes[0].open()
+        groups = find_groups(encoder, opened.data, scores, settings, by, opened.reading)
+        size = encoder.model.variant.image_size
+        sheet = group_sheet(groups, opened.data, size, opened.reading) if is_first() else None
+        if sheet is not None:
+            write_whole(folder / SHEET, sheet)
         if is_first():
             write_findings(folder, opened, settings, scores, groups, by, args.drop, args.top)
     if is_first():

@@ -19,10 +19,11 @@ from cleanclip_jax.detect.picture_scan import (
 )
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
-from cleanclip_jax.jobs.detect_pairs import FOLDER, read_source
+from cleanclip_jax.jobs.detect_pairs import read_source
 from cleanclip_jax.jobs.evaluate import FREE, OPEN
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.process import add_flags, begin, is_first
+from cleanclip_jax.report.detected import FOLDER
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import load_start, open_start
 from cleanclip_jax.workdir import workdir_path

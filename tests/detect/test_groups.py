@@ -25,7 +25,11 @@ def test_a_natural_backdoor_is_the_top_group(made_encoder, tmp_path):
     rows = source.plant(np.arange(12) * 97 + 5, "a birthday cake with candles", noise=8)
     source.captions[44] = source.captions[45] = "a caption that is there twice"
     top = groups_of(made_encoder(), source, tmp_path)[0]
-    assert top.caption == "a birthday cake with candles" and top.id in rows
+    assert (
+        top.caption == "a birthday cake with candles"
+        and set(top.ids) <= set(rows.tolist())
+        and len(top.ids) == 5
+    )
     assert top.kind == "one caption, many pictures alike" and top.alike > 0.95
     assert top.size >= 10 and top.in_data == 12 and top.p < 1e-10
     assert 80 < top.times_chance <= 100  # all of a hundredth

@@ -4,8 +4,19 @@ from typing import ClassVar
 
 import numpy as np
 
+from cleanclip_jax.detect.detectors import DETECTORS
+from cleanclip_jax.detect.embedded import Data
+from cleanclip_jax.detect.findings import write_findings
+from cleanclip_jax.detect.groups import find_groups
+from cleanclip_jax.detect.opened import Opened
+from cleanclip_jax.detect.scan import Pass, scan
+from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.measure.encoder import Encoder
+from cleanclip_jax.measure.features import Reading
+from cleanclip_jax.models.clip import build
 from cleanclip_jax.record import Record, Source
+from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.decode import BadRecord
 
 SIDE = 16
@@ -72,3 +83,28 @@ class MadeEncoder(Encoder):
 
 def hash_of(word: str) -> int:
     return sum(word.encode()) % 97
+
+
+def make_encoder(seed: int = 0) -> MadeEncoder:
+    model = build("ViT-test-one", vocab_size=300, image_size=SIDE)
+    rng, width = np.random.default_rng(seed), model.variant.features
+    towers = {
+        "visual": rng.normal(size=(SIDE * SIDE * 3, width)).astype(np.float32),
+        "text": rng.normal(size=(97, width)).astype(np.float32),
+        "logit_scale": np.float32(4.6),
+    }
+    tokenizer = Tokenizer.train(["a zero."], 300, 16)
+    return MadeEncoder(model, {"params": towers}, tokenizer, make_mesh(1))
+
+
+def scan_of(source, folder, by="slof", poisoned=None):
+    """A scan of pairs with all that is written of it; returns what was opened, and its groups."""
+    encoder, settings, reading = make_encoder(), Settings(("slof", "kdist"), 8, 120, 2), Reading(64)
+    rows = {name: DETECTORS[name] for name in settings.detectors}
+    data = Data(source, poisoned=poisoned)
+    run = Pass("run", lambda: encoder, rows)
+    opened = Opened(data, [run], reading, {"path": "a run"}, None, ["a warning"])
+    scores = scan([run], data, settings, reading, folder)
+    groups = find_groups(encoder, data, scores, settings, by, reading)
+    write_findings(folder, opened, settings, scores, groups, by, 0.02, 50)
+    return opened, groups
