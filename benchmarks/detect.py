@@ -1,13 +1,14 @@
 """How long scoring pairs takes: beside the matrix products that it needs, and the published way.
 
     python benchmarks/detect.py                       16,384 pairs of 512 numbers, 4 draws of 2,048
-    python benchmarks/detect.py --pairs=3000000 --rounds=1 --only=ours       the peak of memory
+    python benchmarks/detect.py --scan --pairs=3000000 --sample=256 --draws=1     a scan's memory
 
 Made embeddings stand for a model's. The ways take turns on the same blocks, so what else the
 machine does hits all alike. Prints a JSON line for each way, seconds for a draw of a block, and one
 of the ratios. The published way (Detect-CLIP's: differences, sorted rows, k whole rows copied for
 each pair) is PyTorch's on the CPU and scores a block by itself, pictures alone, with its distances
-computed and sorted once for all detectors; it is left out where torch is not installed.
+computed and sorted once for all detectors; it is left out where torch is not installed. --scan
+scores a whole dataset in parts, as the job does, and prints what memory grew by.
 """
 
 import argparse
@@ -16,17 +17,27 @@ import json
 import os
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cleanclip_jax.detect import scan as scans
 from cleanclip_jax.detect.detectors import DETECTORS, Draw, Pairs, score_pairs
+from cleanclip_jax.detect.embedded import Data, Embedded
+from cleanclip_jax.detect.scan_settings import PART, Settings
+from cleanclip_jax.measure.encoder import Encoder
+from cleanclip_jax.measure.features import Reading
 from cleanclip_jax.measure.ranks import unit
+from cleanclip_jax.models.clip import build
+from cleanclip_jax.record import Source
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.text.tokenizer import Tokenizer
 
 SCORED = {name: DETECTORS[name] for name in ("slof", "kdist", "dao", "lid")}
 
@@ -42,7 +53,11 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="products | ours | published")
+    parser.add_argument("--scan", action="store_true", help="a whole scan, and its memory")
     args = parser.parse_args()
+    if args.scan:
+        whole_scan(args)
+        return
     rng, mesh = np.random.default_rng(0), make_mesh(1)
 
     def made(count: int) -> np.ndarray:
@@ -95,6 +110,54 @@ def main() -> None:
     if {"ours", "published"} <= seconds.keys():
         ratios["published_to_ours"] = ratio(seconds["published"], seconds["ours"])
     print(json.dumps(ratios), flush=True)
+
+
+class Made(Source):
+    """So many pairs without pictures."""
+
+    class_names = None
+
+    def __init__(self, count: int):
+        self.count, self.fingerprint = count, f"made {count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def whole_scan(args: argparse.Namespace) -> None:
+    """Scores a dataset in parts, with made embeddings for the encoder's."""
+
+    def embedded(encoder: Any, data: Data, indices: np.ndarray, reading: Any) -> Embedded:
+        shape = (len(indices), args.width)
+        images, texts = (
+            np.random.default_rng([side, int(indices[0])]).standard_normal(shape, np.float32)
+            for side in (0, 1)
+        )
+        words = [f"caption {index}" for index in indices.tolist()]
+        return Embedded(images, texts, indices, words, {}, 0)
+
+    scans.embed_pairs = embedded
+    names = ("slof", "kdist", "dao", "clip_low", "clip_high", "safeclip")
+    settings = Settings(names, args.k, args.sample, args.draws)
+    model = build("ViT-32px/8-mini", vocab_size=300)
+    scale = {"params": {"logit_scale": np.float32(4.6)}}
+    encoder = Encoder(model, scale, Tokenizer.train(["a"], 300, 12), make_mesh(1))
+    run = scans.Pass(
+        "run", lambda: encoder, {name: DETECTORS[name] for name in names if DETECTORS[name].score}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+
+        def scanned(pairs: int) -> float:
+            began = time.perf_counter()
+            scans.scan([run], Data(Made(pairs)), settings, Reading(64), Path(folder) / str(pairs))
+            return time.perf_counter() - began
+
+        scanned(2 * PART)  # what is loaded and compiled once
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = scanned(args.pairs)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 2**20
+    line = {"way": "scan", "pairs": args.pairs, "width": args.width, "seconds": round(seconds, 1)}
+    print(json.dumps({**line, "held_gib": round(held / 2**20, 2), "grown_gib": round(grown, 2)}))
 
 
 def ratio(one: list[float], other: list[float]) -> float:
