@@ -1,6 +1,6 @@
-"""Where triggers, terms, sources, prompts and metrics of your own are registered.
+"""Where triggers, terms, sources, prompts, metrics and detectors of your own are registered.
 
-    from cleanclip_jax.extend import metric, prompts, source, term, trigger
+    from cleanclip_jax.extend import detector, metric, prompts, source, term, trigger
 
 in a file that `--import=FILE.py` names, or in a module of an installed package that is an entry
 point of the group `cleanclip_jax`; then they are used by name in any config (docs/extend.md). Each
@@ -17,16 +17,18 @@ from cleanclip_jax.config_keys import weight
 if TYPE_CHECKING:
     from cleanclip_jax.attacks.triggers import trigger
     from cleanclip_jax.data.sources import source
+    from cleanclip_jax.detect.detectors import detector
     from cleanclip_jax.measure.metrics import metric
     from cleanclip_jax.text.prompts import prompts
 
-__all__ = ["metric", "prompts", "source", "term", "trigger"]
+__all__ = ["detector", "metric", "prompts", "source", "term", "trigger"]
 
 _PLACES = {
     "trigger": "cleanclip_jax.attacks.triggers",
     "source": "cleanclip_jax.data.sources",
     "prompts": "cleanclip_jax.text.prompts",
     "metric": "cleanclip_jax.measure.metrics",
+    "detector": "cleanclip_jax.detect.detectors",
 }
 
 

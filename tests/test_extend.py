@@ -15,10 +15,12 @@ from cleanclip_jax.attacks import device_triggers, triggers
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import defaults, override
 from cleanclip_jax.data import sources
+from cleanclip_jax.detect import detectors
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure import metrics
 from cleanclip_jax.measure.estimates import share
 from cleanclip_jax.measure.ranks import Classifier
+from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.text import prompts
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "extend.md"
@@ -28,6 +30,7 @@ HAS_TERMS = importlib.util.find_spec("cleanclip_jax.losses.terms") is not None
 @pytest.fixture(autouse=True)
 def nothing_stays_registered(monkeypatch):
     tables = [triggers.TRIGGERS, sources.KINDS, prompts.TEMPLATES, metrics.METRICS]
+    tables.append(detectors.DETECTORS)
     if HAS_TERMS:
         tables.append(importlib.import_module("cleanclip_jax.losses.terms").TERMS)
     for table in (*tables, config_keys.KEYS, device_triggers.ON_DEVICE):
@@ -44,7 +47,7 @@ def nothing_stays_registered(monkeypatch):
 def my_attack(tmp_path) -> str:
     """A file of the document's lines; those of the term where there are terms."""
     blocks = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.M | re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     kept = [block for block in blocks if HAS_TERMS or "@term" not in block]
     (tmp_path / "my_attack.py").write_text("\n\n".join(kept))
     return f"--import={tmp_path / 'my_attack.py'}"
@@ -109,6 +112,17 @@ def test_a_terms_weight_is_a_key(my_attack):
     assert config.objective.spread == 0
     override(config, "objective.spread", "0.5")
     assert config.objective.spread == 0.5
+
+
+def test_a_detector_ranks_pairs(my_attack):
+    registry.load_extensions([my_attack.removeprefix("--import=")])
+    assert detectors.choose(["spread_out"]) == ("spread_out",)
+    rows = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    draw = detectors.Draw(rows, rows, np.arange(40), 4, make_mesh(1))
+    row = {"spread_out": detectors.DETECTORS["spread_out"]}
+    scores = detectors.score_pairs(row, detectors.Pairs(rows, rows, np.arange(40)), [draw])
+    want = draw.references.among_themselves.distance.mean(1)
+    np.testing.assert_allclose(scores["spread_out"], want, rtol=1e-6)
 
 
 def test_a_source_is_checked_by_its_annotations(my_attack):

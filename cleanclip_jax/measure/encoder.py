@@ -37,10 +37,18 @@ class Encoder:
     @cached_property
     def digest(self) -> str:
         """A sha256 over all that decides image features: weights, architecture, precision."""
+        return self._digest_of("visual")
+
+    @cached_property
+    def text_digest(self) -> str:
+        """The same of text features, for which the tokenizer counts, too."""
+        return self._digest_of("text", self.tokenizer.as_json())
+
+    def _digest_of(self, name: str, more: str = "") -> str:
         m, backend = self.model, jax.default_backend()
         architecture = (m.variant, m.compute.activation, str(m.compute.dtype), backend)
-        whole = hashlib.sha256(repr(architecture).encode())
-        tower = {part: tree["visual"] for part, tree in self.variables.items() if "visual" in tree}
+        whole = hashlib.sha256((repr(architecture) + more).encode())
+        tower = {part: tree[name] for part, tree in self.variables.items() if name in tree}
         return hash_arrays(whole, tower).hexdigest()
 
     def image_features(

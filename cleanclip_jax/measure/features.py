@@ -64,10 +64,13 @@ class Features:
     unreadable: dict[int, str]  # record → what is wrong with it
 
 
-def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
+def embed(encoder: Encoder, shown: Shown, reading: Reading, allow_none: bool = False) -> Features:
     """Features of the pictures, from the cache where they were computed before.
 
     Each process computes its part of the pictures; all get the whole.
+
+    Args:
+      allow_none: whether it is no mistake that none of them can be read.
     """
     if not len(shown.indices):
         raise UserError("there is no picture to measure: the set is empty")
@@ -84,7 +87,7 @@ def embed(encoder: Encoder, shown: Shown, reading: Reading) -> Features:
         )
     unreadable = features.unreadable
     allowed = reading.max_bad_share * len(shown.indices)
-    if len(unreadable) > allowed or not len(features.rows):
+    if len(unreadable) > allowed or not (len(features.rows) or allow_none):
         raise UserError(
             f"{len(unreadable)} of {len(shown.indices)} pictures are unreadable, more than "
             f"config.data.max_bad_share allows; the first: {next(iter(unreadable.values()))}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from cleanclip_jax.config import flatten
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.report import pictures as drawn
+from cleanclip_jax.report.detected import detected
 from cleanclip_jax.report.evaluation import differing
 from cleanclip_jax.report.page import Block, Code, Section, Table, write_page
 from cleanclip_jax.report.results import every_figure, results, training
@@ -54,6 +55,7 @@ def write_report(
     if models and attacked:
         parts["What the trigger changes most"] = drawn.shifts(models, pictures)
     parts["Embeddings"] = drawn.projections(models if attacked else {}, chosen)
+    parts["Poisoned pairs, as far as detectors see them"] = detected(shown)
     parts["Training"] = training({name: run.workdir.lines(METRICS) for name, run in shown.items()})
     for heading, (blocks, pngs) in parts.items():
         sections += [Section(heading, blocks)] if blocks else []
