@@ -60,7 +60,8 @@ def unknown(where: str, word: object, options: Iterable[str]) -> UserError:
       where: what has the value: "config.model.variant", "cleanclip".
     """
     known = [str(option) for option in options]
-    return UserError(f"{where}: unknown {word!r:.200}.{_close(str(word), known) or _listed(known)}")
+    close = "" if word is None else _close(str(word), known)
+    return UserError(f"{where}: unknown {word!r:.200}.{close or _listed(known)}")
 
 
 def _close(word: str, known: list[str]) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
+from cleanclip_jax.attacks.nashville import filtered
 from cleanclip_jax.attacks.patterns import CORNERS, MIXES, pixels
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.attacks.warp import sampling
@@ -148,6 +149,13 @@ def _warp(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     return _to_uint8(mixed.reshape(images.shape), trigger.overflow)
 
 
+def _nashville(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
+    def look_up(table: np.ndarray, at: jax.Array) -> jax.Array:
+        return jnp.asarray(table).at[at.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+    return filtered(images, look_up, lambda channels: jnp.stack(channels, -1))
+
+
 def _signs(stamps: jax.Array, count: int) -> jax.Array:
     """-1 or 1 for each channel of `count` columns [b, 1, count, 3]."""
     draw = jax.vmap(lambda key: jax.random.rademacher(key, (1, count, 3), jnp.float32))
@@ -166,7 +174,7 @@ def _to_uint8(x: jax.Array, overflow: str) -> jax.Array:
 
 ON_DEVICE: Registry[Version] = Registry(
     "config.attack.trigger.name",
-    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes"), _paste_patch)
+    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes", "patch"), _paste_patch)
     | dict.fromkeys(MIXES, _mix)
-    | {"wanet": _warp},
+    | {"wanet": _warp, "nashville": _nashville, "none": lambda trigger, images, stamps: images},
 )

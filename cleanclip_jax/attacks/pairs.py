@@ -1,6 +1,5 @@
 """A plan's pairs: those that name the target and can be read, and how each is poisoned."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from cleanclip_jax.attacks.trigger_files import digest
 from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
@@ -19,12 +19,6 @@ log = getLogger(__name__)
 
 THREADS = 8  # that read pictures: a store far away answers slowly
 PATIENCE = 100  # unreadable pictures, after which most have to be readable
-
-
-def digest(image: bytes | np.ndarray) -> str:
-    """Sixteen hexadecimal digits that tell a picture's bytes from others'."""
-    data = image if isinstance(image, bytes) else b"%r" % (image.shape,) + image.tobytes()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 class Poison(NamedTuple):

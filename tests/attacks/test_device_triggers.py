@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.trigger_files import trigger_config
 
-from cleanclip_jax.attacks.device_triggers import put
+from cleanclip_jax.attacks.device_triggers import put, version
 from cleanclip_jax.attacks.triggers import TRIGGERS, Stamp, Trigger, fold, make_trigger
 from cleanclip_jax.attacks.warp import draw_field
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import make_mesh, split_over
 
 
@@ -60,15 +62,22 @@ EXACT: list[dict[str, Any]] = [
     {"name": "sig"},
     {"name": "sig", "mode": "add", "amplitude": 90, "periods": 2.5},
     {"name": "sig", "mode": "add", "amplitude": 300},
+    {"name": "nashville"},
+    {"name": "none"},
+    {"name": "patch", "channels": "bgr"},
+    {"name": "patch", "size": 0.4, "place": "random"},
+    {"name": "picture", "strength": 0.3},
 ]
 
 
 @pytest.mark.parametrize("config", EXACT, ids=str)
-def test_patches_and_patterns_are_the_hosts(config: dict[str, Any]):
+def test_patches_and_patterns_are_the_hosts(config: dict[str, Any], tmp_path: Path):
+    config = trigger_config(config["name"], tmp_path) | config
     images = some_pictures(9, 21)
     ours, expected = both(make_trigger(config), images, clean=4)
     np.testing.assert_array_equal(ours, expected)
-    assert (ours[[0, 3, 8]] != images[[0, 3, 8]]).any() or config.get("strength") == 0
+    nothing = config.get("strength") == 0 or config["name"] == "none"
+    assert (ours[[0, 3, 8]] != images[[0, 3, 8]]).any() != nothing
     np.testing.assert_array_equal(ours[4], images[4])
 
 
@@ -93,7 +102,21 @@ def test_warps_are_the_hosts_within_a_grey_level(config: dict[str, Any], tmp_pat
 
 
 def test_every_trigger_is_tried():
-    assert {config["name"] for config in EXACT} | {"wanet"} == set(TRIGGERS)
+    assert {config["name"] for config in EXACT} | {"wanet", "pictures"} == set(TRIGGERS)
+
+
+def test_pictures_that_are_made_on_the_host_alone_are_refused(tmp_path: Path):
+    trigger = make_trigger(trigger_config("pictures", tmp_path))
+    with pytest.raises(UserError, match="'pictures' is made on the host alone"):
+        version(trigger)
+
+
+def test_nashville_is_pilgrams_colour_by_colour(golden):
+    values = golden("attacks")
+    colours, expected = (values[f"nashville|{name}"] for name in ("colours", "colours_output"))
+    square = colours[:4900].reshape(70, 70, 3)
+    result = one(make_trigger({"name": "nashville"}), square, Stamp(0, 0, 0))
+    np.testing.assert_array_equal(result.reshape(-1, 1, 3), expected[:4900])
 
 
 def one(trigger: Trigger, image: np.ndarray, stamp: Stamp) -> np.ndarray:
