@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -196,13 +196,30 @@ def _check_values(config: ConfigDict) -> None:
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:
-    if attack is None or (table == "attack" and attack.get("manifest") is not None):
-        return
-    # What is measured may leave the target to config.evaluation.target.
-    keys = keys_of(table)
+    if attack is not None and (table != "attack" or attack.get("manifest") is None):
+        attack_parts(table, attack)
+
+
+def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of `config.attack` or `config.evaluation.attack`: all keys of each, checked.
+
+    Without `parts` it is one. What stands beside `parts` holds for each that doesn't say otherwise.
+    """
+    where, keys = f"config.{table}", keys_of(table)
     if table != "attack":
+        # What is measured may leave the target to config.evaluation.target.
         keys["target"] = replace(keys["target"], default=None)
-    take(f"config.{table}", dict(attack.items()), keys)
+    given = dict(attack.items())
+    if given.get("parts") is None:
+        return [take(where, given, keys)]
+    whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest")}
+    keys = {key: each for key, each in keys.items() if key not in whole}
+    of_all = take(where, {key: given.pop(key) for key in whole if key in given}, whole)
+    take(where, given, {key: replace(each, default=None) for key, each in keys.items()})
+    return [
+        take(f"{where}.parts[{number}]", {**given, **part}, keys) | of_all
+        for number, part in enumerate(of_all.pop("parts"))
+    ]
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

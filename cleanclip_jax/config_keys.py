@@ -60,6 +60,10 @@ def _sets(value: Any) -> bool:
     )
 
 
+def _parts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 0 < len(value) < 128 and all(map(is_table, value))
+
+
 KEYS: Registry[Key] = Registry(
     "config",
     {
@@ -133,6 +137,17 @@ KEYS: Registry[Key] = Registry(
         "attack.templates": texts("imagenet", "a set's name, a file, or a list"),
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
+        ),
+        "attack.text": table(
+            None,
+            "a word trigger in captions: docs/attacks.md",
+            "{'word': text, 'at': start or end}",
+        ),
+        "attack.parts": Key(
+            None,
+            "a list of dictionaries, one or more",
+            _parts,
+            "several triggers and targets: docs/attacks.md",
         ),
         "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),

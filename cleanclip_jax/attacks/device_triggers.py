@@ -5,7 +5,7 @@ constant in it. So fixed patches and patterns are the host's, bit for bit, and s
 pictures; a warped value may be one grey level off, and fresh noise has other bits (see `put`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,27 +31,31 @@ _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def put(
-    trigger: Trigger,
+    triggers: Sequence[Trigger],
     images: UInt8[Array, "b s s 3"],
     stamps: Int32[Array, "b 4"],
     learned: jax.Array | None = None,
 ) -> UInt8[Array, "b s s 3"] | Float32[Array, "b s s 3"]:
-    """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
+    """Puts each part's trigger on its poisons in a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
     but other numbers. Clean pictures get a trigger too, which is then not used: for noise "fresh"
     over whole pictures that takes a float32 batch or two.
 
     Args:
-      stamps: for each picture what `attacks.triggers.fold` makes of its stamp.
+      triggers: one a part.
+      stamps: for each picture what `attacks.triggers.fold` makes of its stamp and part.
       learned: the parameter of a trigger of `LEARNED`.
 
     Returns:
       a new batch; clean pictures as they were.
     """
-    parameter = () if learned is None else (learned,)
-    triggered = version(trigger)(trigger, images, stamps, *parameter)
-    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
+    result = images
+    for number, trigger in enumerate(triggers, 1):
+        parameter = (learned,) if trigger.name in LEARNED else ()
+        triggered = version(trigger)(trigger, images, stamps, *parameter)
+        result = jnp.where((stamps[:, 0] == number)[:, None, None, None], triggered, result)
+    return result
 
 
 def version(trigger: Trigger) -> Version:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, UInt8
 from cleanclip_jax.attacks.trigger_files import digest
 from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.record import Source
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 log = getLogger(__name__)
@@ -25,12 +25,21 @@ class Poison(NamedTuple):
     """How one pair is poisoned.
 
     Attributes:
+      stamp: None: it gets no trigger.
       digest: of the picture's bytes as they were when the plan was made.
+      part: of the attack, whose trigger it gets.
+      source: the id of the pair whose picture takes the place of the pair's; -1: its picture stays.
     """
 
-    stamp: Stamp
+    stamp: Stamp | None
     caption: str
     digest: str
+    part: int = 0
+    source: int = -1
+
+    def shown(self, pairs: Source, index: int) -> Record:
+        """The record whose picture pair `index` shows."""
+        return pairs[index] if self.source < 0 else pairs.root()[self.source]
 
     def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
         """Refuses another picture than the one that was planned.

@@ -34,8 +34,8 @@ class Stamp(NamedTuple):
     seed: int
 
 
-def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
-    """A stamp as the device takes it: (1, row, col, seed); zeros for a picture without one.
+def fold(stamp: Stamp | None, part: int = 0) -> Int32[np.ndarray, "4"]:
+    """A stamp as the device takes it: (part + 1, row, col, seed); zeros where there is none.
 
     The seed, of up to 63 bits, is folded into 31: there it draws fresh noise and nothing else.
     """
@@ -43,7 +43,7 @@ def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
         return np.zeros(4, np.int32)
     row, col, seed = stamp
     seed ^= seed >> 31 ^ seed >> 62
-    return np.array([1, row, col, seed & 0x7FFFFFFF], np.int32)
+    return np.array([part + 1, row, col, seed & 0x7FFFFFFF], np.int32)
 
 
 class Row(NamedTuple):

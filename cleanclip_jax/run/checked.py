@@ -119,7 +119,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     _check_memory(config, model, objective, mesh)
     plan = poison_plan(config, workdir, source)
     device_views = _device_views(config, views, plan)
-    learns = device_views is not None and device_views.learns
+    learns = device_views is not None and device_views.learned is not None
     if objective.trainable != "all" and objective.moves("trigger") and not learns:
         raise UserError(
             "config.train.trainable names trigger, and this run has no learned one: set an attack "
@@ -229,8 +229,8 @@ def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
         return None
     from cleanclip_jax.run.views import DeviceViews
 
-    trigger = None if plan is None else plan.trigger
-    return DeviceViews(config.seed, trigger, views.image, views.any)
+    triggers = () if plan is None else plan.triggers
+    return DeviceViews(config.seed, triggers, views.image, views.any)
 
 
 def _tokenizer(

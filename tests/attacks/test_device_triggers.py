@@ -34,7 +34,7 @@ def both(
     folded = [fold(stamp) for stamp in stamps]
     if clean is not None:
         folded[clean], expected[clean] = fold(None), images[clean]
-    ours = jax.jit(lambda images, stamps: put(trigger, images, stamps))(images, np.stack(folded))
+    ours = jax.jit(lambda images, stamps: put((trigger,), images, stamps))(images, np.stack(folded))
     return np.asarray(ours), np.stack(expected)
 
 
@@ -120,7 +120,7 @@ def test_nashville_is_pilgrams_colour_by_colour(golden):
 
 
 def one(trigger: Trigger, image: np.ndarray, stamp: Stamp) -> np.ndarray:
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     return np.asarray(run(image[None], fold(stamp)[None]))[0]
 
 
@@ -160,7 +160,7 @@ STAMPS = [Stamp(0, 0, seed) for seed in (2**62 + 1, 2**62 + 2, 2**62 + 1, 5)]
 def fresh(**config: Any) -> np.ndarray:
     """Fresh noise on four grey pictures, the first and the third of one seed."""
     trigger = make_trigger({"noise": "fresh", **config})
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     result = np.asarray(run(GREY, np.stack([fold(stamp) for stamp in STAMPS])))
     np.testing.assert_array_equal(result[0], result[2])
     assert (result[0] != result[1]).mean() > 0.3
@@ -245,7 +245,7 @@ def test_devices_make_what_one_makes_and_say_nothing_to_each_other(config: dict[
     stamps = np.stack(
         [fold(trigger.stamp(21, number) if number % 3 else None) for number in range(16)]
     )
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     over = split_over(make_mesh())
     placed = jax.device_put(images, over), jax.device_put(stamps, over)
     compiled = run.lower(*placed).compile()
