@@ -197,7 +197,7 @@ def _check_values(config: ConfigDict) -> None:
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:
     if attack is not None and (table != "attack" or attack.get("manifest") is None):
-        attack_parts(table, attack)
+        attack_parts(table, dict(attack.items()))
 
 
 def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -206,11 +206,11 @@ def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
     Without `parts` it is one. What stands beside `parts` holds for each that doesn't say otherwise.
     """
     where, keys = f"config.{table}", keys_of(table)
-    if table != "attack":
-        # What is measured may leave the target to config.evaluation.target.
-        keys["target"] = replace(keys["target"], default=None)
-    given = dict(attack.items())
+    given = dict(attack)
     if given.get("parts") is None:
+        if table != "attack":
+            # What is measured may leave the target to config.evaluation.target.
+            keys["target"] = replace(keys["target"], default=None)
         return [take(where, given, keys)]
     whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest")}
     keys = {key: each for key, each in keys.items() if key not in whole}

@@ -106,10 +106,19 @@ def attacked(settings: ConfigDict, sets: list[LabelledSet]) -> LabelledSet | Non
 
 
 def target_of(settings: ConfigDict) -> str | int | None:
-    """The target that a `config.evaluation` names, else its attack's."""
-    if settings.target is not None or settings.attack is None:
+    """The target that a `config.evaluation` names, else its attack's, of several the first's."""
+    if settings.attack is None or (
+        settings.target is not None and settings.attack.get("parts") is None
+    ):
         return settings.target
-    target = settings.attack.get("target")
+    attack = settings.attack
+    target = attack.get("target")
+    if attack.get("parts") is not None:
+        if settings.target is not None:
+            raise UserError(
+                "config.evaluation.target: each of config.evaluation.attack.parts has one"
+            )
+        target = attack.parts[0].get("target", target)
     if target is None:
         raise UserError("config.evaluation.attack has no target, nor has config.evaluation")
     return target

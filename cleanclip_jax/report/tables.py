@@ -141,7 +141,8 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     if floor := evaluation.get("floor"):
         lines.append(f"floor: {floor['workdir']} at step {floor['step']}, from prompts")
     # The first set's figures have no set's name before theirs.
-    main = {"": {key: figure for key, figure in every.items() if "." not in key}}
+    further = tuple(f"{name}." for name in [*list(sets)[1:], "retrieval"])
+    main = {"": {key: figure for key, figure in every.items() if not key.startswith(further)}}
     names = ["" if row == 0 else name for row, name in enumerate(sets)]
     figures = [main.get(name) or with_prefix(every, f"{name}.") for name in names]
     if len(sets) > 1:

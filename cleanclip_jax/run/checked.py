@@ -152,9 +152,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
 def _check_evaluation(evaluation: ConfigDict) -> None:
     """Opens what a run is to be measured on, before it trains."""
     if evaluation.data or evaluation.sets:
+        from cleanclip_jax.measure.goals import goals_of
         from cleanclip_jax.measure.sets import open_sets
 
-        open_sets(evaluation)
+        for labelled in open_sets(evaluation):
+            goals_of(evaluation, labelled)
     if evaluation.metrics:
         from cleanclip_jax.measure.metrics import METRICS
 
