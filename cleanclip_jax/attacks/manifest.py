@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,11 @@ from cleanclip_jax.files import written_whole
 from cleanclip_jax.record import Source
 from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.workdir import workdir_path
+
+if TYPE_CHECKING:
+    from cleanclip_jax.text.tokenizer import Tokenizer
+else:  # a plan is read without one
+    Tokenizer = Any
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +157,24 @@ class Plan:
         """The indices of a part's poisons, ascending."""
         column = self.table["part"].to_numpy()
         return self.index[(column if self._subset is None else column[self._subset[2]]) == part]
+
+    def check_words(self, tokenizer: Tokenizer) -> None:
+        """Refuses a word trigger that a tokenizer cuts off the captions that it was put on."""
+        room = tokenizer.context_length - 1 - tokenizer.keep_end
+        columns = (self.table[name].to_pylist() for name in ("part", "caption", "original_caption"))
+        rows = [*zip(*columns, strict=True)]
+        for number, part in enumerate(self.parts):
+            if (word := part.word) is None:
+                continue
+            texts = [new for at, new, old in rows if at == number and new != old]
+            texts = texts if word.at == "end" else [word.word] * len(texts)
+            lost = sum(len(tokenizer.encode(text)) > room for text in texts)
+            if lost:
+                raise UserError(
+                    f"{part.where}.text: {word.word!r} is cut off of {lost} of {len(texts)} "
+                    f"captions, as there is room for {room} tokens: put it at the start, or raise "
+                    "config.text.context_length"
+                )
 
     def __str__(self) -> str:
         """What is poisoned with what, in words."""

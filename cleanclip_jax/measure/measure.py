@@ -21,8 +21,8 @@ from cleanclip_jax.measure.features import (
     reading_of,
     texts_of,
 )
-from cleanclip_jax.measure.metrics import METRICS, Metric, Seen, custom_figures
 from cleanclip_jax.measure.goals import attacked_of, clean_of, columns_of, goals_of
+from cleanclip_jax.measure.metrics import METRICS, Metric, Seen, custom_figures
 from cleanclip_jax.measure.projection import check_projection
 from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks

@@ -118,6 +118,8 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     model = make_model(config, tokenizer.vocab_size)
     _check_memory(config, model, objective, mesh)
     plan = poison_plan(config, workdir, source)
+    if plan is not None:
+        plan.check_words(tokenizer)
     device_views = _device_views(config, views, plan)
     learns = device_views is not None and device_views.learned is not None
     if objective.trainable != "all" and objective.moves("trigger") and not learns:
