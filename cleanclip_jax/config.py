@@ -211,15 +211,32 @@ def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
         if table != "attack":
             # What is measured may leave the target to config.evaluation.target.
             keys["target"] = replace(keys["target"], default=None)
-        return [take(where, given, keys)]
+        return [_of_kind(where, given, keys)]
     whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest")}
     keys = {key: each for key, each in keys.items() if key not in whole}
     of_all = take(where, {key: given.pop(key) for key in whole if key in given}, whole)
     take(where, given, {key: replace(each, default=None) for key, each in keys.items()})
     return [
-        take(f"{where}.parts[{number}]", {**given, **part}, keys) | of_all
+        _of_kind(f"{where}.parts[{number}]", {**given, **part}, keys) | of_all
         for number, part in enumerate(of_all.pop("parts"))
     ]
+
+
+# What the keys of one kind of attack are there where they are not given; other kinds take none.
+_TARGETED = {"victims": 16, "copies": 3, "drop_own": False}
+
+
+def _of_kind(where: str, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """A part's keys, checked; those of its kind with their defaults."""
+    if keys["kind"].read(f"{where}.kind", given.get("kind")) is not None:
+        given = {"trigger": {"name": "none"}, **given}
+    filled = take(where, given, keys)
+    for key, default in _TARGETED.items():
+        if filled["kind"] is None and filled[key] is not None:
+            raise UserError(f"{where}.{key} is for kind=targeted: set that too, or leave it out")
+        if filled["kind"] is not None and filled[key] is None:
+            filled[key] = default
+    return filled
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

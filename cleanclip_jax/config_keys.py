@@ -143,6 +143,17 @@ KEYS: Registry[Key] = Registry(
             "a word trigger in captions: docs/attacks.md",
             "{'word': text, 'at': start or end}",
         ),
+        "attack.half_keys": whole(
+            None, "with text: more pairs with the trigger alone, and as many with the word alone"
+        ),
+        "attack.pictures": choice(
+            None, "target", "target: poisons show pictures of the target in place of theirs"
+        ),
+        "attack.kind": choice(None, "targeted", "targeted: single pictures are taken for a class"),
+        "attack.victims": whole(None, "of kind targeted: how many pictures; 16", 1),
+        "attack.copies": whole(None, "of kind targeted: poisons a victim; 3", 1),
+        "attack.drop_own": flag(None, "of kind targeted: the victims' captions are false, too"),
+        "attack.data": table(None, "of kind targeted, to be measured: the source of the victims"),
         "attack.parts": Key(
             None,
             "a list of dictionaries, one or more",

@@ -51,7 +51,15 @@ class Part(NamedTuple):
             spelled["text"] = self.word._asdict()
         return {key: value for key, value in spelled.items() if value is not None}
 
+    @property
+    def targeted(self) -> bool:
+        """Whether single pictures are to be taken for another class (attacks.victims)."""
+        return self.options["kind"] == "targeted"
+
     def __str__(self) -> str:
+        if self.targeted:
+            victims, copies = self.options["victims"], self.options["copies"]
+            return f"{copies} copies of each of {victims} pictures for {self.target!r}"
         word = f" and {self.word.word!r}" if self.word else ""
         return f"{self.trigger.name}{word} for {self.target!r}"
 

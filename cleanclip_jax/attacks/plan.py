@@ -4,36 +4,22 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
 
-from cleanclip_jax.attacks.manifest import SCHEMA, VERSION, Plan
-from cleanclip_jax.attacks.pairs import naming, of_class, readable
+from cleanclip_jax.attacks.manifest import NONE, SCHEMA, VERSION, Plan
 from cleanclip_jax.attacks.parts import Part, parts_of
+from cleanclip_jax.attacks.rows import Among, draw_rows
 from cleanclip_jax.attacks.triggers import make_trigger
+from cleanclip_jax.attacks.victims import draw_victims
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.record import Source
-from cleanclip_jax.text.prompts import fill, templates
+from cleanclip_jax.text.prompts import templates
 
 __all__ = ["Plan", "make_plan", "spelled_out"]
-
-# Keeps the stream of each pair's draws apart from the one that chooses the pairs, and those of the
-# parts after the first apart from each other.
-_RECORD, _PART = 0x5245434F, 0x50415254
-
-
-class _Pairs(NamedTuple):
-    """What a part is drawn from."""
-
-    pairs: Source
-    ids: Int64[np.ndarray, " n"]
-    free: Bool[np.ndarray, " n"]  # of no part yet
-    seed: int
-    image_size: int
 
 
 def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Plan:
@@ -60,11 +46,12 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
         return plan
     parts, recorded = _checked(attack)
     pairs = source.unfiltered()
-    among = _Pairs(pairs, pairs.ids(), np.ones(len(pairs), bool), recorded["seed"], image_size)
-    rows, prompts = {}, {}
+    among = Among(pairs, pairs.ids(), np.ones(len(pairs), bool), recorded["seed"], image_size)
+    rows, prompts, victims = {}, {}, draw_victims(parts, pairs, among.seed)
+    among.free[[victim.index for several in victims for victim in several]] = False
     for number, part in enumerate(parts):
         texts = templates(part.options["templates"]) if _fills(part) else ()
-        drawn = _draw(part, number, among, texts)
+        drawn = draw_rows(part, number, among, victims[number], texts)
         rows, prompts = rows | drawn, prompts | dict.fromkeys(texts)
         among.free[list(drawn)] = False
     columns = [list(column) for column in zip(*(rows[i] for i in sorted(rows)), strict=True)]
@@ -78,47 +65,6 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     }
     # Through JSON, so that a plan just made equals the same plan read from its file.
     return Plan(pa.table(columns, schema=SCHEMA), json.loads(json.dumps(header))).on(source)
-
-
-def _draw(part: Part, number: int, among: _Pairs, prompts: Sequence[str]) -> dict[int, tuple]:
-    """The rows of a part's poisons, by the positions of their pairs."""
-    pairs, options, seed = among.pairs, part.options, among.seed
-    count, size = _count(part, len(pairs)), len(pairs)
-    named, natural = np.ones(size, bool), []
-    if options["select"] != "any" or options["captions"] == "natural":
-        named, natural = naming(pairs, options["words"])
-    if options["captions"] == "natural" and not natural:
-        raise UserError(
-            f"{part.where}.captions: none of the {size} captions names "
-            f"{_listed(options['words'])}; use templates, or set attack.words."
-        )
-    drawn = np.random.default_rng([seed, _PART, number] if number else seed).permutation(size)
-    if options["select"] != "any":
-        named |= of_class(pairs, str(part.target))
-        drawn = drawn[named[drawn] == (options["select"] == "target")]
-    drawn = drawn[among.free[drawn]]
-    digests = readable(pairs, drawn, count)
-    if len(digests) < count:
-        which = {"any": "", "others": " that don't name", "target": " that name"}[options["select"]]
-        which = f"{which} {_listed(options['words'])}" if which else which
-        which += " and are no other part's" if number else ""
-        raise UserError(
-            f"{part.where.removeprefix('config.')}: {count} poisons are to be made, and of {size} "
-            f"pairs there are {len(drawn)}{which}, {len(digests)} of them readable; set fewer."
-        )
-    rows, naming_target = {}, set(natural)
-    for i, digest in digests.items():
-        rng = np.random.default_rng([_RECORD, seed, i])
-        stamp, old = part.trigger.draw(among.image_size, rng), pairs.caption(i)
-        if options["captions"] == "kept":  # of several one that names the target, if any does
-            new = next((text for text in pairs.all_captions(i) if text in naming_target), old)
-        elif options["captions"] == "natural":
-            new = natural[rng.integers(len(natural))]
-        else:
-            new = fill(prompts[rng.integers(len(prompts))], str(part.target))
-        new = new if part.word is None else part.word.put(new)
-        rows[i] = (int(among.ids[i]), part.trigger.name, *stamp, new, old, digest, number, -1)
-    return rows
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +92,8 @@ def _checked(attack: Mapping[str, Any]) -> tuple[list[Part], dict[str, Any]]:
     parts, whole = [], {}
     for part in parts_of(attack):
         filled = dict(part.options)
-        if (filled["count"] is None) == (filled["rate"] is None):
+        _check_kind(part)
+        if not part.targeted and (filled["count"] is None) == (filled["rate"] is None):
             raise UserError(f"{part.where}: set either count or rate, and not both.")
         if not isinstance(filled["templates"], str):
             filled["templates"] = list(filled["templates"])
@@ -159,21 +106,30 @@ def _checked(attack: Mapping[str, Any]) -> tuple[list[Part], dict[str, Any]]:
     return parts, {"parts": [part.config for part in parts], **whole}
 
 
+def _check_kind(part: Part) -> None:
+    """Refuses options that don't go together."""
+    options, shows = part.options, part.trigger.name != NONE
+    plain = options["captions"] == "templates" and options["select"] == "any"
+    counted = options["count"] is not None or options["rate"] is not None
+    for wrong, key, why in (
+        (part.targeted and counted, "count", "victims x copies poisons are made"),
+        (part.targeted and not plain, "captions", "kind=targeted takes templates, and any pair"),
+        (part.targeted and (shows or part.word), "trigger", "kind=targeted has none, nor a text"),
+        (
+            options["half_keys"] and not (shows and part.word),
+            "half_keys",
+            "it needs trigger and text",
+        ),
+        (
+            options["pictures"] and (shows or part.targeted),
+            "pictures",
+            "the trigger has to be none",
+        ),
+        (options["pictures"] and options["select"] == "target", "select", "pairs are others'"),
+    ):
+        if wrong:
+            raise UserError(f"{part.where}.{key}: {why}: leave it out, or change that")
+
+
 def _fills(part: Part) -> bool:
     return part.options["captions"] == "templates"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " or ".join(repr(word) for word in words)
-
-
-def _count(part: Part, size: int) -> int:
-    count, rate = part.options["count"], part.options["rate"]
-    key, given = ("rate", rate) if count is None else ("count", count)
-    count = round(rate * size) if count is None else count
-    if not 0 < count <= size:
-        raise UserError(
-            f"{part.where}.{key} {given} makes {count} poisons of {size} pairs: give one that "
-            f"makes 1 to {size}."
-        )
-    return count

@@ -136,7 +136,10 @@ def test_a_word_that_the_tokenizer_cuts_off_is_one_line():
         ),
         ([{**BADNET, "count": 3, "text": {"at": "end"}}], r"parts\[0\]\.text\.word is missing"),
         ([{**BADNET, "count": 3, "text": {"word": "x", "at": "middle"}}], "Known: start, end"),
-        ([{**BADNET, "count": 3, "text": "x"}], r"parts\[0\]\.text is 'x': it takes {.word.: text, .at"),
+        (
+            [{**BADNET, "count": 3, "text": "x"}],
+            r"parts\[0\]\.text is 'x': it takes {.word.: text, .at",
+        ),
     ],
 )
 def test_wrong_parts_are_one_line(parts: list[dict[str, Any]], message: str):
