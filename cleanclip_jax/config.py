@@ -212,7 +212,7 @@ def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
             # What is measured may leave the target to config.evaluation.target.
             keys["target"] = replace(keys["target"], default=None)
         return [_of_kind(where, given, keys)]
-    whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest")}
+    whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest", "data")}
     keys = {key: each for key, each in keys.items() if key not in whole}
     of_all = take(where, {key: given.pop(key) for key in whole if key in given}, whole)
     take(where, given, {key: replace(each, default=None) for key, each in keys.items()})
@@ -237,6 +237,11 @@ def _of_kind(where: str, given: dict[str, Any], keys: Mapping[str, Key]) -> dict
         if filled["kind"] is not None and filled[key] is None:
             filled[key] = default
     return filled
+
+
+def is_targeted(attack: Mapping[str, Any] | ConfigDict) -> bool:
+    """Whether an attack, or a part of it, is on single pictures."""
+    return any(one.get("kind") == "targeted" for one in (attack, *(attack.get("parts") or ())))
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

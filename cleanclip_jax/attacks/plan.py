@@ -100,6 +100,7 @@ def _checked(attack: Mapping[str, Any]) -> tuple[list[Part], dict[str, Any]]:
         words = filled["words"] or part.target
         filled["words"] = [words] if isinstance(words, str) else list(words)
         whole = {key: filled.pop(key) for key in ("geometry", "seed")}
+        filled.pop("data")  # of what is measured
         parts.append(part._replace(options=filled))
     if attack.get("parts") is None:
         return parts, parts[0].config | whole

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cleanclip_jax.args import Parser, apply, parse
+from cleanclip_jax.attacks.manifest import NONE
 from cleanclip_jax.attacks.parts import parts_of
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
@@ -66,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     if args.export_test is not None:
         attack, test = config.evaluation.attack.to_dict(), config.evaluation.data.to_dict()
         for part in parts_of(attack, "evaluation.attack"):
+            if part.trigger.name == NONE:
+                continue  # its pictures are the clean ones
             folder = args.export_test / part.name
             geometry = attack.get("geometry", "crop")
             shown = (open_source(test), part.trigger, geometry, size, folder)

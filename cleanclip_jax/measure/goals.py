@@ -40,7 +40,10 @@ def goals_of(settings: ConfigDict, labelled: LabelledSet) -> list[Goal]:
     parts = parts_of(settings.attack.to_dict(), "evaluation.attack")
     if not parts[0].name:
         return [Goal(parts[0], labelled.target)]
-    return [Goal(part, _target_in(labelled, str(part.target))) for part in parts]
+    return [
+        Goal(part, None if part.targeted else _target_in(labelled, str(part.target)))
+        for part in parts
+    ]
 
 
 def _target_in(labelled: LabelledSet, target: str) -> int | None:

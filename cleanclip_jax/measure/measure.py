@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.parts import parts_of
+from cleanclip_jax.config import is_targeted
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.encoder import Encoder
@@ -27,6 +28,8 @@ from cleanclip_jax.measure.projection import check_projection
 from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
 from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_of
+from cleanclip_jax.measure.targeted import targeted_of
+from cleanclip_jax.measure.word_hits import hits_of
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
@@ -152,6 +155,8 @@ def _measure(
         figures |= _marked(squashed, "control", "squashed", but="clean_")
     if settings.attack is not None:
         figures |= attacked_of(settings, encoder, labelled, classifier, goals, ranks)
+        figures |= hits_of(config, encoder, labelled, goals)
+        figures |= targeted_of(config, encoder, labelled, classifier)
     return figures, len(indices) - len(labels)
 
 
@@ -217,9 +222,11 @@ def _marked(figures: Figures, prefix: str, what: str, but: str = "") -> Figures:
 
 def _attack_facts(settings: ConfigDict) -> dict[str, Any]:
     """The trigger that was measured; of several parts the first's, and all of each."""
-    if settings.attack is None or settings.attack.get("parts") is None:
-        return {"trigger": settings.attack and settings.attack.trigger.to_dict()}
-    parts = parts_of(settings.attack.to_dict(), "evaluation.attack")
+    if (attack := settings.attack) is None:
+        return {"trigger": None}
+    if attack.get("parts") is None and not is_targeted(attack):
+        return {"trigger": attack.trigger.to_dict()}
+    parts = parts_of(attack.to_dict(), "evaluation.attack")
     described = [{"name": part.name, **part.config} for part in parts]
     return {"trigger": parts[0].trigger.config, "parts": described}
 

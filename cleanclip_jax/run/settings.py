@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import check, defaults, flatten, from_json, parse_json, to_json
+from cleanclip_jax.config import (
+    check,
+    defaults,
+    flatten,
+    from_json,
+    is_targeted,
+    parse_json,
+    to_json,
+)
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.record import Source
@@ -111,6 +119,9 @@ def resolve(
                 config.attack.seed = config.seed
         if config.evaluation.attack is None:
             config.evaluation.attack = config.attack
+            if config.attack is not None and is_targeted(config.attack):
+                attack = {**config.attack.to_dict(), "data": config.data.train.to_dict()}
+                config.evaluation.attack = ConfigDict(attack)
     return config
 
 
