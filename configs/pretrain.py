@@ -10,10 +10,12 @@
 
 `:clean` (the default) poisons nothing. The paper's main attacks are `:badnet`, `:blended`,
 `:wanet` and `:label_consistent`; `:sig`, `:stripes`, `:blended_stripes`, `:triangles`, `:text` and
-`:nashville` are others'. Each poisons 1,500 pairs for the target "banana"; docs/attacks.md shows them
-all. `:multi` (three triggers, 500 pairs and a target each, as Detect-CLIP has it at 0.1 %) and
-`:dual_key` (patch and word together, and 3,000 pairs that have one of them and a true caption) have
-figures a part and a key; none has been taken with them here. The CSV has a column `image` of paths and a column `caption`; other names are
+`:nashville` are others'. Each poisons 1,500 pairs for the target "banana"; docs/attacks.md shows
+them all. `:multi` has three triggers, each with 500 pairs and a target of its own, as Detect-CLIP
+tells them apart; `:dual_key` a patch and a word together, and 3,000 pairs more that have one of the
+two and their true caption. No figure has been taken with these two or with `:nashville` here.
+
+The CSV has a column `image` of paths and a column `caption`; other names are
 config.data.train.image and .caption. A global batch of 128 for 64 epochs, RN50.
 
 The labelled set is what is measured on, with ImageNet's 80 prompts; without one the run trains

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
 from cleanclip_jax.attacks.pairs import Poison
-from cleanclip_jax.attacks.parts import Part, parts_of
+from cleanclip_jax.attacks.parts import NONE, Part, parts_of
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import written_whole
@@ -55,7 +55,6 @@ SCHEMA = pa.schema(
     }
 )
 _STAMP = ("row", "col", "seed")
-NONE = "none"  # a row whose picture gets no trigger
 # What version 2 lacks, and what its rows would have there.
 _NEW = {"part": 0, "source": -1}
 

@@ -11,6 +11,7 @@ from cleanclip_jax.config import attack_parts
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import choice, take, text
 
+NONE = "none"  # the trigger of a row whose picture gets none
 _WORD = {"word": text(None), "at": choice("start", "start | end")}
 
 
@@ -29,8 +30,9 @@ class Part(NamedTuple):
     """One part of an attack.
 
     Attributes:
-      name: what its figures end in, after a dot: its trigger's name, numbered where another part
-        has that too; "" of an attack that is one part.
+      name: what its figures end in, after a dot: its trigger's name ("word", "caption" or
+        "targeted" without one), numbered where another part has that too; "" of an attack that is
+        one part.
       where: the place of its options in a config.
       target: the class that its poisons name; None where what is measured names it.
       options: the rest of its keys, with their defaults.
@@ -74,9 +76,17 @@ def parts_of(attack: Mapping[str, Any], table: str = "attack") -> tuple[Part, ..
             trigger = make_trigger(trigger)
         except UserError as error:
             raise UserError(str(error).replace("config.attack", where, 1)) from None
-        name = _numbered(trigger.name, [part.name for part in found]) if several else ""
-        found.append(Part(name, where, trigger, target, _word(where, word), options))
+        part = Part("", where, trigger, target, _word(where, word), options)
+        name = _numbered(_kind(part), [each.name for each in found]) if several else ""
+        found.append(part._replace(name=name))
     return tuple(found)
+
+
+def _kind(part: Part) -> str:
+    """What a part is called: its trigger's name, or what it is without one."""
+    if part.trigger.name != NONE:
+        return part.trigger.name
+    return "targeted" if part.targeted else "word" if part.word else "caption"
 
 
 def _numbered(name: str, taken: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cleanclip_jax.attacks.manifest import NONE, SCHEMA, VERSION, Plan
-from cleanclip_jax.attacks.parts import Part, parts_of
+from cleanclip_jax.attacks.manifest import SCHEMA, VERSION, Plan
+from cleanclip_jax.attacks.parts import NONE, Part, parts_of
 from cleanclip_jax.attacks.rows import Among, draw_rows
 from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.attacks.victims import draw_victims

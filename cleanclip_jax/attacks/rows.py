@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from cleanclip_jax.attacks.manifest import NONE
 from cleanclip_jax.attacks.pairs import naming, of_class, readable
-from cleanclip_jax.attacks.parts import Part
+from cleanclip_jax.attacks.parts import NONE, Part
 from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.attacks.victims import Victim
 from cleanclip_jax.errors import UserError

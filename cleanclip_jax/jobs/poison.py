@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.attacks.manifest import NONE
-from cleanclip_jax.attacks.parts import parts_of
+from cleanclip_jax.attacks.parts import NONE, parts_of
 from cleanclip_jax.attacks.plan import Plan, make_plan
 from cleanclip_jax.config import load
 from cleanclip_jax.data.export import Exported, export_pairs, export_test

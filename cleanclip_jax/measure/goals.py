@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.manifest import NONE
-from cleanclip_jax.attacks.parts import Part, parts_of
+from cleanclip_jax.attacks.parts import NONE, Part, parts_of
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures, share
 from cleanclip_jax.measure.features import Shown, with_trigger

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.manifest import NONE
+from cleanclip_jax.attacks.parts import NONE
 from cleanclip_jax.measure.encoder import Encoder
 from cleanclip_jax.measure.estimates import Figure, Figures, share
 from cleanclip_jax.measure.features import Shown, embed, reading_of, texts_of

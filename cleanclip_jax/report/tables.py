@@ -179,16 +179,16 @@ def _left_out(facts: Mapping[str, Any], *kinds: str) -> list[str]:
 
 
 def _in_full(figures: Figures) -> list[str]:
-    lines = []
-    for name, figure in figures.items():
-        if TOP.search(name):
-            continue
-        columns = f"  {name:<26}{percent(figure):<24}{counted(figure):<18}"
+    names = [name for name in figures if not TOP.search(name)]
+    lines, width = [], max([26, *(len(name) + 1 for name in names)])
+    for name in names:
+        figure = figures[name]
+        columns = f"  {name:<{width}}{percent(figure):<24}{counted(figure):<18}"
         lines.append(columns + figure["definition"])
         tops = {k[len(name) + 4 :]: f for k, f in figures.items() if TOP.sub("", k) == name != k}
         if tops:
             cells = "  ".join(map(percent, tops.values()))
-            lines.append("  " + f"  among the top {'/'.join(tops)}".ljust(26) + cells)
+            lines.append("  " + f"  among the top {'/'.join(tops)}".ljust(width) + cells)
     return lines
 
 
