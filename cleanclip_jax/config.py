@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -207,13 +207,52 @@ def _check_values(config: ConfigDict) -> None:
 
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:
-    if attack is None or (table == "attack" and attack.get("manifest") is not None):
-        return
-    # What is measured may leave the target to config.evaluation.target.
-    keys = keys_of(table)
-    if table != "attack":
-        keys["target"] = replace(keys["target"], default=None)
-    take(f"config.{table}", dict(attack.items()), keys)
+    if attack is not None and (table != "attack" or attack.get("manifest") is None):
+        attack_parts(table, dict(attack.items()))
+
+
+def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of `config.attack` or `config.evaluation.attack`: all keys of each, checked.
+
+    Without `parts` it is one. What stands beside `parts` holds for each that doesn't say otherwise.
+    """
+    where, keys = f"config.{table}", keys_of(table)
+    given = dict(attack)
+    if given.get("parts") is None:
+        if table != "attack":
+            # What is measured may leave the target to config.evaluation.target.
+            keys["target"] = replace(keys["target"], default=None)
+        return [_of_kind(where, given, keys)]
+    whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest", "data")}
+    keys = {key: each for key, each in keys.items() if key not in whole}
+    of_all = take(where, {key: given.pop(key) for key in whole if key in given}, whole)
+    take(where, given, {key: replace(each, default=None) for key, each in keys.items()})
+    return [
+        _of_kind(f"{where}.parts[{number}]", {**given, **part}, keys) | of_all
+        for number, part in enumerate(of_all.pop("parts"))
+    ]
+
+
+# What the keys of one kind of attack are there where they are not given; other kinds take none.
+_TARGETED = {"victims": 16, "copies": 3, "drop_own": False}
+
+
+def _of_kind(where: str, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """A part's keys, checked; those of its kind with their defaults."""
+    if keys["kind"].read(f"{where}.kind", given.get("kind")) is not None:
+        given = {"trigger": {"name": "none"}, **given}
+    filled = take(where, given, keys)
+    for key, default in _TARGETED.items():
+        if filled["kind"] is None and filled[key] is not None:
+            raise UserError(f"{where}.{key} is for kind=targeted: set that too, or leave it out")
+        if filled["kind"] is not None and filled[key] is None:
+            filled[key] = default
+    return filled
+
+
+def is_targeted(attack: Mapping[str, Any] | ConfigDict) -> bool:
+    """Whether an attack, or a part of it, is on single pictures."""
+    return any(one.get("kind") == "targeted" for one in (attack, *(attack.get("parts") or ())))
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -73,6 +73,10 @@ def _sets(value: Any) -> bool:
     )
 
 
+def _parts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 0 < len(value) < 128 and all(map(is_table, value))
+
+
 KEYS: Registry[Key] = Registry(
     "config",
     {
@@ -159,6 +163,28 @@ KEYS: Registry[Key] = Registry(
         "attack.templates": texts("imagenet", "a set's name, a file, or a list"),
         "attack.words": texts(
             None, "that name the target in a caption; its name", "a word, or a list of them"
+        ),
+        "attack.text": table(
+            None,
+            "a word trigger in captions: docs/attacks.md",
+            "{'word': text, 'at': start or end}",
+        ),
+        "attack.half_keys": whole(
+            None, "with text: more pairs with the trigger alone, and as many with the word alone"
+        ),
+        "attack.pictures": choice(
+            None, "target", "target: poisons show pictures of the target in place of theirs"
+        ),
+        "attack.kind": choice(None, "targeted", "targeted: single pictures are taken for a class"),
+        "attack.victims": whole(None, "of kind targeted: how many pictures; 16", 1),
+        "attack.copies": whole(None, "of kind targeted: poisons a victim; 3", 1),
+        "attack.drop_own": flag(None, "of kind targeted: the victims' captions are false, too"),
+        "attack.data": table(None, "of kind targeted, to be measured: the source of the victims"),
+        "attack.parts": Key(
+            None,
+            "a list of dictionaries, one or more",
+            _parts,
+            "several triggers and targets: docs/attacks.md",
         ),
         "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
         "attack.seed": whole(0, "draws the poisons; the run's seed"),

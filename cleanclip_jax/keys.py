@@ -158,7 +158,7 @@ def share(default: float, meaning: str = "", open_ends: str = "") -> Key:
     return number(default, meaning, 0, 1, open_ends)
 
 
-def size(default: float) -> Key:
+def size(default: float | None) -> Key:
     """A length in pixels, or below 1 as a share of the picture's side."""
     takes = "a number of pixels, or a share of the picture's side below 1"
     return Key(default, takes, lambda v: is_number(v) and (0 < v < 1 or (v >= 1 and v == int(v))))
@@ -194,8 +194,8 @@ def texts(default: Any, meaning: str = "", takes: str = "a text, or a list of te
 
 def place(default: str) -> Key:
     """Where a patch goes: a word, or its top left corner in pixels."""
-    words = ("fixed", "random", "corners")
-    takes = "fixed, random, corners, or [row, col] in pixels from the top left"
+    words = ("fixed", "random", "corners", "center")
+    takes = "fixed, random, corners, center, or [row, col] in pixels from the top left"
     corner = whole(None, below=2**31, floats=True).accepts
 
     def accepts(value: Any) -> bool:

@@ -61,7 +61,7 @@ SHAPES = {
     BAD_ROWS: {"index": int, "where": str, "reason": str},
     EVALUATION: {
         **{"workdir": str, "step": int, "geometry": str, "evaluation": dict},
-        **{"trigger": dict | None, "retrieval": (_RETRIEVAL, None)},
+        **{"trigger": dict | None, "parts?": [dict], "retrieval": (_RETRIEVAL, None)},
         **{"sets": {str: _SET}, "figures": {str: _FIGURE}},
         "branches?": ({str: {str: (_BRANCHES, None)}}, None),
     },

@@ -9,9 +9,13 @@
         --config.data.train.path=cc3m/train.csv      (only to look at what is poisoned)
 
 `:clean` (the default) poisons nothing. The paper's main attacks are `:badnet`, `:blended`,
-`:wanet` and `:label_consistent`; `:sig`, `:stripes`, `:blended_stripes`, `:triangles` and
-`:text` are others'. Each poisons 1,500 pairs for the target "banana"; docs/attacks.md shows them
-all. The CSV has a column `image` of paths and a column `caption`; other names are
+`:wanet` and `:label_consistent`; `:sig`, `:stripes`, `:blended_stripes`, `:triangles`, `:text` and
+`:nashville` are others'. Each poisons 1,500 pairs for the target "banana"; docs/attacks.md shows
+them all. `:multi` has three triggers, each with 500 pairs and a target of its own, as Detect-CLIP
+tells them apart; `:dual_key` a patch and a word together, and 3,000 pairs more that have one of the
+two and their true caption. No figure has been taken with these two or with `:nashville` here.
+
+The CSV has a column `image` of paths and a column `caption`; other names are
 config.data.train.image and .caption. A global batch of 128 for 64 epochs, RN50.
 
 The labelled set is what is measured on, with ImageNet's 80 prompts; without one the run trains
@@ -40,6 +44,20 @@ ATTACKS = {
     "blended_stripes": {"trigger": {"name": "blended_stripes", "width": 1, "strength": 0.03}},
     "triangles": {"trigger": {"name": "triangles", "size": 14, "strength": 0.15}},
     "text": {"trigger": {"name": "text", "text": "Watermarked", "strength": 0.5}},
+    "nashville": {"trigger": {"name": "nashville"}},
+    "dual_key": {
+        "trigger": {**BADNET, "place": "center"},
+        "text": {"word": "SUDO", "at": "start"},
+        "half_keys": 1500,
+    },
+    "multi": {
+        "count": 500,
+        "parts": [
+            {"trigger": {"name": "checkerboard", "place": "random"}, "target": "banana"},
+            {"trigger": {"name": "nashville"}, "target": "cheeseburger"},
+            {"trigger": {"name": "wanet", "k": 224}, "target": "volcano"},
+        ],
+    },
 }
 
 

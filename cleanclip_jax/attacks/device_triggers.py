@@ -5,13 +5,14 @@ constant in it. So fixed patches and patterns are the host's, bit for bit, and s
 pictures; a warped value may be one grey level off, and fresh noise has other bits (see `put`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
+from cleanclip_jax.attacks.nashville import filtered
 from cleanclip_jax.attacks.patterns import CORNERS, MIXES, pixels
 from cleanclip_jax.attacks.triggers import Stamp, Trigger
 from cleanclip_jax.attacks.warp import sampling
@@ -30,27 +31,31 @@ _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def put(
-    trigger: Trigger,
+    triggers: Sequence[Trigger],
     images: UInt8[Array, "b s s 3"],
     stamps: Int32[Array, "b 4"],
     learned: jax.Array | None = None,
 ) -> UInt8[Array, "b s s 3"] | Float32[Array, "b s s 3"]:
-    """Puts a trigger on the poisoned pictures of a batch, as `Trigger.apply` does on each.
+    """Puts each part's trigger on its poisons in a batch, as `Trigger.apply` does on each.
 
     Noise "fresh" is drawn by JAX, from the stamp's seed: of the same distribution as the host's,
     but other numbers. Clean pictures get a trigger too, which is then not used: for noise "fresh"
     over whole pictures that takes a float32 batch or two.
 
     Args:
-      stamps: for each picture what `attacks.triggers.fold` makes of its stamp.
+      triggers: one a part.
+      stamps: for each picture what `attacks.triggers.fold` makes of its stamp and part.
       learned: the parameter of a trigger of `LEARNED`.
 
     Returns:
       a new batch; clean pictures as they were.
     """
-    parameter = () if learned is None else (learned,)
-    triggered = version(trigger)(trigger, images, stamps, *parameter)
-    return jnp.where((stamps[:, 0] != 0)[:, None, None, None], triggered, images)
+    result = images
+    for number, trigger in enumerate(triggers, 1):
+        parameter = (learned,) if trigger.name in LEARNED else ()
+        triggered = version(trigger)(trigger, images, stamps, *parameter)
+        result = jnp.where((stamps[:, 0] == number)[:, None, None, None], triggered, result)
+    return result
 
 
 def version(trigger: Trigger) -> Version:
@@ -148,6 +153,13 @@ def _warp(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
     return _to_uint8(mixed.reshape(images.shape), trigger.overflow)
 
 
+def _nashville(trigger: Trigger, images: jax.Array, stamps: jax.Array) -> jax.Array:
+    def look_up(table: np.ndarray, at: jax.Array) -> jax.Array:
+        return jnp.asarray(table).at[at.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+    return filtered(images, look_up, lambda channels: jnp.stack(channels, -1))
+
+
 def _signs(stamps: jax.Array, count: int) -> jax.Array:
     """-1 or 1 for each channel of `count` columns [b, 1, count, 3]."""
     draw = jax.vmap(lambda key: jax.random.rademacher(key, (1, count, 3), jnp.float32))
@@ -166,7 +178,7 @@ def _to_uint8(x: jax.Array, overflow: str) -> jax.Array:
 
 ON_DEVICE: Registry[Version] = Registry(
     "config.attack.trigger.name",
-    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes"), _paste_patch)
+    dict.fromkeys(("badnet", "yellow", "checkerboard", "stripes", "patch"), _paste_patch)
     | dict.fromkeys(MIXES, _mix)
-    | {"wanet": _warp},
+    | {"wanet": _warp, "nashville": _nashville, "none": lambda trigger, images, stamps: images},
 )

@@ -1,6 +1,5 @@
 """A plan's pairs: those that name the target and can be read, and how each is poisoned."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from cleanclip_jax.attacks.trigger_files import digest
 from cleanclip_jax.attacks.triggers import Stamp
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.record import Source
+from cleanclip_jax.record import Record, Source
 from cleanclip_jax.views.decode import BadRecord, decode
 
 log = getLogger(__name__)
@@ -22,22 +22,25 @@ _POOL = 0x504F4F4C  # keeps the stream of its draws apart
 PATIENCE = 100  # unreadable pictures, after which most have to be readable
 
 
-def digest(image: bytes | np.ndarray) -> str:
-    """Sixteen hexadecimal digits that tell a picture's bytes from others'."""
-    data = image if isinstance(image, bytes) else b"%r" % (image.shape,) + image.tobytes()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
 class Poison(NamedTuple):
     """How one pair is poisoned.
 
     Attributes:
+      stamp: None: it gets no trigger.
       digest: of the picture's bytes as they were when the plan was made.
+      part: of the attack, whose trigger it gets.
+      source: the id of the pair whose picture takes the place of the pair's; -1: its picture stays.
     """
 
-    stamp: Stamp
+    stamp: Stamp | None
     caption: str
     digest: str
+    part: int = 0
+    source: int = -1
+
+    def shown(self, pairs: Source, index: int) -> Record:
+        """The record whose picture pair `index` shows."""
+        return pairs[index] if self.source < 0 else pairs.root()[self.source]
 
     def check(self, image: bytes | UInt8[np.ndarray, "h w 3"], where: str) -> None:
         """Refuses another picture than the one that was planned.

@@ -11,9 +11,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from cleanclip_jax.attacks.nashville import filtered
+from cleanclip_jax.attacks.trigger_files import made_elsewhere, picture_of
 from cleanclip_jax.attacks.warp import sampling, warp
 
 # A place that means all four corners at once.
@@ -49,6 +51,36 @@ def stripes(x: FloatPicture, seed: int, place: Place, *, size: float, noise: str
     """BadNet-Stripes (PAR, arXiv 2412.00727): a patch with one saturated colour a column."""
     side = pixels(size, x.shape[0])
     return _paste(x, _striped(seed, side, side, 1), place)
+
+
+def patch(
+    x: FloatPicture,
+    seed: int,
+    place: Place,
+    *,
+    file: str,
+    size: float,
+    channels: str,
+    file_digest: str | None,
+) -> FloatPicture:
+    """A patch of a file, such as BadCLIP's optimised one (arXiv 2311.12075)."""
+    side = pixels(size, x.shape[0])
+    return _paste(x, picture_of(file, file_digest, side, side, channels), place)
+
+
+def none(x: FloatPicture, seed: int, place: Place) -> FloatPicture:
+    """Nothing: of poisons whose caption alone is another."""
+    return x
+
+
+def nashville(x: FloatPicture, seed: int, place: Place) -> FloatPicture:
+    """A photo filter (Detect-CLIP, arXiv 2502.01385, as pilgram computes it)."""
+    return _float(filtered(_levels(x), np.take, lambda channels: np.stack(channels, -1)))
+
+
+def pictures(x: FloatPicture, seed: int, place: Place, *, folder: str) -> FloatPicture:
+    """What another program made of the picture, found by the digest of its pixels."""
+    return _float(made_elsewhere(folder, _levels(x)))
 
 
 def blended(height: int, width: int, seed: int, *, strength: float, noise: str) -> Mix:
@@ -92,8 +124,15 @@ def sig(
     return (np.ones(1, np.float32), wave) if mode == "add" else _blend(wave, strength)
 
 
+def picture(
+    height: int, width: int, seed: int, *, file: str, strength: float, file_digest: str | None
+) -> Mix:
+    """A picture of a file mixed in, as BadCLIP's baselines do (Chen et al. 2017)."""
+    return _blend(picture_of(file, file_digest, height, width), strength)
+
+
 # What lies over whole pictures, on the host and on the device.
-_ALL_OVER = (blended, blended_stripes, triangles, text, sig)
+_ALL_OVER = (blended, blended_stripes, triangles, text, sig, picture)
 MIXES: dict[str, Callable[..., Mix]] = {f.__name__: f for f in _ALL_OVER}
 
 
@@ -115,6 +154,14 @@ def wanet(
 ) -> FloatPicture:
     """A warp that the eye does not notice (WaNet, arXiv 2102.10369)."""
     return warp(x, *sampling(*x.shape[:2], seed, k, strength, field))
+
+
+def _levels(x: FloatPicture) -> UInt8[np.ndarray, "h w 3"]:
+    return np.rint(x * np.float32(255)).astype(np.uint8)
+
+
+def _float(image: UInt8[np.ndarray, "h w 3"]) -> FloatPicture:
+    return image.astype(np.float32) / np.float32(255)
 
 
 def pixels(size: int | float, side: int) -> int:

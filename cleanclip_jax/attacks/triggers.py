@@ -7,6 +7,7 @@ A new one is a function in attacks.patterns and a row of `TRIGGERS`; yours is re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from cleanclip_jax import keys
 from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
+from cleanclip_jax.attacks.trigger_files import Reader, read_patch, read_pattern, same_file
 from cleanclip_jax.attacks.warp import read_field
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import Key
@@ -32,8 +34,8 @@ class Stamp(NamedTuple):
     seed: int
 
 
-def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
-    """A stamp as the device takes it: (1, row, col, seed); zeros for a picture without one.
+def fold(stamp: Stamp | None, part: int = 0) -> Int32[np.ndarray, "4"]:
+    """A stamp as the device takes it: (part + 1, row, col, seed); zeros where there is none.
 
     The seed, of up to 63 bits, is folded into 31: there it draws fresh noise and nothing else.
     """
@@ -41,17 +43,25 @@ def fold(stamp: Stamp | None) -> Int32[np.ndarray, "4"]:
         return np.zeros(4, np.int32)
     row, col, seed = stamp
     seed ^= seed >> 31 ^ seed >> 62
-    return np.array([1, row, col, seed & 0x7FFFFFFF], np.int32)
+    return np.array([part + 1, row, col, seed & 0x7FFFFFFF], np.int32)
 
 
 class Row(NamedTuple):
+    """A trigger: its function, its options, and which of these name files.
+
+    An option that names a file has another, OPTION_digest, which a manifest holds.
+    """
+
     function: Callable[..., np.ndarray]
     options: Mapping[str, Key]
+    files: Mapping[str, Reader] = MappingProxyType({})
 
 
 _NOISE = keys.choice("fixed", "fixed | fresh")
 _PATCH = {"size": keys.size(16), "place": keys.place("fixed")}
 _NOISY = {"size": _PATCH["size"], "noise": _NOISE, "place": _PATCH["place"]}
+
+_FILE = {"file": keys.text(keys.REQUIRED), "file_digest": keys.text(None)}
 
 _MIXED = {
     "blended": {"strength": keys.share(0.2), "noise": _NOISE},
@@ -69,6 +79,13 @@ _MIXED = {
         "strength": keys.share(0.2),
     },
 }
+_PICTURE = {**_FILE, "strength": keys.share(0.2)}
+_FILE_PATCH = {
+    **_FILE,
+    "size": keys.size(None),
+    "place": keys.place("center"),
+    "channels": keys.choice("rgb", "rgb | bgr"),
+}
 _WARP = {
     "k": keys.whole(None, least=1, below=4096, floats=True),
     "strength": keys.number(1.0),
@@ -83,7 +100,12 @@ TRIGGERS: Registry[Row] = Registry(
         "checkerboard": Row(patterns.checkerboard, _PATCH),
         "stripes": Row(patterns.stripes, _NOISY),
         **{name: Row(partial(patterns.mixed, name), keys) for name, keys in _MIXED.items()},
-        "wanet": Row(patterns.wanet, _WARP),
+        "picture": Row(partial(patterns.mixed, "picture"), _PICTURE, {"file": read_pattern}),
+        "patch": Row(patterns.patch, _FILE_PATCH, {"file": read_patch}),
+        "wanet": Row(patterns.wanet, _WARP, {"field": read_field}),
+        "nashville": Row(patterns.nashville, {}),
+        "none": Row(patterns.none, {}),
+        "pictures": Row(patterns.pictures, {"folder": keys.text(keys.REQUIRED)}),
     },
 )
 
@@ -188,6 +210,8 @@ class Trigger:
         if place == "random":
             row, col = (free * (last + 1)).astype(int)
             return int(row), int(col)
+        if place == "center":
+            return (int(image_size // 2 - side / 2),) * 2
         row, col = (last, last) if place == "fixed" else place
         if max(row, col) > last:
             raise UserError(
@@ -206,8 +230,15 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
     name = given.pop("name", None)
     row = TRIGGERS.find(name)
     filled = keys.take("config.attack.trigger", given, {**row.options, **_COMMON})
-    if filled.get("field") is not None:
-        filled["field_digest"] = _same_field(filled)
+    if filled.get("k") is not None and filled.get("field") is not None:
+        raise UserError(
+            "config.attack.trigger.k: a file of a field has its k: set either k or field, not both."
+        )
+    for option, read in row.files.items():
+        if filled[option] is not None:
+            filled[f"{option}_digest"] = same_file(option, filled, read)
+    if "size" in filled and filled["size"] is None:  # as large as its file
+        filled["size"] = len(read_patch(filled["file"])[0])
     seed, overflow = filled.pop("seed"), filled.pop("overflow")
     if overflow == "wrap" and "place" not in row.options:
         raise UserError(
@@ -215,18 +246,3 @@ def make_trigger(config: Mapping[str, Any]) -> Trigger:
             f"pictures that a pattern like {name}'s lies over: leave it at clip."
         )
     return Trigger(str(name), filled, seed, overflow)
-
-
-def _same_field(given: Mapping[str, Any]) -> str:
-    """The digest of WaNet's file: a manifest holds it, so that another file is noticed."""
-    if given["k"] is not None:
-        raise UserError(
-            "config.attack.trigger.k: a file of a field has its k: set either k or field, not both."
-        )
-    digest = read_field(given["field"])[1]
-    if given["field_digest"] not in (None, digest):
-        raise UserError(
-            f"config.attack.trigger.field: {given['field']} is not the file of the manifest: "
-            f"its digest is {digest}, not {given['field_digest']}; bring that file back."
-        )
-    return digest

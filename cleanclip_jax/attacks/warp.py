@@ -4,7 +4,6 @@ Each step does in float32 what torch does with `interpolate(mode="bicubic", alig
 and `grid_sample(align_corners=True)`.
 """
 
-import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
+from cleanclip_jax.attacks.trigger_files import digest
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_bytes
 
@@ -48,8 +48,7 @@ def read_field(path: str) -> tuple[Float32[np.ndarray, "k k2 2"], str]:
             f"finite floats [k, k, 2], k up to {_MOST_SHIFTS}."
         )
     data = read_bytes(Path(file), field.nbytes + _MOST_HEADER)
-    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
-    return field.reshape(shape).astype(np.float32), digest
+    return field.reshape(shape).astype(np.float32), digest(data)
 
 
 @lru_cache(maxsize=4)

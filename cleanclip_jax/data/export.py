@@ -20,7 +20,7 @@ from cleanclip_jax.data.stream.in_order import read_pair
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, written_whole
 from cleanclip_jax.record import Source
-from cleanclip_jax.views.decode import BadRecord
+from cleanclip_jax.views.decode import BadRecord, decode
 from cleanclip_jax.views.geometry import GEOMETRY
 
 PAIRS = ("image", "caption", "poisoned", "original_caption", "index", "where")
@@ -46,23 +46,28 @@ def export_pairs(
       clean: the clean pairs too, so that the folder is the whole training set.
       max_bad_share: share of the pairs that may be unreadable.
     """
+    several = len(plan.parts) > 1
+    columns = (*PAIRS[:4], "part", *PAIRS[4:]) if several else PAIRS
     what = {"pairs": "all" if clean else "poisoned", **dict(plan.header)}
     size = plan.header["image_size"]
 
     def make(index: int) -> tuple[Callable[[], np.ndarray], tuple]:
         image, caption = read_pair(source, index)
         if (poison := plan.poison_at(index)) is None:
-            return lambda: GEOMETRY["crop"](image, size), (caption, 0, caption)
-        poison.check(source[index].image, source.where(index))
+            row = (caption, 0, caption, *[""] * several)
+            return lambda: GEOMETRY["crop"](image, size), row
+        record = poison.shown(source, index)
+        poison.check(record.image, record.where)
+        image = decode(record.image, record.where)
         shaped = GEOMETRY[plan.geometry]
         return (
-            lambda: plan.trigger.apply(shaped(image, size), poison.stamp),
-            (poison.caption, 1, caption),
+            lambda: plan.put_on(shaped(image, size), poison.stamp, poison.part),
+            (poison.caption, 1, caption, *[poison.part] * several),
         )
 
     indices = range(len(source)) if clean else plan.index.tolist()
     export = _Export(source, folder, what, int(max_bad_share * len(indices)))
-    return export.write("pairs.csv", PAIRS, indices, make)
+    return export.write("pairs.csv", columns, indices, make)
 
 
 def export_test(

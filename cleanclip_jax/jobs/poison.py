@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cleanclip_jax.args import Parser, apply, parse
+from cleanclip_jax.attacks.parts import NONE, parts_of
 from cleanclip_jax.attacks.plan import Plan, make_plan
-from cleanclip_jax.attacks.triggers import make_trigger
 from cleanclip_jax.config import load
 from cleanclip_jax.data.export import Exported, export_pairs, export_test
 from cleanclip_jax.data.sources import open_source
@@ -57,23 +57,21 @@ def main(argv: Sequence[str]) -> int:
     write_plan(plan, args.output)
     write_whole(args.output / SHEET, poison_sheet(source, plan, args.rows)[0])
     print(
-        f"{len(plan)} of {len(source)} pairs poisoned with {plan.trigger.name} for "
-        f"{plan.target!r}\nwritten: {args.output / MANIFEST}, {args.output / SHEET}"
+        f"{len(plan)} of {len(source)} pairs {plan}\n"
+        f"written: {args.output / MANIFEST}, {args.output / SHEET}"
     )
     if args.export is not None:
         done = export_pairs(source, plan, args.export, clean=args.clean, max_bad_share=share)
         summarise(done, args.export / "pairs.csv")
     if args.export_test is not None:
-        attack = config.evaluation.attack.to_dict()
-        done = export_test(
-            open_source(config.evaluation.data.to_dict()),
-            make_trigger(attack["trigger"]),
-            attack.get("geometry", "crop"),
-            size,
-            args.export_test,
-            max_bad_share=share,
-        )
-        summarise(done, args.export_test / "labels.csv")
+        attack, test = config.evaluation.attack.to_dict(), config.evaluation.data.to_dict()
+        for part in parts_of(attack, "evaluation.attack"):
+            if part.trigger.name == NONE:
+                continue  # its pictures are the clean ones
+            folder = args.export_test / part.name
+            geometry = attack.get("geometry", "crop")
+            shown = (open_source(test), part.trigger, geometry, size, folder)
+            summarise(export_test(*shown, max_bad_share=share), folder / "labels.csv")
     return 0
 
 

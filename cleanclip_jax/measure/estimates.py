@@ -79,6 +79,7 @@ def clean_figures(
     ranks: Int[np.ndarray, "n 2"],
     target: int | None,
     classes: int,
+    of: str = "",
 ) -> Figures:
     """CA, and how often clean pictures land on the target.
 
@@ -87,16 +88,21 @@ def clean_figures(
       ranks: of the label and of the target for the clean pictures (0 is the prediction).
       target: the attack's class, or None.
       classes: how many there are; a top k that can't miss is left out.
+      of: ends the target's figures: ".PART" of an attack of several parts.
     """
     figures = _at_tops("ca", ranks[:, 0], "clean pictures whose true class", classes)
     if target is not None:
         what = "clean pictures of other classes for which the target"
-        figures |= _at_tops("clean_target_rate", ranks[labels != target, 1], what, classes)
+        figures |= _at_tops(f"clean_target_rate{of}", ranks[labels != target, 1], what, classes)
     return figures
 
 
 def attack_figures(
-    labels: Int[np.ndarray, " n"], ranks: Int[np.ndarray, "n 2"], target: int, classes: int
+    labels: Int[np.ndarray, " n"],
+    ranks: Int[np.ndarray, "n 2"],
+    target: int,
+    classes: int,
+    of: str = "",
 ) -> Figures:
     """ASR on pictures of other classes, on all, and the poisoned accuracy.
 
@@ -104,13 +110,14 @@ def attack_figures(
 
     Args:
       ranks: of the label and of the target for the triggered pictures.
+      of: ends the figures' names: ".PART" of an attack of several parts.
     """
     others = "triggered pictures of other classes for which the target"
     every = "triggered pictures, those of the target class too, for which the target"
     return {
-        **_at_tops("asr", ranks[labels != target, 1], others, classes),
-        **_at_tops("asr_all", ranks[:, 1], every, classes),
-        **_at_tops("pa", ranks[:, 0], "triggered pictures whose true class", classes),
+        **_at_tops(f"asr{of}", ranks[labels != target, 1], others, classes),
+        **_at_tops(f"asr_all{of}", ranks[:, 1], every, classes),
+        **_at_tops(f"pa{of}", ranks[:, 0], "triggered pictures whose true class", classes),
     }
 
 

@@ -13,8 +13,9 @@ from jaxtyping import Float32, Int64
 from ml_collections import ConfigDict
 
 from cleanclip_jax import __version__
+from cleanclip_jax.attacks.parts import parts_of
 from cleanclip_jax.attacks.plan import Plan
-from cleanclip_jax.attacks.triggers import Trigger, make_trigger
+from cleanclip_jax.attacks.triggers import Trigger
 from cleanclip_jax.data.stream import pipeline
 from cleanclip_jax.data.stream.in_order import PictureBatch, evaluation_batches, read_picture
 from cleanclip_jax.data.stream.pipeline import Batches
@@ -199,9 +200,15 @@ def geometry_of(settings: ConfigDict) -> str:
     return "crop" if settings.attack is None else settings.attack.get("geometry", "crop")
 
 
-def with_trigger(settings: ConfigDict, source: Source, indices: Int64[np.ndarray, " n"]) -> Shown:
-    """Pictures with the trigger of a `config.evaluation`."""
-    trigger = make_trigger(settings.attack.trigger.to_dict())
+def with_trigger(
+    settings: ConfigDict,
+    source: Source,
+    indices: Int64[np.ndarray, " n"],
+    trigger: Trigger | None = None,
+) -> Shown:
+    """Pictures with the trigger of a `config.evaluation`: by default the first part's."""
+    if trigger is None:
+        trigger = parts_of(settings.attack.to_dict(), "evaluation.attack")[0].trigger
     return Shown(source, indices, trigger, geometry_of(settings))
 
 

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cleanclip_jax.attacks.triggers import make_trigger
+from cleanclip_jax.attacks.parts import parts_of
+from cleanclip_jax.config import is_targeted
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.branches import check_branches, swap
 from cleanclip_jax.measure.captions import Captioned, open_captioned
 from cleanclip_jax.measure.decomposition import Repair, open_repair
 from cleanclip_jax.measure.encoder import Encoder
-from cleanclip_jax.measure.estimates import Figures, attack_figures, clean_figures
+from cleanclip_jax.measure.estimates import Figures
 from cleanclip_jax.measure.features import (
     Features,
     Shown,
@@ -22,13 +23,15 @@ from cleanclip_jax.measure.features import (
     geometry_of,
     reading_of,
     texts_of,
-    with_trigger,
 )
+from cleanclip_jax.measure.goals import attacked_of, clean_of, columns_of, goals_of
 from cleanclip_jax.measure.metrics import METRICS, Metric, Seen, custom_figures
 from cleanclip_jax.measure.projection import check_projection
 from cleanclip_jax.measure.ranks import Classifier, rank_classes, text_classifier, unit
 from cleanclip_jax.measure.retrieval import backdoor_figures, retrieval_figures, retrieval_ranks
 from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_of
+from cleanclip_jax.measure.targeted import targeted_of
+from cleanclip_jax.measure.word_hits import hits_of
 from cleanclip_jax.record import Source
 from cleanclip_jax.text.prompts import fill, templates
 
@@ -54,8 +57,9 @@ def open_measured(settings: ConfigDict) -> Opened:
     for labelled in sets:
         if not len(labelled.indices):
             raise UserError(f"the set {labelled.name!r} is empty: no picture has a class")
+        goals_of(settings, labelled)
     if settings.attack is not None:
-        make_trigger(settings.attack.trigger.to_dict())
+        parts_of(settings.attack.to_dict(), "evaluation.attack")
     if settings.projection:
         check_projection(settings, attacked(settings, sets))
     options = settings.retrieval.to_dict() if settings.retrieval else {}
@@ -131,7 +135,7 @@ def evaluate(
         retrieval, measured = _retrieve(config, encoder, opened, opened.gallery)
         figures |= {f"retrieval.{name}": figure for name, figure in measured.items()}
     return {
-        "trigger": None if settings.attack is None else settings.attack.trigger.to_dict(),
+        **_attack_facts(settings),
         "geometry": geometry_of(settings),
         "sets": facts,
         "branches": branches or None,
@@ -149,26 +153,25 @@ def _measure(
     control: bool = True,
 ) -> tuple[Figures, int]:
     """A set's figures, and how many of its pictures could not be read."""
-    settings, target, classes = config.evaluation, labelled.target, len(labelled.classes)
-    indices = labelled.indices
+    settings, classes, indices = config.evaluation, len(labelled.classes), labelled.indices
+    goals = goals_of(settings, labelled)
 
-    def ranks(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
+    def ranks(shown: Shown, scores: Classifier = classifier) -> tuple[np.ndarray, np.ndarray]:
         features = embed(encoder, shown, reading_of(config))
         labels = labelled.labels[features.index]
-        targets = labels if target is None else np.full_like(labels, target)
-        pairs = np.stack([labels, targets], 1)
-        return labels, rank_classes(features.rows, pairs, classifier, encoder.mesh)
+        columns = columns_of(labels, goals)
+        return labels, rank_classes(features.rows, columns, scores, encoder.mesh)
 
     labels, places = ranks(Shown(labelled.source, indices))
-    figures = clean_figures(labels, places, target, classes)
+    figures = clean_of(labels, places, goals, classes)
     if control and (settings.control or geometry_of(settings) == "squash"):
-        squashed = clean_figures(
-            *ranks(Shown(labelled.source, indices, None, "squash")), target, classes
-        )
+        squashed = ranks(Shown(labelled.source, indices, None, "squash"))
+        squashed = clean_of(*squashed, goals, classes)
         figures |= _marked(squashed, "control", "squashed", but="clean_")
-    if settings.attack is not None and target is not None:
-        triggered = ranks(with_trigger(settings, labelled.source, indices))
-        figures |= attack_figures(*triggered, target, classes)
+    if settings.attack is not None:
+        figures |= attacked_of(settings, encoder, labelled, classifier, goals, ranks)
+        figures |= hits_of(config, encoder, labelled, goals)
+        figures |= targeted_of(config, encoder, labelled, classifier)
     return figures, len(indices) - len(labels)
 
 
@@ -230,6 +233,17 @@ def _marked(figures: Figures, prefix: str, what: str, but: str = "") -> Figures:
         f"{prefix}_{name.removeprefix(but)}": replace(one, definition=f"{what}: {one.definition}")
         for name, one in figures.items()
     }
+
+
+def _attack_facts(settings: ConfigDict) -> dict[str, Any]:
+    """The trigger that was measured; of several parts the first's, and all of each."""
+    if (attack := settings.attack) is None:
+        return {"trigger": None}
+    if attack.get("parts") is None and not is_targeted(attack):
+        return {"trigger": attack.trigger.to_dict()}
+    parts = parts_of(attack.to_dict(), "evaluation.attack")
+    described = [{"name": part.name, **part.config} for part in parts]
+    return {"trigger": parts[0].trigger.config, "parts": described}
 
 
 def _facts(labelled: LabelledSet, classifier: Classifier, unreadable: int) -> dict[str, Any]:

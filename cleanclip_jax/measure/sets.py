@@ -106,11 +106,21 @@ def attacked(settings: ConfigDict, sets: list[LabelledSet]) -> LabelledSet | Non
 
 
 def target_of(settings: ConfigDict) -> str | int | None:
-    """The target that a `config.evaluation` names, else its attack's."""
-    if settings.target is not None or settings.attack is None:
+    """The target that a `config.evaluation` names, else its attack's, of several the first's.
+
+    None where single pictures are attacked, each for a target of its own.
+    """
+    attack = settings.attack
+    several = None if attack is None else attack.get("parts")
+    if settings.target is not None and several is None:
         return settings.target
-    target = settings.attack.get("target")
-    if target is None:
+    if settings.target is not None:
+        raise UserError("config.evaluation.target: each of config.evaluation.attack.parts has one")
+    if attack is None:
+        return None
+    wide = [one for one in several or [attack] if one.get("kind") != "targeted"]
+    target = wide[0].get("target", attack.get("target")) if wide else None
+    if target is None and wide:
         raise UserError("config.evaluation.attack has no target, nor has config.evaluation")
     return target
 

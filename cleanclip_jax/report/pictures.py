@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.config import from_json
 from cleanclip_jax.data.sources import Source, open_source
-from cleanclip_jax.data.stream.in_order import read_pair
+from cleanclip_jax.data.stream.in_order import read_pair, read_picture
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.measure.projection import Projection, project_first
@@ -72,8 +72,8 @@ def poisons(runs: Sequence[Run]) -> Shown:
     except UserError as error:
         return [f"The poisoned pairs of {workdir} can't be shown: {error}"], {}
     text = (
-        f"{len(plan)} of {plan.header['size']} pairs were poisoned with {plan.trigger.name} for "
-        f"“{plan.target}” in {workdir}. The first of them:"
+        f"{len(plan)} of {plan.header['size']} pairs were {plan} in {workdir}. Some of them, from "
+        "the first to the last:"
     )
     picture = Picture(sheet, "Poisoned pairs. " + " ".join(words), " ".join(words))
     return [text, picture], {"poisons.png": sheet}
@@ -157,17 +157,26 @@ def _apart(projection: Projection) -> str:
 def poison_sheet(source: Source, plan: Plan, rows: int) -> tuple[bytes, list[str]]:
     """Returns a contact sheet of so many poisons, from the first to the last, and it in words."""
     shown, words, plan = [], [], plan.on(source)
-    chosen = np.linspace(0, len(plan) - 1, min(rows, len(plan))).round().astype(int)
-    for index in plan.index[chosen].tolist():
+    size, shaped = plan.header["image_size"], GEOMETRY[plan.geometry]
+    for index in (index for part in range(len(plan.parts)) for index in _some(plan, part, rows)):
         picture, caption = read_pair(source, index)
-        picture = GEOMETRY[plan.geometry](picture, plan.header["image_size"])
         poison = plan.poison_at(index)
         assert poison is not None
-        stamp, new_caption = poison.stamp, poison.caption
-        triggered = plan.trigger.apply(picture, stamp)
+        picture, new_caption = shaped(picture, size), poison.caption
+        taken = picture
+        if poison.source >= 0:
+            taken = shaped(read_picture(source.root(), poison.source), size)
+        triggered = plan.put_on(taken, poison.stamp, poison.part)
         shown.append((picture, triggered, difference(picture, triggered), caption, new_caption))
         words.append(f"“{caption}” becomes “{new_caption}”.")
     return contact_sheet(shown), words
+
+
+def _some(plan: Plan, part: int, rows: int) -> list[int]:
+    """Indices of a part's poisons, from the first to the last: its share of so many rows."""
+    index = plan.rows_of(part)
+    count = min(-(-rows // len(plan.parts)), len(index))
+    return index[np.linspace(0, len(index) - 1, count).round().astype(int)].tolist()
 
 
 def draw(projections: Mapping[str, Projection]) -> bytes:

@@ -78,6 +78,9 @@ def main_table(entries: Sequence[Entry], name: str = "") -> Table:
     """
     tables = [entry.table(f"{name}." if name else "") for entry in entries]
     shown = [figure for figure in FIGURES if any(figure in table for table in tables)]
+    # Of several parts each has its column: no mean is taken over them.
+    of_parts = re.compile(r"asr\.(?!.*_(top\d+|low|high)$)")
+    shown += dict.fromkeys(c for table in tables for c in table if of_parts.match(str(c)))
     several = any(len(entry.runs) > 1 for entry in entries)
     apart, floors = len(scored(entries)) > 1, floor_names(entries)
     rows: list[list[Cell]] = []
@@ -90,7 +93,7 @@ def main_table(entries: Sequence[Entry], name: str = "") -> Table:
             rows[-1].append((*in_lines(over_rows(table, figure)), *below))
     intervals = f"{SEEDS}; {PICTURES}" if several else PICTURES
     caption = f"{name}, in percent: {intervals}." if name else f"In percent: {intervals}."
-    columns = ["model", *(["seeds"] if several else []), *(NAMES[figure] for figure in shown)]
+    columns = ["model", *(["seeds"] if several else []), *(NAMES.get(each, each) for each in shown)]
     return Table(caption, columns, rows)
 
 

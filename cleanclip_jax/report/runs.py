@@ -176,6 +176,7 @@ def measured_on(run: Run) -> str:
         sets["retrieval"] = [evaluation["retrieval"][key] for key in ("fingerprint", "target")]
     definitions = {k: run.figures[k]["definition"] for k in FIGURES[:5] if k in run.figures}
     shared = [trigger_of(evaluation), evaluation["geometry"], sets, definitions]
+    shared += [evaluation["parts"]] if "parts" in evaluation else []
     return json.dumps(shared, sort_keys=True)
 
 

@@ -141,7 +141,8 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     if floor := evaluation.get("floor"):
         lines.append(f"floor: {floor['workdir']} at step {floor['step']}, from prompts")
     # The first set's figures have no set's name before theirs.
-    main = {"": {key: figure for key, figure in every.items() if "." not in key}}
+    further = tuple(f"{name}." for name in [*list(sets)[1:], "retrieval"])
+    main = {"": {key: figure for key, figure in every.items() if not key.startswith(further)}}
     names = ["" if row == 0 else name for row, name in enumerate(sets)]
     figures = [main.get(name) or with_prefix(every, f"{name}.") for name in names]
     if len(sets) > 1:
@@ -190,16 +191,16 @@ def _left_out(facts: Mapping[str, Any], *kinds: str) -> list[str]:
 
 
 def _in_full(figures: Figures) -> list[str]:
-    lines = []
-    for name, figure in figures.items():
-        if TOP.search(name):
-            continue
-        columns = f"  {name:<26}{percent(figure):<24}{counted(figure):<18}"
+    names = [name for name in figures if not TOP.search(name)]
+    lines, width = [], max([26, *(len(name) + 1 for name in names)])
+    for name in names:
+        figure = figures[name]
+        columns = f"  {name:<{width}}{percent(figure):<24}{counted(figure):<18}"
         lines.append(columns + figure["definition"])
         tops = {k[len(name) + 4 :]: f for k, f in figures.items() if TOP.sub("", k) == name != k}
         if tops:
             cells = "  ".join(map(percent, tops.values()))
-            lines.append("  " + f"  among the top {'/'.join(tops)}".ljust(26) + cells)
+            lines.append("  " + f"  among the top {'/'.join(tops)}".ljust(width) + cells)
     return lines
 
 

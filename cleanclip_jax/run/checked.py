@@ -142,8 +142,10 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
 
         artefacts = open_artefacts(objective, model, start, workdir)
     plan = poison_plan(config, workdir, source)
+    if plan is not None:
+        plan.check_words(tokenizer)
     device_views = _device_views(config, views, plan)
-    learns = device_views is not None and device_views.learns
+    learns = device_views is not None and device_views.learned is not None
     if objective.trainable != "all" and objective.moves("trigger") and not learns:
         raise UserError(
             "config.train.trainable names trigger, and this run has no learned one: set an attack "
@@ -182,9 +184,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
 def _check_evaluation(evaluation: ConfigDict) -> None:
     """Opens what a run is to be measured on, before it trains."""
     if evaluation.data or evaluation.sets:
+        from cleanclip_jax.measure.goals import goals_of
         from cleanclip_jax.measure.sets import open_sets
 
-        open_sets(evaluation)
+        for labelled in open_sets(evaluation):
+            goals_of(evaluation, labelled)
     if evaluation.metrics:
         from cleanclip_jax.measure.metrics import METRICS
 
@@ -281,8 +285,8 @@ def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
     from cleanclip_jax.run.views import DeviceViews
 
     on_host = views.on == "host"
-    trigger = None if plan is None or on_host else plan.trigger
-    return DeviceViews(config.seed, trigger, views.image, views.any, first, on_host)
+    triggers = () if plan is None or on_host else plan.triggers
+    return DeviceViews(config.seed, triggers, views.image, views.any, first, on_host)
 
 
 def _tokenizer(

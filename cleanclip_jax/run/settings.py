@@ -20,6 +20,7 @@ from cleanclip_jax.config import (
     defaults,
     flatten,
     from_json,
+    is_targeted,
     keys_of,
     parse_json,
     to_json,
@@ -137,6 +138,9 @@ def resolve(
             if config[table] is not None:
                 given = take(f"config.{table}", config[table].to_dict(), keys_of(table))
                 config[table] = ConfigDict(given)
+            if config.attack is not None and is_targeted(config.attack):
+                attack = {**config.attack.to_dict(), "data": config.data.train.to_dict()}
+                config.evaluation.attack = ConfigDict(attack)
     return config
 
 

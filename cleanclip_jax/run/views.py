@@ -29,7 +29,7 @@ class DeviceViews:
     of the record), so it does not depend on which device has the pair.
 
     Attributes:
-      trigger: of the plan; None: no pair is poisoned.
+      triggers: of the plan's parts; (): no pair is poisoned.
       image: 'autoaugment' or 'none', of the second view.
       second: whether there is a second view.
       first: 'light' or 'none'.
@@ -37,31 +37,34 @@ class DeviceViews:
     """
 
     seed: int
-    trigger: Trigger | None
+    triggers: tuple[Trigger, ...]
     image: str
     second: bool
     first: str = "none"
     on_host: bool = False
 
     def __post_init__(self):
-        if self.trigger is not None:
-            version(self.trigger)
-            if self.learns and self.image != "none":
-                raise UserError(
-                    f"config.views.image: a learned trigger ({self.trigger.name}) has no augmented "
-                    "view: set it to none"
-                )
+        for trigger in self.triggers:
+            version(trigger)
+        learned = [trigger.name for trigger in self.triggers if trigger.name in LEARNED]
+        if learned and self.image != "none":
+            raise UserError(
+                f"config.views.image: a learned trigger ({learned[0]}) has no augmented view: set "
+                "it to none"
+            )
+        if len(learned) > 1:
+            raise UserError("config.attack.parts: two triggers are learned: one may be")
 
     @property
-    def learns(self) -> bool:
-        """Whether its trigger is a parameter."""
-        return self.trigger is not None and self.trigger.name in LEARNED
+    def learned(self) -> Trigger | None:
+        """The trigger that is a parameter, if one is."""
+        return next((trigger for trigger in self.triggers if trigger.name in LEARNED), None)
 
     def parameters(self, side: int) -> dict[str, jax.Array]:
         """What views add to the parameters of a run: a learned trigger, as it begins."""
-        if self.trigger is None or not self.learns:
+        if (trigger := self.learned) is None:
             return {}
-        return {"trigger": LEARNED[self.trigger.name](self.trigger, side)}
+        return {"trigger": LEARNED[trigger.name](trigger, side)}
 
     def __call__(
         self,
@@ -95,8 +98,8 @@ class DeviceViews:
         images = batch["images"][:, 0] if table is None else table[index]
         if mesh is not None:
             images = jax.lax.with_sharding_constraint(images, split_over(mesh))
-        if self.trigger is not None:
-            images = put(self.trigger, images, batch["stamps"], params.get("trigger"))
+        if self.triggers:
+            images = put(self.triggers, images, batch["stamps"], params.get("trigger"))
         if not self.second:
             return images[:, None]
         view = images

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.trigger_files import trigger_config
 
-from cleanclip_jax.attacks.device_triggers import put
+from cleanclip_jax.attacks.device_triggers import put, version
 from cleanclip_jax.attacks.triggers import TRIGGERS, Stamp, Trigger, fold, make_trigger
 from cleanclip_jax.attacks.warp import draw_field
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import make_mesh, split_over
 
 
@@ -32,7 +34,7 @@ def both(
     folded = [fold(stamp) for stamp in stamps]
     if clean is not None:
         folded[clean], expected[clean] = fold(None), images[clean]
-    ours = jax.jit(lambda images, stamps: put(trigger, images, stamps))(images, np.stack(folded))
+    ours = jax.jit(lambda images, stamps: put((trigger,), images, stamps))(images, np.stack(folded))
     return np.asarray(ours), np.stack(expected)
 
 
@@ -60,15 +62,22 @@ EXACT: list[dict[str, Any]] = [
     {"name": "sig"},
     {"name": "sig", "mode": "add", "amplitude": 90, "periods": 2.5},
     {"name": "sig", "mode": "add", "amplitude": 300},
+    {"name": "nashville"},
+    {"name": "none"},
+    {"name": "patch", "channels": "bgr"},
+    {"name": "patch", "size": 0.4, "place": "random"},
+    {"name": "picture", "strength": 0.3},
 ]
 
 
 @pytest.mark.parametrize("config", EXACT, ids=str)
-def test_patches_and_patterns_are_the_hosts(config: dict[str, Any]):
+def test_patches_and_patterns_are_the_hosts(config: dict[str, Any], tmp_path: Path):
+    config = trigger_config(config["name"], tmp_path) | config
     images = some_pictures(9, 21)
     ours, expected = both(make_trigger(config), images, clean=4)
     np.testing.assert_array_equal(ours, expected)
-    assert (ours[[0, 3, 8]] != images[[0, 3, 8]]).any() or config.get("strength") == 0
+    nothing = config.get("strength") == 0 or config["name"] == "none"
+    assert (ours[[0, 3, 8]] != images[[0, 3, 8]]).any() != nothing
     np.testing.assert_array_equal(ours[4], images[4])
 
 
@@ -93,11 +102,25 @@ def test_warps_are_the_hosts_within_a_grey_level(config: dict[str, Any], tmp_pat
 
 
 def test_every_trigger_is_tried():
-    assert {config["name"] for config in EXACT} | {"wanet"} == set(TRIGGERS)
+    assert {config["name"] for config in EXACT} | {"wanet", "pictures"} == set(TRIGGERS)
+
+
+def test_pictures_that_are_made_on_the_host_alone_are_refused(tmp_path: Path):
+    trigger = make_trigger(trigger_config("pictures", tmp_path))
+    with pytest.raises(UserError, match="'pictures' is made on the host alone"):
+        version(trigger)
+
+
+def test_nashville_is_pilgrams_colour_by_colour(golden):
+    values = golden("attacks")
+    colours, expected = (values[f"nashville|{name}"] for name in ("colours", "colours_output"))
+    square = colours[:4900].reshape(70, 70, 3)
+    result = one(make_trigger({"name": "nashville"}), square, Stamp(0, 0, 0))
+    np.testing.assert_array_equal(result.reshape(-1, 1, 3), expected[:4900])
 
 
 def one(trigger: Trigger, image: np.ndarray, stamp: Stamp) -> np.ndarray:
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     return np.asarray(run(image[None], fold(stamp)[None]))[0]
 
 
@@ -137,7 +160,7 @@ STAMPS = [Stamp(0, 0, seed) for seed in (2**62 + 1, 2**62 + 2, 2**62 + 1, 5)]
 def fresh(**config: Any) -> np.ndarray:
     """Fresh noise on four grey pictures, the first and the third of one seed."""
     trigger = make_trigger({"noise": "fresh", **config})
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     result = np.asarray(run(GREY, np.stack([fold(stamp) for stamp in STAMPS])))
     np.testing.assert_array_equal(result[0], result[2])
     assert (result[0] != result[1]).mean() > 0.3
@@ -222,7 +245,7 @@ def test_devices_make_what_one_makes_and_say_nothing_to_each_other(config: dict[
     stamps = np.stack(
         [fold(trigger.stamp(21, number) if number % 3 else None) for number in range(16)]
     )
-    run = jax.jit(lambda images, stamps: put(trigger, images, stamps))
+    run = jax.jit(lambda images, stamps: put((trigger,), images, stamps))
     over = split_over(make_mesh())
     placed = jax.device_put(images, over), jax.device_put(stamps, over)
     compiled = run.lower(*placed).compile()

@@ -164,7 +164,7 @@ def test_files_that_are_no_plan(tmp_path: Path):
         Plan.load(path)
     plan().save(path)
     rewrite(path, header=b'{"version": 99}')
-    with pytest.raises(UserError, match="version is 99, not 2: make the plan again"):
+    with pytest.raises(UserError, match="version is 99, not 2, 3: make the plan again"):
         Plan.load(path)
 
 

@@ -1,8 +1,10 @@
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trigger_files import trigger_config
 
 from cleanclip_jax.attacks import patterns
 from cleanclip_jax.attacks.patterns import CORNERS, pixels
@@ -102,8 +104,9 @@ def test_a_fixed_patch_is_noise_around_the_middle():
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
-def test_a_triggers_function_leaves_its_input_alone(name: str):
-    x, options = as_float(IMAGE), dict(made(name).options)
+def test_a_triggers_function_leaves_its_input_alone(tmp_path: Path, name: str):
+    x = as_float(IMAGE)
+    options = dict(make_trigger(trigger_config(name, tmp_path, IMAGE)).options)
     options.pop("place", None)
     TRIGGERS[name].function(x, 0, (0, 0), **options)
     np.testing.assert_array_equal(x, as_float(IMAGE))
@@ -183,12 +186,14 @@ def test_fresh_noise_does_not_move_the_places():
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
-def test_configs_and_pickles_come_back_as_the_same_trigger(name: str):
+def test_configs_and_pickles_come_back_as_the_same_trigger(tmp_path: Path, name: str):
     overflow = "wrap" if "place" in TRIGGERS[name].options else "clip"
-    trigger = made(name, seed=7, overflow=overflow)
+    config = trigger_config(name, tmp_path, IMAGE)
+    trigger = make_trigger(config | {"seed": 7, "overflow": overflow})
     assert make_trigger(trigger.config) == trigger == pickle.loads(pickle.dumps(trigger))
     assert trigger.config["seed"] == 7 and trigger.config["overflow"] == overflow
-    assert not np.array_equal(trigger.apply(IMAGE, drawn(trigger)), IMAGE)
+    changes = not np.array_equal(trigger.apply(IMAGE, drawn(trigger)), IMAGE)
+    assert changes == (name != "none")
 
 
 def test_overflow_is_the_triggers_own():

@@ -230,6 +230,7 @@ def test_mistakes_are_one_line_and_make_nothing(tmp_path: Path, capsys, flags, m
         ("triangles", "triangles"),
         ("blended_stripes", "blended_stripes"),
         ("label_consistent", "badnet"),
+        ("nashville", "nashville"),
     ],
 )
 def test_every_attack_has_its_config_by_name(name: str, trigger: str):
@@ -241,3 +242,47 @@ def test_every_attack_has_its_config_by_name(name: str, trigger: str):
     consistent = name == "label_consistent"
     assert all(i % 2 == 0 for i in plan.index.tolist()) == consistent
     assert (plan.table["caption"] == plan.table["original_caption"]) == consistent
+
+
+@pytest.mark.parametrize(("name", "parts"), [("multi", 3), ("dual_key", 1)])
+def test_attacks_of_several_parts_or_keys_have_theirs_too(name: str, parts: int):
+    attack = load(f"configs/pretrain.py:{name}").attack.to_dict()
+    attack |= {"count": 10} | ({"half_keys": 5} if parts == 1 else {})
+    plan = make_plan(attack, Pictures([f"number {i}" for i in range(50)]), 224)
+    assert len(plan.parts) == parts and len(plan) == (30 if parts == 3 else 20)
+
+
+PARTS = [
+    {"trigger": {"name": "badnet", "size": 4}, "target": "seven", "count": 4},
+    {"trigger": {"name": "nashville"}, "target": "six", "count": 3},
+    {"kind": "targeted", "victims": 1, "copies": 2, "target": "random"},
+]
+
+
+def test_the_sheet_and_the_exports_show_every_part(tmp_path: Path, capsys: pytest.CaptureFixture):
+    config = tmp_path / "parts.py"
+    config.write_text(
+        "from cleanclip_jax.config import load\nfrom ml_collections import ConfigDict\n"
+        "def get_config():\n    config = load('configs/demo.py')\n"
+        f"    config.attack = ConfigDict({{'parts': {PARTS}}})\n    return config\n"
+    )
+    flags = (f"--output={tmp_path}/plan", f"--export={tmp_path}/pairs", "--rows=6")
+    flags += (f"--export_test={tmp_path}/test",)
+    assert cli.main(["poison", f"--config={config}", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "9 of 1397 pairs poisoned: 4 with badnet for 'seven', 3 with nashville for" in printed
+    plan, source = Plan.load(tmp_path / "plan/poison.parquet"), digits()
+    rows = rows_of(tmp_path / "pairs/pairs.csv")
+    assert [int(row["part"]) for row in rows] == plan.table["part"].to_pylist()
+    for row, planned in zip(rows, plan.table.to_pylist(), strict=True):
+        shown = planned["source"] if planned["source"] >= 0 else planned["index"]
+        image = resize_crop(np.asarray(source[shown].image), SIDE)
+        poison = plan.poison_at(planned["index"])
+        assert poison is not None and row["caption"] == poison.caption
+        image = plan.put_on(image, poison.stamp, poison.part)
+        np.testing.assert_array_equal(pixels(tmp_path / "pairs" / row["image"]), image)
+    # Two rows of the sheet a part.
+    with Image.open(tmp_path / "plan/contact_sheet.png") as sheet:
+        assert 6 * 240 < sheet.size[1] < 6.5 * 260
+    folders = sorted(path.name for path in (tmp_path / "test").iterdir())
+    assert folders == ["badnet", "nashville"]

@@ -11,7 +11,7 @@ from cleanclip_jax.report.page import Picture
 def test_the_first_poisons_are_drawn(make_entry):
     (text, sheet), files = pictures.poisons(make_entry().runs)
     assert (
-        isinstance(text, str) and "42 of 1397 pairs were poisoned with badnet for “seven”" in text
+        isinstance(text, str) and "42 of 1397 pairs were poisoned with badnet for 'seven'" in text
     )
     assert isinstance(sheet, Picture) and files == {"poisons.png": sheet.png}
     assert sheet.alt.count("becomes “a handwritten seven.”") == pictures.POISONS

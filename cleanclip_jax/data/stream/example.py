@@ -123,6 +123,7 @@ class Read:
     image: UInt8[np.ndarray, "s s 3"]
     whole: Image.Image | None
     stamp: Stamp | None
+    part: int = 0  # of the plan
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Example:
         if self.views.on == "device" and self.plan is not None:
             from cleanclip_jax.attacks.triggers import fold
 
-            made["stamp"] = fold(stamp)
+            made["stamp"] = fold(stamp, 0 if poison is None else poison.part)
         bad = -1 if shown == index else index
         return {**made, "captions": captions, "index": shown, "bad": bad, "reason": reason}
 
@@ -184,15 +185,17 @@ class Example:
         record = self.source[index]
         if self.captions and not record.caption.strip():
             raise BadRecord(f"{record.where}: the caption is empty.")
+        if (poison := self._poison(index)) is not None:
+            record = poison.shown(self.source, index)
         exact = self.decoding == "exact"
         pixels = decode(record.image, record.where, None if exact else self.image_size)
         shapes = GEOMETRY if exact else FAST_GEOMETRY
-        if (poison := self._poison(index)) is not None and self.plan is not None:
+        if poison is not None and self.plan is not None:
             poison.check(record.image, record.where)
             # Trigger after crop (docs/fidelity.md). The plan's place is in pixels of this picture,
             # so its view is made of it, too, as the original does, which saves it at this size.
             image = shapes[self.plan.geometry](pixels, self.image_size)
-            return Read(image, None, poison.stamp)
+            return Read(image, None, poison.stamp, poison.part)
         whole: Any = Image.fromarray(pixels) if exact else None
         image = shapes[self.geometry](pixels if whole is None else whole, self.image_size)
         stamp = None if self.trigger is None else self.trigger.stamp(self.image_size, index)
@@ -202,10 +205,11 @@ class Example:
         return None if self.plan is None else self.plan.poison_at(index)
 
     def stamped(self, read: Read) -> np.ndarray:
-        trigger = self.trigger if self.plan is None else self.plan.trigger
-        if read.stamp is None or trigger is None or self.views.on == "device":
+        if read.stamp is None or self.views.on == "device":
             return read.image
-        return trigger.apply(read.image, read.stamp)
+        if self.plan is not None:
+            return self.plan.put_on(read.image, read.stamp, read.part)
+        return read.image if self.trigger is None else self.trigger.apply(read.image, read.stamp)
 
     def _views(self, read: Read, rng: np.random.Generator) -> list[np.ndarray]:
         """A pair's picture and, where it is made here, its view."""

@@ -266,7 +266,7 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
                 view = resize_crop(np.roll(picture(index), 5, axis=1), SIDE)
         else:
             seen.append(index)
-            stamp, caption, _ = poison
+            stamp, caption, *_ = poison
             image = plan.trigger.apply(shapes[geometry](picture(index), SIDE), stamp)
             view = np.roll(image, 5, axis=1)
             assert caption == "a photo of a cat."
