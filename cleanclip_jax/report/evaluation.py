@@ -42,6 +42,10 @@ def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None
             "config.evaluation.floor is start, but this run began with fresh weights: name a "
             "run that was never poisoned"
         )
+    if config.evaluation.branches and not floor:
+        raise UserError(
+            "config.evaluation.branches swaps towers with the floor's: set config.evaluation.floor"
+        )
     start = open_start(workdir_path(floor), config) if floor else None
     if isinstance(start, RunStart):
         _ = start.step  # an error where it has no checkpoint
@@ -149,7 +153,7 @@ def measure_course(start: Start, config: ConfigDict, newest: Mapping[str, Any]) 
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     # The floor and the retrieval are the newest checkpoint's: here it is the way that counts.
     config = config.copy_and_resolve_references()
-    config.evaluation.retrieval = None
+    config.evaluation.retrieval = config.evaluation.branches = None
     for step in steps:
         if step not in rows:
             run = load_start(start, mesh, config, step)
