@@ -36,15 +36,15 @@ def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None
         _check_file(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be written: {reason(error)}") from None
+    if config.evaluation.branches and not config.evaluation.floor:
+        raise UserError(
+            "config.evaluation.branches swaps towers with the floor's: set config.evaluation.floor"
+        )
     floor = config.start if config.evaluation.floor == "start" else config.evaluation.floor
     if config.evaluation.floor and not floor:
         raise UserError(
             "config.evaluation.floor is start, but this run began with fresh weights: name a "
             "run that was never poisoned"
-        )
-    if config.evaluation.branches and not floor:
-        raise UserError(
-            "config.evaluation.branches swaps towers with the floor's: set config.evaluation.floor"
         )
     start = open_start(workdir_path(floor), config) if floor else None
     if isinstance(start, RunStart):
@@ -153,7 +153,7 @@ def measure_course(start: Start, config: ConfigDict, newest: Mapping[str, Any]) 
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     # The floor and the retrieval are the newest checkpoint's: here it is the way that counts.
     config = config.copy_and_resolve_references()
-    config.evaluation.retrieval = config.evaluation.branches = None
+    config.evaluation.retrieval = None
     for step in steps:
         if step not in rows:
             run = load_start(start, mesh, config, step)
