@@ -31,11 +31,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stage = choose(arg, ("patch", "poisoned"), "configs/badclip.py")
     config = defaults()
     config.data.train = ConfigDict({"kind": "csv", "path": None})
-    config.data.workers = 8
     if stage == "patch":
         config.patch = ConfigDict({"target": TARGET})
-        config.evaluation.batch_size = 64
         return config
+    config.data.workers = 8
     config.attack = ConfigDict(
         {
             "trigger": {"name": "patch", "file": "patch.png"},

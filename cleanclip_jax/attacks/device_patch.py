@@ -197,6 +197,7 @@ def make_patch_step(
 
         gradient, terms = jax.grad(compute, has_aux=True)(state.patch)
         update, opt_state = optimizer.update(gradient, state.opt_state)
-        return PatchState(state.step + 1, state.patch + update, opt_state), terms
+        patch: Any = optax.apply_updates(state.patch, update)
+        return PatchState(state.step + 1, patch, opt_state), terms
 
     return step

@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="cleanclip patch", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/FILE.py[:arg]")
     parser.add_argument("--output", required=True, type=workdir_path, help="a new .png file")
+    parser.list_keys()
     args, overrides = parse(parser, argv)
     keep_memory()
     keep_compiled()

@@ -42,15 +42,12 @@ def footprint(clean: float, image: float, text: float, both: float) -> dict[str,
 
 
 def check_branches(
-    settings: ConfigDict, encoder: Encoder, head: Classifier | None, floor: Encoder | None
+    settings: ConfigDict, encoder: Encoder, head: Classifier | None, floor: Encoder
 ) -> None:
     """Refuses to swap towers where there is nothing to swap, or to swap with."""
     where = "config.evaluation.branches swaps towers"
-    if floor is None or settings.attack is None or not settings.data:
-        raise UserError(
-            f"{where} with the floor's under an attack: set config.evaluation.floor, .attack and "
-            ".data"
-        )
+    if settings.attack is None or not settings.data:
+        raise UserError(f"{where} under an attack: set config.evaluation.attack and .data")
     if head is not None:
         raise UserError(f"{where}, and this run's head takes the place of one: leave it out")
     if floor.model.variant != encoder.model.variant:

@@ -99,7 +99,7 @@ def evaluate(
     settings = config.evaluation
     opened = opened or open_measured(settings)
     sets = opened.sets
-    if settings.branches:
+    if settings.branches and floor is not None:
         check_branches(settings, encoder, head, floor)
     if head is not None and sets and head.names != sets[0].classes:
         raise UserError(

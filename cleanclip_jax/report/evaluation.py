@@ -36,6 +36,10 @@ def check_measured(config: ConfigDict, path: Path) -> tuple[Opened, Start | None
         _check_file(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be written: {reason(error)}") from None
+    if config.evaluation.branches and not config.evaluation.floor:
+        raise UserError(
+            "config.evaluation.branches swaps towers with the floor's: set config.evaluation.floor"
+        )
     floor = config.start if config.evaluation.floor == "start" else config.evaluation.floor
     if config.evaluation.floor and not floor:
         raise UserError(

@@ -30,7 +30,7 @@ from cleanclip_jax.workdir import workdir_path
 
 @dataclass(frozen=True)
 class CheckedPatch:
-    """All of a patch's optimisation that can be made without a device, or writing anything."""
+    """All of a patch's optimisation that can be made before a model is loaded."""
 
     config: ConfigDict  # whole
     settings: Mapping[str, Any]  # config.patch, defaults filled in

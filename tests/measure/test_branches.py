@@ -65,8 +65,11 @@ def test_each_swap_takes_one_tower_of_either_model(config, make_encoder):
 
 def test_what_can_not_be_swapped_is_refused(config, make_encoder):
     poisoned = make_encoder()
-    with pytest.raises(UserError, match=r"set config\.evaluation\.floor"):
-        evaluate(config, poisoned)
+    with pytest.raises(UserError, match=r"under an attack: set config\.evaluation\.attack"):
+        unattacked = config.copy_and_resolve_references()
+        with unattacked.ignore_type():
+            unattacked.evaluation.attack = None
+        evaluate(unattacked, poisoned, floor=poisoned)
     other = replace(poisoned, model=build("ViT-test-one"))
     with pytest.raises(UserError, match="of one architecture"):
         evaluate(config, poisoned, floor=other)

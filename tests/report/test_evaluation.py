@@ -50,6 +50,7 @@ def evaluate(workdir, monkeypatch, capsys, caplog):
         ("--config.evaluation.projection=50 --config.evaluation.target=None", "an attack on it"),
         ("--config.evaluation.floor={tmp}/none", "no workdir of a run"),
         ("--floor=start", "began with fresh weights"),
+        ("--config.evaluation.branches=True", "the floor's: set config.evaluation.floor"),
         ("--output={tmp}", "is a folder: name the file to write, as {tmp}/evaluation.json"),
         ("--output=/dev/null", "is a link or a device"),
         ("--output={tmp}/link.json", "is a link or a device"),
