@@ -95,6 +95,8 @@ def _checked(attack: Mapping[str, Any]) -> tuple[list[Part], dict[str, Any]]:
         _check_kind(part)
         if not part.targeted and (filled["count"] is None) == (filled["rate"] is None):
             raise UserError(f"{part.where}: set either count or rate, and not both.")
+        if filled["pool"] is not None and filled["captions"] != "natural":
+            raise UserError(f"{part.where}.pool is of natural captions: set captions=natural, too")
         if not isinstance(filled["templates"], str):
             filled["templates"] = list(filled["templates"])
         words = filled["words"] or part.target
