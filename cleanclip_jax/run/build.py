@@ -212,7 +212,7 @@ def _opened(
 
         for term in run.objective.terms.values():
             if term.note:
-                log.warning("%s", term.note)
+                log.info("%s", term.note)
         with recorder, trace, Preemption() as preemption:
             yield Run(
                 **vars(run),

@@ -73,14 +73,14 @@ def make_schedule(
     kind, peak, warmup = (config[key] for key in ("schedule", "learning_rate", "warmup_steps"))
     if 0 < warmup < 1:
         warmup = int(warmup * total_steps)
-    ends = [config.get(key) for key in ("first_rate", "last_rate")]
-    if (kind == "two_phase") != (None not in ends) or ends.count(None) == 1:
+    first, last = config.get("first_rate"), config.get("last_rate")
+    if kind == "two_phase" and first is not None and last is not None:
+        return two_phase(first, peak, last, warmup, total_steps)
+    if kind == "two_phase" or first is not None or last is not None:
         raise UserError(
-            f"config.optimizer.schedule is {kind}, first_rate {ends[0]} and last_rate {ends[1]}: "
+            f"config.optimizer.schedule is {kind}, first_rate {first} and last_rate {last}: "
             "two_phase takes both, and the others neither"
         )
-    if kind == "two_phase":
-        return two_phase(ends[0], peak, ends[1], warmup, total_steps)
     offset = steps_per_epoch if kind == "original" else 0
     return warmup_cosine(peak, warmup, total_steps, offset)
 

@@ -75,9 +75,8 @@ class DeviceViews:
         mesh: Mesh | None,
     ) -> UInt8[Array, "b views s s 3"] | Float32[Array, "b views s s 3"]:
         """Inside jit: [b, views, s, s, 3] of a batch as `run.step.make_step` has it."""
-        made = batch["images"]
-        if not self.on_host:
-            made = self._made(params, step, batch, table, mesh)
+        given = (params, step, batch, table, mesh)
+        made = batch["images"] if self.on_host else self._made(*given)
         if self.first == "none":
             return made
         from cleanclip_jax.views.device_light import lighten

@@ -44,6 +44,11 @@ def test_the_first_view_is_light_and_the_second_as_it_was(shown):
     on_device = np.asarray(shown(False, jnp.int32(3), one))
     np.testing.assert_array_equal(on_device[:, 0], made[:, 0])
     np.testing.assert_array_equal(on_device[:, 1], BATCH["images"][:, 0])
+    # Or of pictures that lie in device memory, without any in the batch.
+    views = DeviceViews(7, None, "none", second=True, first="light")
+    bare = {"index": batch["index"]}
+    resident = jax.jit(views, static_argnums=4)({}, jnp.int32(3), bare, batch["images"][:, 0], None)
+    np.testing.assert_array_equal(resident, on_device)
 
 
 def test_the_light_view_does_not_depend_on_the_device_that_has_the_pair(shown):
