@@ -206,6 +206,7 @@ def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: M
     params = shapes_of(model)["params"]
     # Of what moves also a gradient and Adam's two moments.
     state = bytes_of(params) + 3 * bytes_of(objective.moving(params))
+    state += bytes_of(jax.eval_shape(lambda: objective.memory(model.variant.features)))
     rows = config.train.batch_size // mesh.devices.size * (2 if "view" in objective.needs else 1)
     values = rows * config.model.image_size**2 * 3
     # As they come, and those that are encoded at once in the computation's type.
@@ -214,10 +215,11 @@ def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: M
     there, _ = device_memory(mesh.local_devices[0])
     if needed > there:
         raise UserError(
-            f"the parameters with their gradients and moments take {state / 1e9:,.1f} GB and a "
-            f"batch's pictures {pictures / 1e9:,.1f} GB of a device, which has {there / 1e9:,.1f}: "
-            "lower config.train.batch_size, config.model.image_size or config.text.vocab_size, "
-            "raise config.train.chunks, or share them by config.mesh.fsdp"
+            f"the parameters with their gradients, moments and pools take {state / 1e9:,.1f} GB "
+            f"and a batch's pictures {pictures / 1e9:,.1f} GB of a device, which has "
+            f"{there / 1e9:,.1f}: lower config.train.batch_size, config.model.image_size, "
+            "config.text.vocab_size or the rows of a pool, raise config.train.chunks, or share them "
+            "by config.mesh.fsdp"
         )
 
 
