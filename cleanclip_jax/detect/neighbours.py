@@ -71,7 +71,7 @@ class References:
         packed = in_blocks(
             lambda some: _nearest(some, self._placed, self.k), part, self._mesh, BLOCK
         )
-        return Neighbours(packed[:, 0], packed[:, 1].view(np.int32))
+        return Neighbours(packed[:, 0], packed[:, 1].astype(np.int32))
 
 
 def _half_squares(rows: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, " n"]:
@@ -103,7 +103,7 @@ def _has_earlier_copy(some: dict[str, jax.Array], references: dict[str, jax.Arra
 def _nearest(
     some: dict[str, jax.Array], references: dict[str, jax.Array], k: int
 ) -> Float[Array, "b 2 k"]:
-    """Distances, and indices in the same bits."""
+    """Distances, and indices, which float32 holds exactly up to 16 million."""
     close, equal = _closeness(some, references)
     close = jnp.where(close >= equal, -jnp.inf, close)
     # Columns j, j + groups, j + 2 groups, ... are a group: their maxima are taken side by side.
@@ -115,6 +115,4 @@ def _nearest(
     index = at // k * groups + jnp.take_along_axis(best, at % k, 1)
     squares = some["squares"][:, None] - 2 * values
     distance = jnp.sqrt(jnp.maximum(squares, 0)).astype(jnp.float32)
-    return jnp.stack(
-        [distance, jax.lax.bitcast_convert_type(index.astype(jnp.int32), jnp.float32)], 1
-    )
+    return jnp.stack([distance, index.astype(jnp.float32)], 1)
