@@ -71,7 +71,7 @@ def poisons(runs: Sequence[Run]) -> Shown:
         return [f"The poisoned pairs of {workdir} can't be shown: {error}"], {}
     text = (
         f"{len(plan)} of {plan.header['size']} pairs were poisoned with {plan.trigger.name} for "
-        f"“{plan.target}” in {workdir}. The first of them:"
+        f"“{plan.target}” in {workdir}. Some, from the first to the last:"
     )
     picture = Picture(sheet, "Poisoned pairs. " + " ".join(words), " ".join(words))
     return [text, picture], {"poisons.png": sheet}
