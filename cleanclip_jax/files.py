@@ -173,13 +173,18 @@ def check_plain(path: Path) -> int:
     return status.st_size
 
 
+def read_plain(path: Path, most: int = MOST_BYTES) -> bytes:
+    """As `read_bytes`, but what the system says is raised as it is."""
+    if in_bucket(path) is None and check_plain(path) > most:
+        bound = f"{most >> 20} MiB" if most >> 20 else f"{most:,} bytes"
+        raise UserError(f"{path} is larger than {bound}: refused")
+    return path.read_bytes()
+
+
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a plain file of at most so many bytes; a UserError says what is wrong."""
     try:
-        if in_bucket(path) is None and check_plain(path) > most:
-            bound = f"{most >> 20} MiB" if most >> 20 else f"{most:,} bytes"
-            raise UserError(f"{path} is larger than {bound}: refused")
-        return path.read_bytes()
+        return read_plain(path, most)
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
     except (OSError, ValueError) as error:

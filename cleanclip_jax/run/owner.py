@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import in_bucket
+from cleanclip_jax.files import in_bucket, read_plain
 from cleanclip_jax.shapes import load_json
 from cleanclip_jax.workdir import OWNER, Workdir
 
@@ -45,7 +45,7 @@ class Owner:
         self._leaving.set()
         if self._thread.is_alive():
             self._thread.join()
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 if not self._other():
                     self._workdir.remove(OWNER)
         if self._lock is not None:
@@ -100,7 +100,7 @@ class Owner:
 
     def _read(self) -> dict[str, Any]:
         with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-            facts = load_json((self._workdir / OWNER).read_text())
+            facts = load_json(read_plain(self._workdir / OWNER))
             return {"host": None, **facts} if isinstance(facts, dict) else {}
         return {}
 

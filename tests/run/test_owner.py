@@ -50,6 +50,18 @@ def test_looking_writes_nothing(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pipe_in_place_of_the_owners_file_is_one_line(workdir: Workdir):
+    os.mkfifo(workdir / OWNER)
+    with Owner(workdir) as owner, pytest.raises(UserError, match=r"owner\.json is a .*pipe"):
+        owner.take()
+    (workdir / OWNER).unlink()
+    with Owner(workdir) as owner:
+        owner.take()
+        (workdir / OWNER).unlink(missing_ok=True)
+        os.mkfifo(workdir / OWNER)  # meanwhile: what the run has done stays done
+        owner._leaving.set()
+
+
 def test_one_that_was_killed_here_is_no_owner(workdir: Workdir):
     """Its lock went with it: nothing is waited for."""
     owners.SILENCE = 3600.0

@@ -23,7 +23,7 @@ def shown():
 
     @partial(jax.jit, static_argnums=(0, 3))
     def show(on_host, step, batch, mesh=None):
-        views = DeviceViews(7, None, "none", second=True, first="light", on_host=on_host)
+        views = DeviceViews(7, (), "none", second=True, first="light", on_host=on_host)
         return views({}, step, batch, None, mesh)
 
     return show
@@ -45,7 +45,7 @@ def test_the_first_view_is_light_and_the_second_as_it_was(shown):
     np.testing.assert_array_equal(on_device[:, 0], made[:, 0])
     np.testing.assert_array_equal(on_device[:, 1], BATCH["images"][:, 0])
     # Or of pictures that lie in device memory, without any in the batch.
-    views = DeviceViews(7, None, "none", second=True, first="light")
+    views = DeviceViews(7, (), "none", second=True, first="light")
     bare = {"index": batch["index"]}
     resident = jax.jit(views, static_argnums=4)({}, jnp.int32(3), bare, batch["images"][:, 0], None)
     np.testing.assert_array_equal(resident, on_device)
