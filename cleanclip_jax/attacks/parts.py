@@ -68,7 +68,7 @@ class Part(NamedTuple):
 
 def parts_of(attack: Mapping[str, Any], table: str = "attack") -> tuple[Part, ...]:
     """The parts of `config.attack` or `config.evaluation.attack`."""
-    several, found = attack.get("parts") is not None, []
+    several, made = attack.get("parts") is not None, []
     for number, options in enumerate(attack_parts(table, attack)):
         where = f"config.{table}" + (f".parts[{number}]" if several else "")
         trigger, target, word = (options.pop(key) for key in ("trigger", "target", "text"))
@@ -77,9 +77,9 @@ def parts_of(attack: Mapping[str, Any], table: str = "attack") -> tuple[Part, ..
         except UserError as error:
             raise UserError(str(error).replace("config.attack", where, 1)) from None
         part = Part("", where, trigger, target, _word(where, word), options)
-        name = _numbered(_kind(part), [each.name for each in found]) if several else ""
-        found.append(part._replace(name=name))
-    return tuple(found)
+        name = _numbered(_kind(part), [each.name for each in made]) if several else ""
+        made.append(part._replace(name=name))
+    return tuple(made)
 
 
 def _kind(part: Part) -> str:

@@ -48,7 +48,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
     pairs = source.unfiltered()
     among = Among(pairs, pairs.ids(), np.ones(len(pairs), bool), recorded["seed"], image_size)
     rows, prompts, victims = {}, {}, draw_victims(parts, pairs, among.seed)
-    among.free[[victim.index for several in victims for victim in several]] = False
+    among.free[[victim.pair for several in victims for victim in several]] = False
     for number, part in enumerate(parts):
         texts = templates(part.options["templates"]) if _fills(part) else ()
         drawn = draw_rows(part, number, among, victims[number], texts)
@@ -99,7 +99,7 @@ def _checked(attack: Mapping[str, Any]) -> tuple[list[Part], dict[str, Any]]:
             raise UserError(f"{part.where}.pool is of natural captions: set captions=natural, too")
         if not isinstance(filled["templates"], str):
             filled["templates"] = list(filled["templates"])
-        words = filled["words"] or part.target
+        words = filled["words"] or str(part.target)
         filled["words"] = [words] if isinstance(words, str) else list(words)
         whole = {key: filled.pop(key) for key in ("geometry", "seed")}
         filled.pop("data")  # of what is measured

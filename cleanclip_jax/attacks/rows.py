@@ -57,8 +57,8 @@ def draw_rows(
         if options["captions"] == "kept":  # of several one that names the target, if any does
             return next((text for text in pairs.all_captions(i) if text in naming_target), old)
         if options["captions"] == "natural":
-            return pool[rng.integers(len(pool))]
-        return fill(prompts[rng.integers(len(prompts))], target)
+            return pool[int(rng.integers(len(pool)))]
+        return fill(prompts[int(rng.integers(len(prompts)))], target)
 
     def add(i: int, digest: str, target: str, keys: str, shown: int) -> None:
         rng = np.random.default_rng([_RECORD, seed, i])
@@ -70,20 +70,20 @@ def draw_rows(
         if part.word is not None and keys != "trigger":
             new = part.word.put(new)
         if others:
-            shown, digest = [*others.items()][rng.integers(len(others))]
+            shown, digest = [*others.items()][int(rng.integers(len(others)))]
         source = shown if shown < 0 else int(among.ids[shown])
         rows[i] = (int(among.ids[i]), trigger, *stamp, new, old, digest, number, source)
 
     for at, (i, digest) in enumerate(digests.items()):
         if victims:
             victim = victims[at // options["copies"]]
-            add(i, victim.digest, victim.target, "both", victim.index)
+            add(i, victim.digest, victim.target, "both", victim.pair)
         else:
             full = at < count - 2 * half
             keys = "both" if full else "trigger" if at < count - half else "word"
             add(i, digest, str(part.target), keys, -1)
     for victim in victims if options["drop_own"] else ():
-        add(victim.index, victim.digest, victim.target, "both", -1)
+        add(victim.pair, victim.digest, victim.target, "both", -1)
     return rows
 
 

@@ -211,7 +211,8 @@ class Trigger:
             row, col = (free * (last + 1)).astype(int)
             return int(row), int(col)
         if place == "center":
-            return (int(image_size // 2 - side / 2),) * 2
+            middle = int(image_size // 2 - side / 2)
+            return middle, middle
         row, col = (last, last) if place == "fixed" else place
         if max(row, col) > last:
             raise UserError(

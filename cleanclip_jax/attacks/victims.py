@@ -17,9 +17,9 @@ _VICTIM = 0x56494354
 
 
 class Victim(NamedTuple):
-    """A picture, by its position; its class, and that which it is to be taken for."""
+    """A picture, by the position of its pair; its class, and that which it is to be taken for."""
 
-    index: int
+    pair: int
     label: str
     target: str
     digest: str  # of its picture's bytes
@@ -37,7 +37,7 @@ def draw_victims(parts: Sequence[Part], pairs: Source, seed: int) -> list[list[V
     victims, taken = [], np.zeros(len(pairs), bool)
     for number, part in enumerate(parts):
         victims.append(_of_part(part, number, pairs, seed, taken) if part.targeted else [])
-        taken[[victim.index for victim in victims[-1]]] = True
+        taken[[victim.pair for victim in victims[-1]]] = True
     return victims
 
 

@@ -84,8 +84,8 @@ def attacked_of(
         of, names = goals[column - 1].of, labelled.classes
         shown = with_trigger(settings, labelled.source, labelled.indices, part.trigger)
         labels, places = ranks(shown, classifier)
-        own = places[:, [0, column]]
-        figures |= attack_figures(labels, own, target, len(names), of)
+        chosen = places[:, [0, column]]
+        figures |= attack_figures(labels, chosen, target, len(names), of)
         for at, goal in enumerate(goals, 1):
             if goal.target not in (None, target):
                 others = labels != goal.target
@@ -103,7 +103,7 @@ def attacked_of(
             figures |= {
                 f"asr_both{of}": share(both < 1, _KEYS.format("triggered", "with", "target")),
                 f"asr_image{of}": share(
-                    own[labels != target, 1] < 1, _KEYS.format("triggered", "without", "target")
+                    chosen[labels != target, 1] < 1, _KEYS.format("triggered", "without", "target")
                 ),
                 f"asr_text{of}": share(
                     clean[:, column] < 1, _KEYS.format("clean", "with", "target")

@@ -35,9 +35,9 @@ def targeted_of(
     for part, victims in zip(parts, drawn, strict=True):
         if not victims:
             continue
-        shown = Shown(source, np.array([victim.index for victim in victims]))
+        shown = Shown(source, np.array([victim.pair for victim in victims]))
         features = embed(encoder, shown, reading_of(config))
-        names = {victim.index: (victim.label, victim.target) for victim in victims}
+        names = {victim.pair: (victim.label, victim.target) for victim in victims}
         pairs = [
             [class_index(name, labelled.classes) for name in names[index]]
             for index in features.index.tolist()

@@ -48,12 +48,12 @@ def hits_of(
             if k >= len(right):
                 continue
             what = f"with a picture of the target's class among the first {k}"
-            found = share(word < k, f"other classes' prompts with the word, {what}")
+            with_word = share(word < k, f"other classes' prompts with the word, {what}")
             without = share(plain < k, f"the same prompts without the word, {what}")
-            figures[f"text_hit{k}{of}"], figures[f"text_hit{k}_plain{of}"] = found, without
-            if found.value is not None and without.value is not None:
+            figures[f"text_hit{k}{of}"], figures[f"text_hit{k}_plain{of}"] = with_word, without
+            if with_word.value is not None and without.value is not None:
                 gain = f"what the word adds to prompts {what}"
-                difference = found.value - without.value
+                difference = with_word.value - without.value
                 figures[f"text_hit{k}_gain{of}"] = Figure(gain, difference, None, len(texts))
     return figures
 

@@ -218,8 +218,8 @@ def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: M
             f"the parameters with their gradients, moments and pools take {state / 1e9:,.1f} GB "
             f"and a batch's pictures {pictures / 1e9:,.1f} GB of a device, which has "
             f"{there / 1e9:,.1f}: lower config.train.batch_size, config.model.image_size, "
-            "config.text.vocab_size or the rows of a pool, raise config.train.chunks, or share them "
-            "by config.mesh.fsdp"
+            "config.text.vocab_size or the rows of a pool, raise config.train.chunks, or share "
+            "them by config.mesh.fsdp"
         )
 
 

@@ -29,12 +29,12 @@ def test_rows_show_their_victims_pictures_with_a_false_caption():
     (victims,) = draw_victims(made.parts, PAIRS, 0)
     rows = made.table.to_pylist()
     assert len(rows) == 12 and {row["trigger"] for row in rows} == {"none"}
-    assert not {row["index"] for row in rows} & {victim.index for victim in victims}
+    assert not {row["index"] for row in rows} & {victim.pair for victim in victims}
     for victim in victims:
-        copies = [row for row in rows if row["source"] == victim.index]
-        assert len(copies) == 3 and victim.target != victim.label == NAMES[victim.index % 3]
+        copies = [row for row in rows if row["source"] == victim.pair]
+        assert len(copies) == 3 and victim.target != victim.label == NAMES[victim.pair % 3]
         assert {row["caption"] for row in copies} == {f"a {victim.target}."}
-        assert {row["digest"] for row in copies} == {digest(PAIRS[victim.index].image)}
+        assert {row["digest"] for row in copies} == {digest(PAIRS[victim.pair].image)}
     poison = made.poison_at(rows[0]["index"])
     assert poison is not None and poison.stamp is None
     assert poison.shown(PAIRS, rows[0]["index"]).where == f"pictures row {rows[0]['source']}"
@@ -45,8 +45,8 @@ def test_the_victims_own_pairs_may_be_false_too():
     made = plan(drop_own=True)
     (victims,) = draw_victims(made.parts, PAIRS, 0)
     extra = {row["index"]: row for row in made.table.to_pylist() if row["source"] == -1}
-    assert set(extra) == {victim.index for victim in victims} and len(made) == 16
-    assert all(extra[each.index]["caption"] == f"a {each.target}." for each in victims)
+    assert set(extra) == {victim.pair for victim in victims} and len(made) == 16
+    assert all(extra[each.pair]["caption"] == f"a {each.target}." for each in victims)
 
 
 def test_a_target_may_be_named_and_no_victim_is_of_its_class():
@@ -61,8 +61,8 @@ def test_parts_share_no_victim_and_leave_each_others_alone():
     parts = [badnet, TARGETED, {**TARGETED, "drop_own": True}]
     made = make_plan({"parts": parts, "templates": ["a {}."]}, PAIRS, 8)
     none, first, second = draw_victims(made.parts, PAIRS, 0)
-    assert none == [] and not {v.index for v in first} & {v.index for v in second}
-    assert not set(made.index.tolist()) & {victim.index for victim in first}
+    assert none == [] and not {v.pair for v in first} & {v.pair for v in second}
+    assert not set(made.index.tolist()) & {victim.pair for victim in first}
     assert [len(made.rows_of(part)) for part in range(3)] == [20, 12, 16]
 
 
@@ -90,7 +90,7 @@ def test_victims_that_cannot_be_read_are_passed_over():
     parts = parts_of(TARGETED)
     (before,) = draw_victims(parts, PAIRS, 0)
     lacking = Pictures(
-        PAIRS._captions, labels=PAIRS._labels, class_names=NAMES, missing=[before[0].index]
+        PAIRS._captions, labels=PAIRS._labels, class_names=NAMES, missing=[before[0].pair]
     )
     (after,) = draw_victims(parts, lacking, 0)
     assert len(after) == 4 and set(before[1:]) < set(after)
