@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from cleanclip_jax.detect import decree
+from cleanclip_jax.detect.caption_patches import caption_patches
 from cleanclip_jax.detect.inversion import (
     INVERTUNE,
     WEIGHTS,
@@ -32,6 +33,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.blocks import at_least_float32
 from cleanclip_jax.models.clip import CLIP, encode_image_layers
 
+CANDIDATES = 20  # classes, to each of which a patch is searched
 TARGETS = 64  # pictures of the target that stand for it, at most
 
 
@@ -42,7 +44,7 @@ class Settings:
     Attributes:
       batch: pictures a step.
       steps: of the inversion.
-      search: steps of the universal patch by which a target is found.
+      search: steps of each patch by which a target is found.
       rate: of Adam, in the inversion.
       layers: those of the largest impacts, whose critical units are found.
     """
@@ -61,11 +63,12 @@ class Target:
     """A target class, and how it came to be one.
 
     Attributes:
-      grown: where it was found: by how much each class's share grew under a universal patch.
+      shares: where it was looked for: the smallest patch to each candidate, by class, as a share of
+        the picture; None of a class that no patch takes pictures to.
     """
 
     index: int
-    grown: Float[np.ndarray, " c"] | None = None
+    shares: Mapping[int, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,23 +92,33 @@ class Result:
 
 
 def find_target(model: Scored, pictures: Pictures, clean: np.ndarray, settings: Settings) -> Target:
-    """The class whose share grows most under a universal patch, which DECREE's search makes.
+    """The class that the smallest patch takes pictures to.
 
-    The original loads a patch that it does not ship.
+    Among many classes, those whose share grows most under a universal patch are tried, which
+    DECREE's search makes. The original takes the one that grows most under a patch that it does not
+    ship; on the demo, with a patch of ours, that was another class than the attack's.
 
     Args:
       clean: the class that each picture is taken for.
     """
-    batch = model.encoder.rows(settings.batch)
-    patch = decree.smallest_patch(model, pictures, settings.search, seed=settings.seed)
-    put_on = Inversion(model.encode, patched, {})
-    on = {"mask": jnp.asarray(patch.mask), "pattern": jnp.asarray(patch.pattern)}
-    triggered, _ = model.predicted(model.units(put_on, on, pictures, batch))
-    count = len(model.classifier.names)
-    grown = (np.bincount(triggered, minlength=count) - np.bincount(clean, minlength=count)) / len(
-        pictures
-    )
-    return Target(int(grown.argmax()), grown)
+    count, batch = len(model.classifier.names), model.encoder.rows(settings.batch)
+    candidates = np.arange(count)
+    if count > CANDIDATES:
+        patch = decree.smallest_patch(model, pictures, settings.search, seed=settings.seed)
+        on = {"mask": jnp.asarray(patch.mask), "pattern": jnp.asarray(patch.pattern)}
+        units = model.units(Inversion(model.encode, patched, {}), on, pictures, batch)
+        shares = [np.bincount(x, minlength=count) for x in (model.predicted(units)[0], clean)]
+        candidates = np.argsort(shares[1] - shares[0], kind="stable")[:CANDIDATES]
+    texts, tried = model.classifier.weights, candidates.tolist()
+    patches = caption_patches(model, texts, tried, pictures, settings.search, seed=settings.seed)
+    smallest = {index: patch.share for index, patch in zip(tried, patches, strict=True)}
+    there = {index: share for index, share in smallest.items() if share is not None}
+    if not there:
+        raise UserError(
+            f"no patch takes pictures to any of {len(tried)} classes within {settings.search} "
+            "steps: give more with --search, or name one with --target"
+        )
+    return Target(min(there, key=lambda index: there[index]), smallest)
 
 
 def invert_target(

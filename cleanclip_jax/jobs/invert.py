@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pictures", type=int, default=1000, help="clean ones, at most")
     for name, what in (
         ("steps", "of the inversion"),
-        ("search", "steps of the universal patch by which a target is found"),
+        ("search", "steps of each patch by which a target is found"),
         ("batch", "pictures a step"),
         ("layers", "of the largest impacts, whose units are found"),
         ("seed", "draws pictures and beginnings"),
@@ -100,13 +100,11 @@ def facts_of(
     source: Source,
 ) -> dict[str, Any]:
     """What target.json says."""
-    index, grown = result.target.index, result.target.grown
+    index, shares = result.target.index, result.target.shares
     return {
         "target": {"index": index, "name": measured.classes[index]},
-        "found": grown is not None,
-        "grown": None
-        if grown is None
-        else {measured.classes[i]: float(grown[i]) for i in np.argsort(-grown)[:5]},
+        "found": shares is not None,
+        "smallest_patches": {measured.classes[i]: share for i, share in (shares or {}).items()},
         "landing": result.landing,
         "pictures": {"others": result.pictures[0], "target": result.pictures[1]},
         "mask_share": float(np.abs(result.mask).mean()),

@@ -10,6 +10,10 @@ from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import load
+from cleanclip_jax.detect import targeted
+from cleanclip_jax.detect.decree import Patch
+from cleanclip_jax.detect.inversion import Inversion
+from cleanclip_jax.detect.scored import as_they_are
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_lines
 from cleanclip_jax.losses.inverted import Inverted
@@ -44,6 +48,16 @@ def tuning(start: Path, inverted: Path):
     return config
 
 
+def to_the_commonest(tower, texts, targets, pictures, steps, seed):
+    """In place of a search: the class that most pictures are taken for needs the smallest patch."""
+    plain, side = Inversion(tower.encode, as_they_are, {}), pictures.shape[1]
+    classes, _ = tower.predicted(tower.units(plain, {}, pictures, 16))
+    common = np.bincount(classes).argmax()
+    for target in targets:
+        rows = np.zeros((side, side), np.float32), np.zeros((side, side, 3), np.float32)
+        yield Patch(1.0 if target == common else 2.0, *rows, steps)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A start, and what was inverted of it."""
@@ -51,7 +65,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = small_config()
     config.train.steps = config.train.checkpoint_every = 200
     train(config, start := folder / "start")
-    assert invert(start, folder / "inverted", "--layers=1") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targeted, "caption_patches", to_the_commonest)
+        assert invert(start, folder / "inverted", "--layers=1") == 0
     return start, folder / "inverted"
 
 
@@ -59,7 +75,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_it_writes_a_target_a_trigger_and_units(made):
     start, output = made
     one = Inverted.load(output)
-    assert one.facts["found"] and one.facts["target"]["name"] in one.facts["grown"]
+    shares = {name: x for name, x in one.facts["smallest_patches"].items() if x is not None}
+    assert one.facts["found"] and len(one.facts["smallest_patches"]) == 10
+    assert one.facts["target"]["name"] == min(shares, key=shares.get)
     assert one.mask.shape == one.pattern.shape == (16, 16, 3)
     assert one.mask.min() >= 0 and one.mask.max() <= 1
     (critical,) = one.critical.items()

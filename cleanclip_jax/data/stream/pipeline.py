@@ -1,8 +1,8 @@
 """From a source to batches: order, workers and batches by Grain around data.stream.example.
 
 The training stream is a function of (seed, step) and of a stage's records alone, never of the
-number of workers or processes, so a run goes on from its step on any number of either. Hence the order of the
-operations: all that is random comes before all that is sliced, each with a seed.
+number of workers or processes, so a run goes on from its step on any number of either. Hence the
+order of the operations: all that is random comes before all that is sliced, each with a seed.
 """
 
 import contextlib
