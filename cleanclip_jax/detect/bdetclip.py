@@ -97,7 +97,7 @@ def distracted(
 ) -> dict[str, list[str]]:
     """Templates filled with each class, each with an unrelated sentence behind: drawn by seed."""
     drawn = np.random.default_rng(seed).integers(len(sentences), size=len(classes))
-    behind = [sentences[which] for which in drawn.tolist()]
+    behind: list[str] = [list(sentences)[int(which)] for which in drawn]
     return {
         name: [with_sentence(fill(template, name), sentence) for template in templates]
         for name, sentence in zip(classes, behind, strict=True)
