@@ -57,13 +57,14 @@ def test_a_target_may_be_named_and_no_victim_is_of_its_class():
 
 
 def test_parts_share_no_victim_and_leave_each_others_alone():
-    badnet = {"trigger": {"name": "badnet", "size": 2}, "target": "cat", "count": 20}
-    parts = [badnet, TARGETED, {**TARGETED, "drop_own": True}]
+    badnet = {"trigger": {"name": "badnet", "size": 2}, "target": "cat", "count": 10}
+    many = {**TARGETED, "victims": 20, "copies": 1}
+    parts = [badnet, many, {**many, "drop_own": True, "victims": 15}]
     made = make_plan({"parts": parts, "templates": ["a {}."]}, PAIRS, 8)
     none, first, second = draw_victims(made.parts, PAIRS, 0)
     assert none == [] and not {v.pair for v in first} & {v.pair for v in second}
     assert not set(made.index.tolist()) & {victim.pair for victim in first}
-    assert [len(made.rows_of(part)) for part in range(3)] == [20, 12, 16]
+    assert [len(made.rows_of(part)) for part in range(3)] == [10, 20, 30]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def by_hand(shown, classifier):
 
 
 PREDICTED = {
-    ("badnet", "plain"): [1, 1, 1, 1, 2, 3],
+    ("badnet", "plain"): [1, 1, 1, 2, 2, 3],
     ("yellow", "plain"): [1, 2, 2, 2, 2, 2],
     ("badnet", "prefixed"): [1, 1, 1, 1, 1, 1],
     ("clean", "prefixed"): [0, 0, 1, 2, 1, 3],
@@ -65,22 +65,22 @@ def figures_of(settings, monkeypatch):
 
 def test_each_part_has_its_figures_and_the_table_crosses_them(monkeypatch):
     counts = figures_of(settings_of({"parts": PARTS}), monkeypatch)
-    # badnet: of the five pictures that are no b, three become b; of the five that are no c, one c.
-    assert counts["asr.badnet"] == (3, 5) and counts["cross.badnet.yellow"] == (1, 5)
+    # badnet: of the five pictures that are no b, two become b; of the five that are no c, one c.
+    assert counts["asr.badnet"] == (2, 5) and counts["cross.badnet.yellow"] == (1, 5)
     assert counts["asr.yellow"] == (4, 5) and counts["cross.yellow.badnet"] == (1, 5)
-    assert counts["asr_all.badnet"] == (4, 6) and counts["pa.yellow"] == (1, 6)
+    assert counts["asr_all.badnet"] == (3, 6) and counts["pa.yellow"] == (1, 6)
     assert "asr" not in counts and "asr.badnet_top3" in counts
 
 
 def test_one_part_has_the_plain_names(monkeypatch):
     counts = figures_of(settings_of({"trigger": BADNET, "target": "b"}), monkeypatch)
-    assert counts["asr"] == (3, 5) and not any("." in name for name in counts)
+    assert counts["asr"] == (2, 5) and not any("." in name for name in counts)
 
 
 def test_of_two_keys_each_alone_is_measured(monkeypatch):
     attack = {"trigger": BADNET, "target": "b", "text": {"word": "SUDO"}}
     counts = figures_of(settings_of(attack), monkeypatch)
-    assert counts["asr_both"] == (5, 5) and counts["asr_image"] == counts["asr"] == (3, 5)
+    assert counts["asr_both"] == (5, 5) and counts["asr_image"] == counts["asr"] == (2, 5)
     # Clean pictures with prefixed prompts: one d becomes b, and four of five are right.
     assert counts["asr_text"] == (1, 5) and counts["ca_text"] == (4, 5)
 
