@@ -76,7 +76,7 @@ class Workdir:
         return str(self.path)
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name lies there; a pipe in its place is refused, not passed over."""
+        """Whether a file of that name lies there; a pipe in its place is refused."""
         path = self.path / name
         if in_bucket(path) is None and path.exists():
             check_plain(path)
