@@ -10,6 +10,7 @@ from typing import Any
 
 from cleanclip_jax.files import (
     append_line,
+    check_plain,
     in_bucket,
     local_folder,
     read_json,
@@ -86,8 +87,11 @@ class Workdir:
         return str(self.path)
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name lies there."""
-        return (self.path / name).is_file()
+        """Whether a file of that name lies there; a pipe in its place is refused."""
+        path = self.path / name
+        if in_bucket(path) is None and path.exists():
+            check_plain(path)
+        return path.is_file()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all."""

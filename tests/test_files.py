@@ -19,7 +19,9 @@ from cleanclip_jax.files import (
     user_path,
     write_whole,
 )
-from cleanclip_jax.workdir import Workdir
+from cleanclip_jax.start.head import load_head
+from cleanclip_jax.start.torch.origin import load_origin
+from cleanclip_jax.workdir import ORIGIN, Workdir
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,19 @@ def test_bad_lines_are_passed_over_and_named(tmp_path: Path, caplog: pytest.LogC
     path.write_text('{"step": 1}\n{"st')  # as a kill leaves it
     assert read_lines(path) == [{"step": 1}] and not caplog.records
     assert read_lines(tmp_path / "none") == []
+
+
+def test_a_pipe_in_a_workdir_is_no_missing_file(tmp_path: Path):
+    """A run with a pipe for head.json would be measured by prompts in silence."""
+    run = Workdir(tmp_path)
+    assert not run.has("head.json") and load_head(run) is None and load_origin(tmp_path) is None
+    for name, load in (
+        ("head.json", lambda: load_head(run)),
+        (ORIGIN, lambda: load_origin(run.path)),
+    ):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} is a folder, pipe or device"):
+            load()
 
 
 def test_a_file_that_is_written_anew_loses_no_line(tmp_path: Path):

@@ -13,7 +13,7 @@ from cleanclip_jax.keys import REQUIRED, Key, choice, take, text
 from cleanclip_jax.models.variants import Variant
 from cleanclip_jax.start.torch.names import LAYOUTS, constants, rules
 from cleanclip_jax.start.torch.unpickle import STORAGES
-from cleanclip_jax.workdir import ORIGIN
+from cleanclip_jax.workdir import ORIGIN, Workdir
 
 _VERSION = 1
 FORMATS = ("openai", "open_clip", "open_clip_text", "cleanclip", "huggingface")
@@ -86,7 +86,7 @@ class Origin:
 def load_origin(workdir: Path) -> Origin | None:
     """Reads a workdir's interop.json; None where no PyTorch checkpoint is behind the run."""
     path = workdir / ORIGIN
-    if not path.is_file():
+    if not Workdir(workdir).has(ORIGIN):
         return None
     content = read_json(path)
     if content.pop("version", None) != _VERSION:
