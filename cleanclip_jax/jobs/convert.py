@@ -16,7 +16,7 @@ import numpy as np
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.config import from_json, to_json
 from cleanclip_jax.errors import UserError, reason
-from cleanclip_jax.files import cache_folder, folder_written_whole
+from cleanclip_jax.files import cache_folder, check_plain, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
 from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.start.start import RunStart, clip_tokenizer, forwards
@@ -60,8 +60,10 @@ def main(argv: Sequence[str]) -> int:
     if dest.exists() or dest.is_symlink():
         raise UserError(f"{dest} exists: name a new file or folder")
     importing = is_torch_checkpoint(source)
-    if not importing and not source.is_dir():
+    if not source.exists():
         raise UserError(f"there is no {source}")
+    if not importing and not source.is_dir():
+        check_plain(source)
     for name in ("dtype",) if importing else OF_CHECKPOINTS:
         if getattr(args, name) != parser.get_default(name):
             side = "a workdir" if importing else "a PyTorch checkpoint"

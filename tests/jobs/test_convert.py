@@ -248,6 +248,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(files, tmp_path, capsys):
     wide = {name: np.concatenate([x] * 3, -1) if x.ndim else x for name, x in tensors.items()}
     save_file(wide, tmp_path / "bad.safetensors")
     assert "architecture that is not here" in fails(capsys, tmp_path / "bad.safetensors", dest)
+    for name in ("pipe", "pipe.pt"):
+        os.mkfifo(tmp_path / name)
+        assert f"{name} is a folder, pipe or device" in fails(capsys, tmp_path / name, dest)
+        (tmp_path / name).unlink()
     for words, message in (
         ((tmp_path / "absent.pt", dest), "there is no"),
         ((tmp_path / "absent", dest), "there is no"),

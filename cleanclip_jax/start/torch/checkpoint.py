@@ -118,8 +118,8 @@ def open_checkpoint(
     inner = unwrap(path, content, key)
     tensors = inner.tensors
     layout = find_layout(str(path), list(tensors))
-    safe = weights[0].suffix == ".safetensors"
-    format = _format(path, format, layout, inner.key == "state_dict", safe)
+    ordered = weights[0].suffix != ".safetensors" and list(tensors) != sorted(tensors)
+    format = _format(path, format, layout, inner.key == "state_dict", ordered)
     shown = read_numbers(str(path), layout, tensors)
     says = described(path, layout, files) or _noted(path, format, note, shown)
     notes = [*preprocessing(path, files, shown.image_size), *(says.notes if says else ())]
@@ -187,7 +187,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{file} is a damaged safetensors file ({reason(error)})") from None
 
 
-def _format(path: Path, wanted: str | None, layout: str, wrapped: bool, safe: bool) -> str:
+def _format(path: Path, wanted: str | None, layout: str, wrapped: bool, ordered: bool) -> str:
     """What the checkpoint is, or else what is wanted, where its names can be that as well."""
     if layout in ("huggingface", "open_clip_text"):
         possible = [layout]
@@ -196,8 +196,9 @@ def _format(path: Path, wanted: str | None, layout: str, wrapped: bool, safe: bo
     else:
         possible = ["openai", "open_clip"]
     if wanted is None:
-        # Safetensors are sorted by name, which hides whose they are; OpenAI writes none.
-        return possible[-1] if layout == "open_clip" or safe else possible[0]
+        # Safetensors are sorted by name, which hides whose they are, and so is what somebody has
+        # read from some and saved; OpenAI writes none.
+        return possible[0] if layout == "openai" and ordered else possible[-1]
     if wanted not in possible:
         raise UserError(f"{path} is no {wanted} checkpoint: its names are those of {possible[0]}")
     return wanted

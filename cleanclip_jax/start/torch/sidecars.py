@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import read_json
+from cleanclip_jax.files import check_plain, read_json
 from cleanclip_jax.keys import REQUIRED, table, take
 from cleanclip_jax.models.variants import Stack, Variant
 from cleanclip_jax.start.torch import HUGGINGFACE, OPEN_CLIP
@@ -37,6 +37,8 @@ def find_files(path: Path, format: str | None) -> tuple[list[Path], dict[str, An
         names = [OPEN_CLIP_CONFIG] if path.name.startswith("open_clip_") else []
         return [path], _json_files(path.parent, names)
     if not path.is_dir():
+        if path.exists():
+            check_plain(path)
         raise UserError(f"there is no {path}")
     choices = {None: (*HUGGINGFACE, *OPEN_CLIP), "huggingface": HUGGINGFACE}
     choices["open_clip"] = choices["open_clip_text"] = (*OPEN_CLIP, *HUGGINGFACE)

@@ -76,6 +76,18 @@ def huggingface(folder, config=None, more=None, v=VIT):
     return folder
 
 
+def test_names_in_alphabetical_order_do_not_tell_whose_they_are(tmp_path):
+    """A .safetensors of open_clip's that was read and saved as .pt is no model of OpenAI's."""
+    torch = pytest.importorskip("torch")
+    tensors = sorted(random_values("open_clip", VIT).items())
+    torch.save({name: torch.from_numpy(x) for name, x in tensors}, tmp_path / "a.pt")
+    found = open_checkpoint(tmp_path / "a.pt")
+    assert found.origin.format == "open_clip" and found.activation == "gelu"
+    assert any("gelu" in note.lower() for note in found.notes)
+    found = open_checkpoint(tmp_path / "a.pt", format="openai")
+    assert found.origin.format == "openai" and found.activation == "quick_gelu"
+
+
 def test_the_activation_is_the_flags_the_files_or_the_usual_one(tmp_path):
     folder = huggingface(tmp_path / "hf")
     found = open_checkpoint(folder)
