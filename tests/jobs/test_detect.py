@@ -16,6 +16,7 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.detect.findings import SHAPE
 from cleanclip_jax.files import read_json
+from cleanclip_jax.jobs.detect import KINDS
 
 DIGITS = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
 QUICK = ("--sample=100", "--draws=1", "--k=8")
@@ -129,10 +130,19 @@ def test_pairs_that_are_not_the_runs_are_refused(workdir, tmp_path, capsys):
 
 def test_the_kinds_of_detection(capsys):
     assert cli.main(["detect", "--help"]) == 0
-    assert "cleanclip detect pairs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(f"cleanclip detect {kind} " in shown for kind in KINDS)
     assert cli.main(["detect"]) == 2
     assert cli.main(["detect", "paris"]) == 2
     assert "cleanclip detect: unknown 'paris'. Did you mean 'pairs'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_a_command(kind, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["detect", kind, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: cleanclip detect {kind} " in capsys.readouterr().out
 
 
 @pytest.mark.slow

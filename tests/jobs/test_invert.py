@@ -77,7 +77,7 @@ def test_it_writes_a_target_a_trigger_and_units(made):
     one = Inverted.load(output)
     shares = {name: x for name, x in one.facts["smallest_patches"].items() if x is not None}
     assert one.facts["found"] and len(one.facts["smallest_patches"]) == 10
-    assert one.facts["target"]["name"] == min(shares, key=shares.get)
+    assert one.facts["target"]["name"] == min(shares, key=lambda name: shares[name])
     assert one.mask.shape == one.pattern.shape == (16, 16, 3)
     assert one.mask.min() >= 0 and one.mask.max() <= 1
     (critical,) = one.critical.items()
