@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +20,7 @@ from cleanclip_jax.jobs.detect import KINDS
 DIGITS = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
 QUICK = ("--sample=100", "--draws=1", "--k=8")
 
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    golden = Path(__file__).parents[1] / "golden/workdirs/poisoned"
-    return shutil.copytree(golden, tmp_path_factory.mktemp("run") / "poisoned")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path_factory.getbasetemp() / "detect-cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def detect(*flags):
@@ -107,7 +97,7 @@ def test_other_pairs_whose_poisons_a_file_names(workdir, tmp_path, capsys):
         (["--top=0"], "--top=0"),
         (["--source=nonsense"], "--source=nonsense: write"),
         (["--truth=nowhere.csv"], "nowhere.csv"),
-        (["--config.seed=3"], "--config.seed belongs to the run"),
+        (["--config.seed=3"], "--config.seed belongs to the model"),
         (["--neighbours=left"], "--neighbours: unknown 'left'"),
         (["--import=nowhere.py"], "there is no such file"),
     ],
