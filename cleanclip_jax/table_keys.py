@@ -78,7 +78,7 @@ ATTACK = SimpleNamespace(
     kind=choice(None, "targeted", "targeted: single pictures are taken for a class"),
     victims=whole(None, "of kind targeted: how many pictures; 16", 1),
     copies=whole(None, "of kind targeted: poisons a victim; 3", 1),
-    drop_own=flag(None, "of kind targeted: the victims' captions are false, too"),
+    **{"drop_own": flag(None, "of kind targeted: the victims' captions are false, too")},
     data=table(None, "of kind targeted, to be measured: the source of the victims"),
     parts=Key(
         None,
