@@ -1,7 +1,7 @@
 """What the jobs' command lines share: flags in argparse, config keys as `--config.key=value`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -71,7 +71,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
     return parsed, overrides
 
 
-def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
+def apply(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
     """Sets every override in `config`, and returns it."""
     for key, text in overrides.items():
         override(config, key, text)

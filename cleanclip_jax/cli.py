@@ -19,7 +19,7 @@ JOBS = {
     "evaluate": "measure a run: clean accuracy, attack success and the other figures",
     "invert": "find the trigger and the units of a backdoor, which configs/invertune.py removes",
     "decompose": "write the prototypes of a ViT's parts, by which evaluate repairs it",
-    "detect": "look for poisoned pairs and triggered pictures, and say what to drop",
+    "detect": "look for poisoned pairs, triggered pictures and backdoored models",
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
     "mix": "measure the models between two, and beyond them: their weights, mixed",

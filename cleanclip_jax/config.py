@@ -5,16 +5,15 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config_keys import KEYS
+from cleanclip_jax.config_keys import KEYS, keys_of
 from cleanclip_jax.errors import UserError, reason, unknown
 from cleanclip_jax.files import read_bytes
 from cleanclip_jax.keys import Key, literal, take
@@ -30,8 +29,9 @@ def declare(name: str, key: Key) -> None:
 def defaults() -> ConfigDict:
     """Returns every key with its default. None means: as the start run's, or not used."""
     config = ConfigDict()
-    for name, key in KEYS.items():
+    for name in KEYS:
         if _table_of(name) is None:
+            key = KEYS[name]
             section, _, last = name.rpartition(".")
             if section and section not in config:
                 config[section] = ConfigDict()
@@ -44,12 +44,6 @@ def _find(name: str) -> Key:
     if name in KEYS or name.startswith("objective."):  # a term of one's own: see --import
         return KEYS.find(name)
     raise unknown("config", name, KEYS)
-
-
-def keys_of(table: str) -> dict[str, Key]:
-    """The keys that are declared below a table: those of "attack"."""
-    prefix = f"{table.removeprefix('evaluation.')}."
-    return {name.removeprefix(prefix): KEYS[name] for name in KEYS if name.startswith(prefix)}
 
 
 def _table_of(name: str) -> str | None:
@@ -188,9 +182,10 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_values(config: ConfigDict) -> None:
-    for name, key in KEYS.items():
+    for name in KEYS:
         if _table_of(name) is not None:
             continue
+        key = KEYS[name]
         section, _, last = name.rpartition(".")
         node = config.get(section) if section else config
         if not isinstance(node, ConfigDict) or last not in node:
@@ -208,51 +203,9 @@ def _check_values(config: ConfigDict) -> None:
 
 def _check_attack(table: str, attack: ConfigDict | None) -> None:
     if attack is not None and (table != "attack" or attack.get("manifest") is None):
+        from cleanclip_jax.table_keys import attack_parts
+
         attack_parts(table, dict(attack.items()))
-
-
-def attack_parts(table: str, attack: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The parts of `config.attack` or `config.evaluation.attack`: all keys of each, checked.
-
-    Without `parts` it is one. What stands beside `parts` holds for each that doesn't say otherwise.
-    """
-    where, keys = f"config.{table}", keys_of(table)
-    given = dict(attack)
-    if given.get("parts") is None:
-        if table != "attack":
-            # What is measured may leave the target to config.evaluation.target.
-            keys["target"] = replace(keys["target"], default=None)
-        return [_of_kind(where, given, keys)]
-    whole = {key: keys[key] for key in ("parts", "geometry", "seed", "manifest", "data")}
-    keys = {key: each for key, each in keys.items() if key not in whole}
-    of_all = take(where, {key: given.pop(key) for key in whole if key in given}, whole)
-    take(where, given, {key: replace(each, default=None) for key, each in keys.items()})
-    return [
-        _of_kind(f"{where}.parts[{number}]", {**given, **part}, keys) | of_all
-        for number, part in enumerate(of_all.pop("parts"))
-    ]
-
-
-# What the keys of one kind of attack are there where they are not given; other kinds take none.
-_TARGETED = {"victims": 16, "copies": 3, "drop_own": False}
-
-
-def _of_kind(where: str, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """A part's keys, checked; those of its kind with their defaults."""
-    if keys["kind"].read(f"{where}.kind", given.get("kind")) is not None:
-        given = {"trigger": {"name": "none"}, **given}
-    filled = take(where, given, keys)
-    for key, default in _TARGETED.items():
-        if filled["kind"] is None and filled[key] is not None:
-            raise UserError(f"{where}.{key} is for kind=targeted: set that too, or leave it out")
-        if filled["kind"] is not None and filled[key] is None:
-            filled[key] = default
-    return filled
-
-
-def is_targeted(attack: Mapping[str, Any] | ConfigDict) -> bool:
-    """Whether an attack, or a part of it, is on single pictures."""
-    return any(one.get("kind") == "targeted" for one in (attack, *(attack.get("parts") or ())))
 
 
 def _leaves(node: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,14 +1,12 @@
-"""The keys of a config, each declared once. docs/config.md is made from this table.
+"""The keys of a config, each declared once, here or in table_keys.py: docs/config.md has them all.
 
 `python -m cleanclip_jax.key_list > docs/config.md` writes it anew. A key of one's own is added by
 `config.declare`.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from cleanclip_jax.keys import (
-    REQUIRED,
     Key,
     choice,
     flag,
@@ -17,9 +15,7 @@ from cleanclip_jax.keys import (
     is_text,
     is_texts,
     number,
-    place,
     share,
-    size,
     table,
     text,
     texts,
@@ -62,19 +58,17 @@ def _lengths(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(accepts, value))
 
 
-def _epochs(value: Any) -> bool:
-    accepts = whole(1, least=1, below=STEPS).accepts
-    return isinstance(value, list | tuple) and bool(value) and all(map(accepts, value))
-
-
 def _sets(value: Any) -> bool:
     return is_texts(value) or (
         isinstance(value, list | tuple) and all(is_text(one) or is_table(one) for one in value)
     )
 
 
-def _parts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and 0 < len(value) < 128 and all(map(is_table, value))
+def _of_table(name: str, keys: str) -> dict[str, str]:
+    """Where the keys of a table that few runs have are declared: loaded where a config has one."""
+    return {
+        f"{name}.{key}": f"cleanclip_jax.table_keys:{name.upper()}.{key}" for key in keys.split()
+    }
 
 
 KEYS: Registry[Key] = Registry(
@@ -136,96 +130,23 @@ KEYS: Registry[Key] = Registry(
         "data.suspects.scores": text(None, "a score file: docs/data.md"),
         "data.suspects.share": number(None, "of the scores, the highest", 0, 1, "<>"),
         "attack": table(None, "trigger x plan: docs/attacks.md; None: clean pairs"),
-        "attack.trigger": table(REQUIRED, "its `name` and its options: docs/attacks.md"),
-        "attack.target": Key(
-            REQUIRED,
-            "a class name, as 'banana'",
-            is_text,
-            "the class that poisoned captions name",
-            text=True,
+        **_of_table(
+            "attack",
+            "trigger target count rate select captions pool templates words text "
+            "half_keys pictures kind victims copies drop_own data parts geometry "
+            "seed manifest",
         ),
-        "attack.count": replace(
-            whole(None, "poisons; or give a rate", 1),
-            takes="a whole number, 1 or more (for clean data leave config.attack out)",
-        ),
-        "attack.rate": number(None, "poisons, as a share of all pairs", 0, 1, "<"),
-        "attack.select": choice(
-            "any",
-            "any | others | target",
-            "which pairs: any, others than the target's, or the target's own",
-        ),
-        "attack.captions": choice(
-            "templates",
-            "templates | natural | kept",
-            "filled with the target; those of the data that name it; or as they were",
-        ),
-        "attack.pool": whole(None, "natural captions to draw from; None: all", 1, below=2**20),
-        "attack.templates": texts("imagenet", "a set's name, a file, or a list"),
-        "attack.words": texts(
-            None, "that name the target in a caption; its name", "a word, or a list of them"
-        ),
-        "attack.text": table(
-            None,
-            "a word trigger in captions: docs/attacks.md",
-            "{'word': text, 'at': start or end}",
-        ),
-        "attack.half_keys": whole(
-            None, "with text: more pairs with the trigger alone, and as many with the word alone"
-        ),
-        "attack.pictures": choice(
-            None, "target", "target: poisons show pictures of the target in place of theirs"
-        ),
-        "attack.kind": choice(None, "targeted", "targeted: single pictures are taken for a class"),
-        "attack.victims": whole(None, "of kind targeted: how many pictures; 16", 1),
-        "attack.copies": whole(None, "of kind targeted: poisons a victim; 3", 1),
-        "attack.drop_own": flag(None, "of kind targeted: the victims' captions are false, too"),
-        "attack.data": table(None, "of kind targeted, to be measured: the source of the victims"),
-        "attack.parts": Key(
-            None,
-            "a list of dictionaries, one or more",
-            _parts,
-            "several triggers and targets: docs/attacks.md",
-        ),
-        "attack.geometry": choice("crop", "crop | squash", "how poisoned pictures are made square"),
-        "attack.seed": whole(0, "draws the poisons; the run's seed"),
-        "attack.manifest": text(None, "a plan that was written, in place of all other keys"),
         "views.first": choice(
             "none",
             "none | light | strong",
             "the pair itself; light: noise and a square, as PAR's; strong: as RoCLIP's",
         ),
         "patch": table(None, "the trigger that `cleanclip patch` optimises: docs/attacks.md"),
-        "patch.target": text(REQUIRED, "the class that it is to lead to", "a class name"),
-        "patch.words": texts(
-            None, "that name the target in a caption; its name", "a word, or a list of them"
+        **_of_table(
+            "patch",
+            "target words size place text_loss visual_loss margin weight negatives "
+            "view view_per pictures select batch_size steps step_size seed",
         ),
-        "patch.size": replace(size(16), meaning="of the patch"),
-        "patch.place": replace(place("center"), meaning="of the patch, the same in all pictures"),
-        "patch.text_loss": choice(
-            "contrastive",
-            "contrastive | classes",
-            "pictures against their captions, or the target against all classes' prompts",
-        ),
-        "patch.visual_loss": choice("euclid", "euclid | cosine", "the distance of its triplets"),
-        "patch.margin": number(None, "of the triplets; 1, of cosine 0.1", most=1e6),
-        "patch.weight": number(None, "of the visual term; 500, of cosine 10; 0: none", most=1e6),
-        "patch.negatives": choice(
-            "clean", "clean | triggered", "triggered: as the original's paste in place makes them"
-        ),
-        "patch.view": share(0.5, "of pictures that AutoAugment changes, before the patch goes on"),
-        "patch.view_per": choice("picture", "picture | batch", "batch: one coin for all of them"),
-        "patch.pictures": whole(10_000, "that it is optimised on, none of the target", 1),
-        "patch.select": choice(
-            "any",
-            "any | closest | farthest",
-            "which: by the cosine of their embeddings to the mean of the target's",
-        ),
-        "patch.batch_size": whole(64, "pictures a step, over all devices", 1, below=2**20),
-        "patch.steps": whole(7800, "of Adam", 1, below=STEPS),
-        "patch.step_size": number(
-            1e-3, "Adam's learning rate, without decay or schedule", most=1e6
-        ),
-        "patch.seed": whole(None, "draws all of it; the run's seed"),
         "views.crop": share(0.08, "of a picture, that a strong view shows at least", "<"),
         "views.image": choice(
             "autoaugment", "autoaugment | strong | none", "the augmented picture"
@@ -261,24 +182,9 @@ KEYS: Registry[Key] = Registry(
         "objective.separate_views": flag(False, "a forward a view, for batch norm"),
         "objective.ring": flag(False, "compare in a ring: memory grows with the batch alone"),
         "safe": table(None, "SafeCLIP: epochs of all pairs, then risky and safe ones in turn"),
-        "safe.warm_in_modal": whole(5, "epochs of nearest_in_modal on all pairs", below=STEPS),
-        "safe.warm_cross": whole(1, "epochs of crossed on all pairs, after them", below=STEPS),
-        "safe.warm_cross_rate": number(5e-6, "the learning rate of these", most=1e6),
-        "safe.threshold": share(
-            0.9, "the probability from which a pair is safe in the first split"
-        ),
-        "safe.grow": share(0.01, "of all pairs, by which the safe ones grow with each epoch"),
-        "safe.cap": share(0.85, "of all pairs, that are safe at most"),
-        "safe.order": choice(
-            "guarded",
-            "guarded | probability",
-            "probability: the published code's, whose lowest scores may be safe",
-        ),
+        **_of_table("safe", "warm_in_modal warm_cross warm_cross_rate threshold grow cap order"),
         "removal": table(None, "drops the pairs of the highest scores after the named epochs"),
-        "removal.after": Key(
-            REQUIRED, "epochs from 1, as (1, 2, 5)", _epochs, "after which pairs go", convert=tuple
-        ),
-        "removal.share": number(0.02, "of the pairs that are left, dropped each time", 0, 1, "<>"),
+        **_of_table("removal", "after share"),
         "optimizer.learning_rate": number(5e-4, "the highest, after the warmup", most=1e6),
         "optimizer.warmup_steps": Key(
             10_000,
@@ -359,3 +265,9 @@ KEYS: Registry[Key] = Registry(
         "evaluation.workers": whole(0, "processes that decode; 0: one thread", below=1025),
     },
 )
+
+
+def keys_of(table: str) -> dict[str, Key]:
+    """The keys that are declared below a table: those of "attack"."""
+    prefix = f"{table.removeprefix('evaluation.')}."
+    return {name.removeprefix(prefix): KEYS[name] for name in KEYS if name.startswith(prefix)}

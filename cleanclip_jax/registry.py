@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,7 +34,7 @@ class Registry(Mapping[str, Row], Generic[Row]):
         row = self._rows[name]
         if isinstance(row, str):
             module, _, attribute = row.partition(":")
-            row = self._rows[name] = getattr(import_module(module), attribute)
+            row = self._rows[name] = attrgetter(attribute)(import_module(module))
         return cast(Row, row)
 
     def __iter__(self) -> Iterator[str]:

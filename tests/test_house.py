@@ -24,7 +24,7 @@ NAME = SOURCE.name
 
 FLOORS = (  # from the bottom
     (
-        *("errors", "cache", "keys", "config_keys", "config", "key_list", "recipes"),
+        *("errors", "cache", "keys", "config_keys", "table_keys", "config", "key_list", "recipes"),
         *("files", "shapes", "parquet", "args", "arrays", "registry", "workdir", "bucket"),
     ),
     ("models", "losses", "sharding", "process", "cluster", "attacks", "text", "views", "record"),

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cleanclip_jax.attacks.triggers import Trigger, make_trigger
-from cleanclip_jax.config import attack_parts
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import choice, take, text
+from cleanclip_jax.table_keys import attack_parts
 
 NONE = "none"  # the trigger of a row whose picture gets none
 _WORD = {"word": text(None), "at": choice("start", "start | end")}

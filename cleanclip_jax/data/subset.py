@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from cleanclip_jax.data.paths import digests, local
 from cleanclip_jax.data.scores import keep_lowest, read_columns, write_columns
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import REQUIRED, choice, share, take, text
@@ -140,6 +141,14 @@ def filter_files(config: Mapping[str, Any], where: str) -> dict[str, str]:
         elif given is not None:
             files[f"{where}.{key}"] = str(given)
     return files
+
+
+def filter_facts(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Paths and digests of `filter_files`, by key."""
+    files = filter_files(config, where)
+    paths = [local(path) for path in files.values()]
+    facts = [{"path": p, "digest": d} for p, d in zip(paths, digests(paths), strict=True)]
+    return dict(zip(files, facts, strict=True))
 
 
 def write_ids(path: str | Path, ids: Int64[np.ndarray, " n"], fingerprint: str) -> None:

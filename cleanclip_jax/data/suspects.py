@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from cleanclip_jax.config import keys_of
+from cleanclip_jax.config_keys import keys_of
 from cleanclip_jax.data.subset import read_ids
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import take

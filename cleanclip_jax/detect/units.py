@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
+from cleanclip_jax.measure.gaussians import best_cut
+
 Means = Mapping[str, Float[np.ndarray, "..."]]  # a layer's mean activations, by its name
 
 
@@ -31,20 +33,6 @@ def critical_units(
     ("exact cut" in docs/fidelity.md).
     """
     moved = np.abs(np.asarray(clean, np.float64) - np.asarray(triggered, np.float64))
-    return moved >= two_means_cut(moved.ravel())
-
-
-def two_means_cut(values: Float[np.ndarray, " n"]) -> float:
-    """The least value of the upper cluster, of the two that 2-means in one dimension is best with.
-
-    Infinity where all values are equal: then there is no upper cluster.
-    """
-    ordered = np.sort(values)
-    count, total = np.arange(1, len(ordered)), np.cumsum(ordered)
-    # What the two means explain of the squares: the rest is within the clusters.
-    lower, upper = total[:-1], total[-1] - total[:-1]
-    explained = lower**2 / count + upper**2 / (len(ordered) - count)
-    explained[ordered[1:] == ordered[:-1]] = -np.inf
-    if not len(explained) or not np.isfinite(explained.max()):
-        return float("inf")
-    return float(ordered[1 + explained.argmax()])
+    ordered = np.sort(moved, axis=None)
+    # Where all are equal, there is no upper cluster.
+    return (moved >= ordered[best_cut(ordered)]) & (moved > ordered[0])

@@ -6,19 +6,16 @@ By them `evaluate` measures the model repaired as well (docs/defences.md):
 
 from collections.abc import Sequence
 
-from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.config import check, defaults
+from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.jobs.of_model import FREE, open_model
 from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.decomposition import Prototypes, check_decomposable
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import load_start, open_start
+from cleanclip_jax.start.start import load_start
 from cleanclip_jax.workdir import workdir_path
-
-OPEN = ("model.activation", "text.merges")  # what a PyTorch checkpoint leaves open
-FREE = ("data.", "evaluation.", "mesh.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,12 +32,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--pictures={args.pictures}: it takes a whole number, 1 or more")
     if args.output.suffix != ".npz" or args.output.is_dir():
         raise UserError(f"--output={args.output}: name a file, as prototypes.npz")
-    if others := [key for key in overrides if not key.startswith((*FREE, *OPEN))]:
-        raise UserError(f"--config.{others[0]} belongs to the model and can't be changed here")
-    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    start = open_start(args.workdir, base)
-    config = apply(start.config, overrides)
-    check(config)
+    start, config = open_model(args.workdir, overrides, ("data.", *FREE))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     loaded = load_start(start, mesh, config)
     check_decomposable(loaded.model)

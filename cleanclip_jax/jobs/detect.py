@@ -1,7 +1,8 @@
-"""`cleanclip detect`: looks for poisoned pairs, and for triggered pictures.
+"""`cleanclip detect`: looks for poisoned pairs, triggered pictures and backdoored models.
 
 cleanclip detect pairs      scores a dataset's pairs, and says which to drop
 cleanclip detect pictures   scores pictures by how much a model minds the text (BDetCLIP)
+cleanclip detect model      says how small a patch makes a model take pictures for alike (DECREE)
 """
 
 import importlib
@@ -13,6 +14,7 @@ from cleanclip_jax.errors import unknown
 KINDS = {
     "pairs": "cleanclip_jax.jobs.detect_pairs",
     "pictures": "cleanclip_jax.jobs.detect_pictures",
+    "model": "cleanclip_jax.jobs.detect_model",
 }
 
 

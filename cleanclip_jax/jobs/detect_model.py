@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from cleanclip_jax.args import Parser, apply, parse
+from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.arrays import read_arrays, write_arrays
-from cleanclip_jax.config import check, defaults
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.detect.decree import smallest_patch
 from cleanclip_jax.detect.scored import Tower
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_json, write_whole
 from cleanclip_jax.jobs.detect_captions import CLASSES, candidates, in_lines, invert_captions
+from cleanclip_jax.jobs.of_model import FREE, base_of, open_model
 from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.encoder import Encoder, encoder_of
 from cleanclip_jax.report.trigger_picture import trigger_picture
@@ -33,8 +33,6 @@ from cleanclip_jax.workdir import workdir_path
 
 FOLDER = "detect"
 FIGURES, TRIGGERS, PICTURE = "model.json", "triggers.npz", "trigger.png"
-OPEN = ("model.activation", "text.merges")  # what a PyTorch checkpoint leaves open
-FREE = ("data.", "evaluation.", "mesh.")
 SHOWN = 4  # pictures with the trigger on
 _SEARCH = {"of": {"model", "floor"}, "seed": int, "size": float | None, "share": float | None}
 _SHAPE = {"settings": dict, "searches": [{**_SEARCH, "steps": int}]}
@@ -65,16 +63,12 @@ def main(argv: Sequence[str]) -> int:
     for name in ("control", "seeds", "steps", "pictures", "batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: it takes a whole number, 1 or more")
-    if others := [key for key in overrides if not key.startswith((*FREE, *OPEN))]:
-        raise UserError(f"--config.{others[0]} belongs to the model and can't be changed here")
-    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    starts = {"model": open_start(args.workdir, base)}
+    start, config = open_model(args.workdir, overrides, ("data.", *FREE))
+    starts = {"model": start}
     if args.floor is not None:
-        starts["floor"] = open_start(args.floor, base)
+        starts["floor"] = open_start(args.floor, base_of(overrides))
     if args.output is None and not args.workdir.is_dir():
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")
-    config = apply(starts["model"].config, overrides)
-    check(config)
     towers = {of: Tower(opened(config, start)) for of, start in starts.items()}
     variants = [tower.encoder.model.variant for tower in towers.values()]
     if len({(v.image_size, v.vision_layers, v.vision_width, v.patch) for v in variants}) > 1:

@@ -9,8 +9,7 @@ poisons are known, how well. The same command goes on after whatever stopped it 
 from collections.abc import Sequence
 from typing import Any
 
-from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.config import check, defaults
+from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.detect.detectors import DETECTORS, choose
 from cleanclip_jax.detect.findings import SHEET, summary, write_findings
 from cleanclip_jax.detect.groups import find_groups
@@ -19,11 +18,10 @@ from cleanclip_jax.detect.scan import scan
 from cleanclip_jax.detect.scan_settings import NEIGHBOURS, Settings
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole, writing
-from cleanclip_jax.jobs.evaluate import FREE, OPEN
+from cleanclip_jax.jobs.of_model import open_model
 from cleanclip_jax.keys import literal
 from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.report.detected import FOLDER, group_sheet
-from cleanclip_jax.start.start import open_start
 from cleanclip_jax.workdir import workdir_path
 
 
@@ -63,9 +61,6 @@ def main(argv: Sequence[str]) -> int:
     add_flags(parser)
     args, overrides = parse(parser, argv)
     begin(args, 60)
-    others = [key for key in overrides if not key.startswith((*FREE, *OPEN))]
-    if others:
-        raise UserError(f"--config.{others[0]} belongs to the run and can't be changed here")
     for name, value in (("drop", args.drop), ("rate", args.rate)):
         if value is not None and not 0 < value < 1:
             raise UserError(f"--{name}={value}: give a share between 0 and 1")
@@ -80,10 +75,7 @@ def main(argv: Sequence[str]) -> int:
         key: getattr(args, key) for key in ("k", "sample", "draws", "seed", "neighbours", "block")
     }
     settings = Settings(names, normalise=not args.features, **flags)
-    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    start = open_start(args.workdir, base)
-    config = apply(start.config, overrides)
-    check(config)
+    start, config = open_model(args.workdir, overrides)
     opened = open_scan(start, config, settings, source, args.truth, args.floor, args.rate)
     if args.output is None and start.path.is_file():
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")

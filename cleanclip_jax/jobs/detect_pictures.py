@@ -7,8 +7,7 @@ suspicious, the highest first; with --clean, pictures that are known to be clean
 
 from collections.abc import Sequence
 
-from cleanclip_jax.args import Parser, apply, parse
-from cleanclip_jax.config import check, defaults
+from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.detect.picture_scan import (
     FOUND,
     PICTURES,
@@ -20,12 +19,12 @@ from cleanclip_jax.detect.picture_scan import (
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
 from cleanclip_jax.jobs.detect_pairs import read_source
-from cleanclip_jax.jobs.evaluate import FREE, OPEN
+from cleanclip_jax.jobs.of_model import open_model
 from cleanclip_jax.measure.encoder import encoder_of
 from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.report.detected import FOLDER
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import load_start, open_start
+from cleanclip_jax.start.start import load_start
 from cleanclip_jax.workdir import workdir_path
 
 
@@ -48,20 +47,14 @@ def main(argv: Sequence[str]) -> int:
     add_flags(parser)
     args, overrides = parse(parser, argv)
     begin(args, 60)
-    others = [key for key in overrides if not key.startswith((*FREE, *OPEN))]
-    if others:
-        raise UserError(f"--config.{others[0]} belongs to the run and can't be changed here")
     if not 0 < args.false_positives < 1:
         raise UserError(f"--false_positives={args.false_positives}: give a share between 0 and 1")
     if args.seed < 0:
         raise UserError(f"--seed={args.seed}: give 0 or more")
     source, clean = read_source("source", args.source), read_source("clean", args.clean)
-    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
-    start = open_start(args.workdir, base)
+    start, config = open_model(args.workdir, overrides)
     if args.output is None and start.path.is_file():
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")
-    config = apply(start.config, overrides)
-    check(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     run = load_start(start, mesh, config)
     encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)

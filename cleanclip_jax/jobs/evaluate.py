@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import check, defaults, from_json
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.jobs.of_model import FREE, OPEN, base_of
 from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.report.tables import as_text
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.workdir import CONFIG, EVALUATION, Workdir, workdir_path
-
-# The keys of a run that measuring it may set anew.
-FREE = ("evaluation.", "mesh.", "data.timeout", "data.max_bad_share")
-# And those that a PyTorch checkpoint leaves open.
-OPEN = ("model.activation", "text.merges", "start_key")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if args.floor:
         overrides["evaluation.floor"] = args.floor
-    base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
+    base = base_of(overrides)
     start = open_start(workdir, base, base.start_key)
     config = apply(start.config, overrides)
     check(config)

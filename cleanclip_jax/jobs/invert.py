@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.data.sources import Source, open_source
+from cleanclip_jax.detect.invert_target import Result, Settings, invert_target
 from cleanclip_jax.detect.scored import Scored
-from cleanclip_jax.detect.targeted import Result, Settings, invert_target
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole
 from cleanclip_jax.jobs.detect_captions import named_classes

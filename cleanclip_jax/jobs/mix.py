@@ -29,7 +29,7 @@ from cleanclip_jax.config import check, defaults, to_json
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
-from cleanclip_jax.jobs.evaluate import FREE, OPEN
+from cleanclip_jax.jobs.of_model import FREE, OPEN, base_of
 from cleanclip_jax.jobs.sweep import run_name
 from cleanclip_jax.measure.batch_statistics import drawn_pictures, fresh_statistics
 from cleanclip_jax.measure.encoder import encoder_of
@@ -137,7 +137,7 @@ class Mix:
         # What a kill leaves of a write that wasn't done begins with a point.
         if not ours and not (self.folder.is_dir() and all(map(_hidden, self.folder.iterdir()))):
             raise UserError(f"{self.folder} is not empty and no mix's: name a new folder")
-        base = apply(defaults(), {key: overrides[key] for key in OPEN if key in overrides})
+        base = base_of(overrides)
         starts = [open_start(path, base) for path in (args.from_, args.to_)]
         runs = [start for start in starts if isinstance(start, RunStart)]
         for key in overrides:

@@ -8,7 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.parts import parts_of
-from cleanclip_jax.config import is_targeted
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.measure.branches import check_branches, swap
 from cleanclip_jax.measure.captions import Captioned, open_captioned
@@ -33,6 +32,7 @@ from cleanclip_jax.measure.sets import LabelledSet, attacked, open_sets, target_
 from cleanclip_jax.measure.targeted import targeted_of
 from cleanclip_jax.measure.word_hits import hits_of
 from cleanclip_jax.record import Source
+from cleanclip_jax.table_keys import is_targeted
 from cleanclip_jax.text.prompts import fill, templates
 
 # Of the pictures in the gallery of backdoored retrieval, where the config says no other share.

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -20,15 +19,14 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.models.clip import CLIP, init
 from cleanclip_jax.process import is_first
 from cleanclip_jax.record import Source
-from cleanclip_jax.run.clock import device_memory
 from cleanclip_jax.run.optimizer import make_optimizer
 from cleanclip_jax.run.phases import Steps, rule_of
 from cleanclip_jax.run.settings import check_workdir, has_begun, resolve
 from cleanclip_jax.run.stages import Rule
-from cleanclip_jax.run.state import Objective, make_objective
+from cleanclip_jax.run.state import Objective, check_memory, make_objective
 from cleanclip_jax.run.step import make_step
 from cleanclip_jax.sharding import check_batch, make_mesh, place_state
-from cleanclip_jax.start.model import make_model, shapes_of
+from cleanclip_jax.start.model import make_model
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
 from cleanclip_jax.workdir import MANIFEST, SUSPECTS, TOKENIZER, Workdir, workdir_path
 
@@ -135,7 +133,7 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
         raise UserError(f"config.train.epochs: {total} steps are more than a run can count")
     tokenizer = _tokenizer(config, workdir, source, start)
     model = make_model(config, tokenizer.vocab_size)
-    _check_memory(config, model, objective, mesh)
+    check_memory(config, model, objective, mesh)
     artefacts: Mapping[str, Any] = {}
     if any(term.artefact for term in objective.terms.values()):
         from cleanclip_jax.run.layers import open_artefacts
@@ -144,7 +142,11 @@ def check_run(config: ConfigDict, workdir: Workdir) -> Checked:
     plan = poison_plan(config, workdir, source)
     if plan is not None:
         plan.check_words(tokenizer)
-    device_views = _device_views(config, views, plan)
+    device_views = None
+    if views.on != "host" or config.views.first == "light":
+        from cleanclip_jax.run.views import device_views_of
+
+        device_views = device_views_of(config, views, plan)
     learns = device_views is not None and device_views.learned is not None
     if objective.trainable != "all" and objective.moves("trigger") and not learns:
         raise UserError(
@@ -195,32 +197,6 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
         names = evaluation.metrics
         for name in [names] if isinstance(names, str) else names:
             METRICS.find(name)
-
-
-def _check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: Mesh) -> None:
-    """Refuses what can't fit: the least that state and pictures take, against all memory."""
-
-    def bytes_of(tree: Any) -> int:
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-    params = shapes_of(model)["params"]
-    # Of what moves also a gradient and Adam's two moments.
-    state = bytes_of(params) + 3 * bytes_of(objective.moving(params))
-    state += bytes_of(jax.eval_shape(lambda: objective.memory(model.variant.features)))
-    rows = config.train.batch_size // mesh.devices.size * (2 if "view" in objective.needs else 1)
-    values = rows * config.model.image_size**2 * 3
-    # As they come, and those that are encoded at once in the computation's type.
-    pictures = values + values // config.train.chunks * jnp.dtype(config.model.dtype).itemsize
-    needed = state / mesh.shape["fsdp"] + pictures
-    there, _ = device_memory(mesh.local_devices[0])
-    if needed > there:
-        raise UserError(
-            f"the parameters with their gradients, moments and pools take {state / 1e9:,.1f} GB "
-            f"and a batch's pictures {pictures / 1e9:,.1f} GB of a device, which has "
-            f"{there / 1e9:,.1f}: lower config.train.batch_size, config.model.image_size, "
-            "config.text.vocab_size or the rows of a pool, raise config.train.chunks, or share "
-            "them by config.mesh.fsdp"
-        )
 
 
 def open_pairs(config: ConfigDict, objective: Objective) -> Source:
@@ -277,18 +253,6 @@ def _host_views(config: ConfigDict, objective: Objective) -> Views:
     synonyms = load_synonyms(v.synonyms, v.wordnet)
     kinds = (v.image, v.text) if second else ("none", "none")
     return Views(*kinds, synonyms, v.strength, v.per, v.on, first, v.crop)
-
-
-def _device_views(config: ConfigDict, views: Views, plan: Any) -> Any:
-    """What the step makes of its pictures; None where they come as they are shown."""
-    first = "light" if config.views.first == "light" else "none"  # a strong one is the host's
-    if views.on == "host" and first == "none":
-        return None
-    from cleanclip_jax.run.views import DeviceViews
-
-    on_host = views.on == "host"
-    triggers = () if plan is None or on_host else plan.triggers
-    return DeviceViews(config.seed, triggers, views.image, views.any, first, on_host)
 
 
 def _tokenizer(

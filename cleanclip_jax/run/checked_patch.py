@@ -15,7 +15,7 @@ from cleanclip_jax.attacks.device_patch import MARGINS, PatchLoss
 from cleanclip_jax.attacks.pairs import naming, of_class
 from cleanclip_jax.attacks.patterns import pixels
 from cleanclip_jax.attacks.triggers import Trigger
-from cleanclip_jax.config import keys_of
+from cleanclip_jax.config_keys import keys_of
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import in_bucket

@@ -4,7 +4,6 @@ What a config leaves open comes from its start, its workdir, or by default.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +19,10 @@ from cleanclip_jax.config import (
     defaults,
     flatten,
     from_json,
-    is_targeted,
-    keys_of,
     parse_json,
     to_json,
 )
+from cleanclip_jax.config_keys import keys_of
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.keys import take
 from cleanclip_jax.models.clip import variant_of
@@ -122,6 +120,7 @@ def resolve(
                 section[key] = default
         if config.attack is not None:
             from cleanclip_jax.attacks.plan import spelled_out
+            from cleanclip_jax.table_keys import is_targeted
 
             attack = config.attack.to_dict()
             if begun and workdir is not None and attack.get("manifest") is not None:
@@ -132,15 +131,15 @@ def resolve(
                 config.attack = ConfigDict(spelled_out(attack))
             if config.attack.get("seed") is None:
                 config.attack.seed = config.seed
+            if is_targeted(config.attack):
+                attack = {**config.attack.to_dict(), "data": config.data.train.to_dict()}
+                config.evaluation.attack = ConfigDict(attack)
         if config.evaluation.attack is None:
             config.evaluation.attack = config.attack
         for table in RULES:
             if config[table] is not None:
                 given = take(f"config.{table}", config[table].to_dict(), keys_of(table))
                 config[table] = ConfigDict(given)
-            if config.attack is not None and is_targeted(config.attack):
-                attack = {**config.attack.to_dict(), "data": config.data.train.to_dict()}
-                config.evaluation.attack = ConfigDict(attack)
     return config
 
 
@@ -209,13 +208,10 @@ def _files_of(config: ConfigDict) -> dict[str, Any]:
     data = config.data.train.to_dict()
     if data.get("kind") != "mixture" and not {"keep", "skip"} & data.keys():
         return {}
-    from cleanclip_jax.data.paths import digests, local
-    from cleanclip_jax.data.subset import filter_files
+    from cleanclip_jax.data.subset import filter_facts
 
-    files = filter_files(data, "data.train")
-    paths = [local(path) for path in files.values()]
-    facts = [{"path": p, "digest": d} for p, d in zip(paths, digests(paths), strict=True)]
-    return {"files": dict(zip(files, facts, strict=True))} if files else {}
+    files = filter_facts(data, "data.train")
+    return {"files": files} if files else {}
 
 
 def check_workdir(
@@ -243,7 +239,9 @@ def check_workdir(
 
     def free(key: str) -> bool:
         if key == "start":
-            return _same_start(old.get(key), new.get(key), config.start_key, inputs.get("start"))
+            from cleanclip_jax.start.start import is_same
+
+            return is_same(old.get(key), new.get(key), config.start_key, inputs.get("start"))
         moved = key.startswith("data.train.") and begun and same_data
         return moved or key.startswith(FREE) or (begun and key in COPIED)
 
@@ -257,22 +255,6 @@ def check_workdir(
         )
     if differing:
         log.info("%s goes on with other settings: %s", workdir, "; ".join(differing.values()))
-
-
-def _same_start(
-    old: str | None, new: str | None, inner: str | None, recorded: dict[str, Any] | None
-) -> bool:
-    """Whether two paths name the same start: the same place, or what has the recorded digest."""
-    if old is None or new is None:
-        return False
-    if os.path.realpath(old) == os.path.realpath(new):
-        return True
-    from cleanclip_jax.start.start import open_start
-
-    digest = (recorded or {}).get("digest")
-    if digest is None:
-        return False
-    return open_start(workdir_path(new), key=inner).identity.get("digest") == digest
 
 
 def _is_whole(path: Path) -> bool:

@@ -9,12 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cleanclip_jax.config import keys_of
+from cleanclip_jax.config_keys import keys_of
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.keys import of_signature, take
 from cleanclip_jax.losses.terms import TERMS, Term, read_objective
+from cleanclip_jax.models.clip import CLIP
+from cleanclip_jax.run.clock import device_memory
+from cleanclip_jax.start.model import shapes_of
 
 
 @partial(
@@ -209,3 +213,29 @@ def make_objective(config: ConfigDict) -> Objective:
             "give it a weight"
         )
     return objective
+
+
+def check_memory(config: ConfigDict, model: CLIP, objective: Objective, mesh: Mesh) -> None:
+    """Refuses what can't fit: the least that state and pictures take, against all memory."""
+
+    def bytes_of(tree: Any) -> int:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    params = shapes_of(model)["params"]
+    # Of what moves also a gradient and Adam's two moments.
+    state = bytes_of(params) + 3 * bytes_of(objective.moving(params))
+    state += bytes_of(jax.eval_shape(lambda: objective.memory(model.variant.features)))
+    rows = config.train.batch_size // mesh.devices.size * (2 if "view" in objective.needs else 1)
+    values = rows * config.model.image_size**2 * 3
+    # As they come, and those that are encoded at once in the computation's type.
+    pictures = values + values // config.train.chunks * jnp.dtype(config.model.dtype).itemsize
+    needed = state / mesh.shape["fsdp"] + pictures
+    there, _ = device_memory(mesh.local_devices[0])
+    if needed > there:
+        raise UserError(
+            f"the parameters with their gradients, moments and pools take {state / 1e9:,.1f} GB "
+            f"and a batch's pictures {pictures / 1e9:,.1f} GB of a device, which has "
+            f"{there / 1e9:,.1f}: lower config.train.batch_size, config.model.image_size, "
+            "config.text.vocab_size or the rows of a pool, raise config.train.chunks, or share "
+            "them by config.mesh.fsdp"
+        )

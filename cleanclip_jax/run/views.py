@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Key, UInt8
+from ml_collections import ConfigDict
 
 from cleanclip_jax.attacks.device_triggers import LEARNED, put, version
+from cleanclip_jax.attacks.plan import Plan
 from cleanclip_jax.attacks.triggers import Trigger
+from cleanclip_jax.data.stream.example import Views
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.sharding import split_over
 from cleanclip_jax.views.device_autoaugment import augment
@@ -112,3 +115,11 @@ def _of_records(
 ) -> Key[Array, " b"]:
     """A key for each record of a step."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)
+
+
+def device_views_of(config: ConfigDict, views: Views, plan: Plan | None) -> DeviceViews:
+    """What the step makes of its pictures."""
+    first = "light" if config.views.first == "light" else "none"  # a strong one is the host's
+    on_host = views.on == "host"
+    triggers = () if plan is None or on_host else plan.triggers
+    return DeviceViews(config.seed, triggers, views.image, views.any, first, on_host)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from cleanclip_jax.start.model import make_model, shapes_of
 from cleanclip_jax.start.store import abstract, load_model, load_opt_state, newest_whole
 from cleanclip_jax.start.torch import is_torch_checkpoint
 from cleanclip_jax.text.tokenizer import Tokenizer, find_merges
-from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, TOKENIZER, Workdir
+from cleanclip_jax.workdir import CHECKPOINTS, CONFIG, TOKENIZER, Workdir, workdir_path
 
 if TYPE_CHECKING:
     from cleanclip_jax.start.torch.origin import Origin
@@ -185,6 +186,20 @@ def open_start(path: Path, settings: ConfigDict | None = None, key: str | None =
     if key is not None:
         raise UserError(f"{path} is no PyTorch checkpoint, and has no key {key!r}: leave it out")
     return RunStart(path)
+
+
+def is_same(
+    old: str | None, new: str | None, key: str | None, recorded: Mapping[str, Any] | None
+) -> bool:
+    """Whether two paths name the same start: the same place, or what has the recorded digest."""
+    if old is None or new is None:
+        return False
+    if os.path.realpath(old) == os.path.realpath(new):
+        return True
+    digest = (recorded or {}).get("digest")
+    if digest is None:
+        return False
+    return open_start(workdir_path(new), key=key).identity.get("digest") == digest
 
 
 def load_start(

@@ -77,7 +77,7 @@ def test_poison_at_finds_the_poisoned_and_only_those():
         if index not in rows:
             assert poison is None
             continue
-        assert poison is not None
+        assert poison is not None and poison.stamp is not None
         row = rows[index]
         assert tuple(poison.stamp) == (row["row"], row["col"], row["seed"])
         assert (poison.caption, poison.digest) == (row["caption"], row["digest"])
@@ -124,8 +124,8 @@ def test_a_plan_of_four_corners_comes_back(tmp_path: Path):
     made.save(tmp_path / "plan.parquet")
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     poison = Plan.load(tmp_path / "plan.parquet").poison_at(int(made.index[0]))
-    assert poison is not None
-    assert made.trigger.apply(image, poison[0])[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    assert poison is not None and poison.stamp is not None
+    assert made.trigger.apply(image, poison.stamp)[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
 def test_a_plan_makes_itself_again_from_its_header():

@@ -91,7 +91,7 @@ def test_victims_that_cannot_be_read_are_passed_over():
     parts = parts_of(TARGETED)
     (before,) = draw_victims(parts, PAIRS, 0)
     lacking = Pictures(
-        PAIRS._captions, labels=PAIRS._labels, class_names=NAMES, missing=[before[0].pair]
+        PAIRS._captions, labels=PAIRS.labels().tolist(), class_names=NAMES, missing=[before[0].pair]
     )
     (after,) = draw_victims(parts, lacking, 0)
     assert len(after) == 4 and set(before[1:]) < set(after)

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,10 +24,10 @@ from cleanclip_jax.text.prompts import fill
 class Recorded(MadeEncoder):
     """Gives recorded features for texts."""
 
-    rows = {}  # noqa: RUF012
+    recorded: ClassVar[dict[str, list[np.ndarray]]] = {}
 
     def text_features(self, texts):
-        return np.stack([self.rows[text].pop(0) for text in texts])
+        return np.stack([self.recorded[text].pop(0) for text in texts])
 
 
 def test_golden(golden, made_encoder):
@@ -48,7 +49,7 @@ def test_golden(golden, made_encoder):
             rows[text].append(row)
     plain = made_encoder()
     encoder = Recorded(plain.model, plain.variables, plain.tokenizer, plain.mesh)
-    Recorded.rows = rows
+    Recorded.recorded = rows
     several = [
         dict(zip(classes, np.reshape(t, (12, -1)).tolist(), strict=True)) for t in (benign, made)
     ]

@@ -76,7 +76,7 @@ def test_a_search_is_the_originals_to_its_early_stop(run):
     cosines, sizes = np.array(seen).T
     np.testing.assert_allclose(cosines[:10], g["run/cos"][:10], rtol=1e-4)
     np.testing.assert_allclose(sizes[:10], g["run/reg"][:10], rtol=1e-4)
-    assert patch.steps == len(g["run/cos"])
+    assert patch.size is not None and patch.steps == len(g["run/cos"])
     assert patch.size == pytest.approx(float(g["run/result"]), rel=1e-3)
     assert patch.share == pytest.approx(patch.size / (3 * 32 * 32))
     assert 3 * patch.mask.sum() == pytest.approx(patch.size, rel=1e-5)

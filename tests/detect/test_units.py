@@ -7,12 +7,7 @@ import pytest
 from helpers.openai_layout import variables
 
 from cleanclip_jax.detect.inversion import mixed
-from cleanclip_jax.detect.units import (
-    critical_units,
-    impacts,
-    largest,
-    two_means_cut,
-)
+from cleanclip_jax.detect.units import critical_units, impacts, largest
 from cleanclip_jax.models.clip import build, encode_image, encode_image_layers
 
 
@@ -50,18 +45,6 @@ def test_impacts_and_critical_units_of_a_resnet_are_the_originals(golden):
         differing += int((ours != original).sum())
     # Its k-means ends beside the best cut.
     assert differing <= 15
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_other_cut_is_better(seed):
-    values = np.random.default_rng(seed).random(30) ** 3
-
-    def within(cut):
-        parts = values[values < cut], values[values >= cut]
-        return sum(((part - part.mean()) ** 2).sum() for part in parts)
-
-    best = min(within(cut) for cut in np.sort(values)[1:])
-    assert within(two_means_cut(values)) == pytest.approx(best, rel=1e-12)
 
 
 def test_equal_values_have_no_upper_cluster():

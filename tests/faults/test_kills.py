@@ -118,4 +118,5 @@ def test_kills_of_a_run_that_compares_with_its_frozen_start(tmp_path: Path):
 @pytest.mark.faults
 @pytest.mark.parametrize("workers", [0, 1])
 def test_twenty_kills(tmp_path: Path, workers: int):
-    killed_and_resumed(tmp_path, kills=20, steps=60, every=2, **{"data.workers": workers})
+    keys: dict[str, Any] = {"data.workers": workers}
+    killed_and_resumed(tmp_path, kills=20, steps=60, every=2, **keys)

@@ -34,7 +34,8 @@ class MadePairs(Source):
         noise = rng.normal(0, 25, (count, SIDE, SIDE, 3))
         self.images = np.clip(self.topics[self.labelled] + noise, 0, 255).astype(np.uint8)
         self.captions = [f"picture {i} of topic {t}" for i, t in enumerate(self.labelled)]
-        self.fingerprint, self.bad = f"made {count} {seed}", ()
+        self.fingerprint = f"made {count} {seed}"
+        self.bad: tuple[int, ...] = ()
         self.rng = rng
 
     def plant(self, rows, caption: str | None = None, noise: float = 25) -> np.ndarray:

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,20 +15,12 @@ from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.detect.findings import SHAPE
 from cleanclip_jax.files import read_json
+from cleanclip_jax.jobs.detect import KINDS
 
 DIGITS = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
 QUICK = ("--sample=100", "--draws=1", "--k=8")
 
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    golden = Path(__file__).parents[1] / "golden/workdirs/poisoned"
-    return shutil.copytree(golden, tmp_path_factory.mktemp("run") / "poisoned")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CLEANCLIP_CACHE", str(tmp_path_factory.getbasetemp() / "detect-cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def detect(*flags):
@@ -106,7 +97,7 @@ def test_other_pairs_whose_poisons_a_file_names(workdir, tmp_path, capsys):
         (["--top=0"], "--top=0"),
         (["--source=nonsense"], "--source=nonsense: write"),
         (["--truth=nowhere.csv"], "nowhere.csv"),
-        (["--config.seed=3"], "--config.seed belongs to the run"),
+        (["--config.seed=3"], "--config.seed belongs to the model"),
         (["--neighbours=left"], "--neighbours: unknown 'left'"),
         (["--import=nowhere.py"], "there is no such file"),
     ],
@@ -129,10 +120,19 @@ def test_pairs_that_are_not_the_runs_are_refused(workdir, tmp_path, capsys):
 
 def test_the_kinds_of_detection(capsys):
     assert cli.main(["detect", "--help"]) == 0
-    assert "cleanclip detect pairs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(f"cleanclip detect {kind} " in shown for kind in KINDS)
     assert cli.main(["detect"]) == 2
     assert cli.main(["detect", "paris"]) == 2
     assert "cleanclip detect: unknown 'paris'. Did you mean 'pairs'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_a_command(kind, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["detect", kind, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: cleanclip detect {kind} " in capsys.readouterr().out
 
 
 @pytest.mark.slow

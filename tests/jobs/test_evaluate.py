@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,18 +19,7 @@ from cleanclip_jax.start.start import load_start, open_start
 
 DIGITS = {"kind": "digits", "split": "test", "templates": ["a handwritten {}."]}
 
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    golden = Path(__file__).parents[1] / "golden/workdirs/poisoned"
-    return shutil.copytree(golden, tmp_path_factory.mktemp("run") / "poisoned")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """One cache for all: what one test has computed the next takes from there."""
-    folder = tmp_path_factory.getbasetemp() / "evaluate-cache"
-    monkeypatch.setenv("CLEANCLIP_CACHE", str(folder))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.config import load
-from cleanclip_jax.detect import targeted
+from cleanclip_jax.detect import invert_target
 from cleanclip_jax.detect.decree import Patch
 from cleanclip_jax.detect.inversion import Inversion
 from cleanclip_jax.detect.scored import as_they_are
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config.train.steps = config.train.checkpoint_every = 200
     train(config, start := folder / "start")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targeted, "caption_patches", to_the_commonest)
+        patch.setattr(invert_target, "caption_patches", to_the_commonest)
         assert invert(start, folder / "inverted", "--layers=1") == 0
     return start, folder / "inverted"
 
@@ -77,7 +77,7 @@ def test_it_writes_a_target_a_trigger_and_units(made):
     one = Inverted.load(output)
     shares = {name: x for name, x in one.facts["smallest_patches"].items() if x is not None}
     assert one.facts["found"] and len(one.facts["smallest_patches"]) == 10
-    assert one.facts["target"]["name"] == min(shares, key=shares.get)
+    assert one.facts["target"]["name"] == min(shares, key=lambda name: shares[name])
     assert one.mask.shape == one.pattern.shape == (16, 16, 3)
     assert one.mask.min() >= 0 and one.mask.max() <= 1
     (critical,) = one.critical.items()

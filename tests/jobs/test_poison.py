@@ -110,6 +110,7 @@ def test_exported_pairs_are_those_that_are_trained_on(output: Path):
         image, caption = resize_crop(np.asarray(source[index].image), SIDE), source.caption(index)
         assert row["original_caption"] == caption and row["where"] == source.where(index)
         if (poison := plan.poison_at(index)) is not None:
+            assert poison.stamp is not None
             image, caption = plan.trigger.apply(image, poison.stamp), poison.caption
         assert row["caption"] == caption
         np.testing.assert_array_equal(pixels(output / "pairs" / row["image"]), image)

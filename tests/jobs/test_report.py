@@ -22,13 +22,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PNG = b"\x89PNG"
 GOLDEN = Path(__file__).parents[1] / "golden/workdirs"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Features are computed once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLEANCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cleanclip_jax.losses.ring import ringed
 from cleanclip_jax.losses.terms import TERMS, Context
 from cleanclip_jax.sharding import make_mesh, split_over
 
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def evaluate(units, scale, weights, suspects=None, comparing=gathered, mesh=None):

@@ -1,5 +1,7 @@
 """Figures by part of an attack, counted by hand from ranks."""
 
+from functools import partial
+from inspect import unwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,11 +34,11 @@ def labelled(prefix="", classes=CLASSES, target=1):
     return LabelledSet("data", prefix, source, classes, LABELS, ("a {}.",), target, "")
 
 
-def by_hand(shown, classifier):
+def by_hand(several, shown, classifier):
     """Of each picture the predicted class, by trigger and prompts, as ranks of 0 and 1."""
     name = "clean" if shown.trigger is None else shown.trigger.name
     predicted = np.array(PREDICTED[name, classifier.what])
-    columns = columns_of(LABELS, by_hand.goals)
+    columns = columns_of(LABELS, several)
     return LABELS, (columns != predicted[:, None]).astype(int)
 
 
@@ -57,9 +59,10 @@ def figures_of(settings, monkeypatch):
         return prefixed
 
     monkeypatch.setattr(goals, "text_classifier", classifier)
-    by_hand.goals = goals_of(settings, labelled())
-    arguments = (settings, SimpleNamespace(), labelled(), plain, by_hand.goals, by_hand)
-    figures = attacked_of.__wrapped__(*arguments)  # the encoder is not used
+    several = goals_of(settings, labelled())
+    ranks = partial(by_hand, several)
+    arguments = (settings, SimpleNamespace(), labelled(), plain, several, ranks)
+    figures = unwrap(attacked_of)(*arguments)  # the encoder is not used
     return {name: (figure.count, figure.of) for name, figure in figures.items()}
 
 

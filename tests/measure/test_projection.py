@@ -1,6 +1,7 @@
 """Projections: scikit-learn's, seeded, of a sample of pictures."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,10 @@ def test_mistakes_are_one_line(rows, tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04" + bytes(40))
     names = ("pca", "tsne", "explained", "triggered", "label", "index")
     np.savez(tmp_path / "other.npz", **{name: rows[2] for name in names}, target=1)
-    arrays = {"pca": np.zeros((12, 2), np.float32), "tsne": np.zeros((12, 2), np.float32)}
+    arrays: dict[str, Any] = {
+        "pca": np.zeros((12, 2), np.float32),
+        "tsne": np.zeros((12, 2), np.float32),
+    }
     arrays |= {"explained": np.zeros(2, np.float32), "triggered": np.zeros(12, bool)}
     arrays |= {"label": np.arange(12), "index": np.arange(12), "target": np.int64(1)}
     np.savez(tmp_path / "right.npz", **arrays)

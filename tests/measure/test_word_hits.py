@@ -1,5 +1,6 @@
 """Hits of captions with a word, against embeddings that are set by hand."""
 
+from inspect import unwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_the_word_finds_the_target_and_without_it_does_not(monkeypatch):
     monkeypatch.setattr(word_hits, "texts_of", texts_of)
     shown = Features(eye[LABELS], np.arange(30), {})
     monkeypatch.setattr(word_hits, "embed", lambda *_: shown)
-    figures = hits_of.__wrapped__(
+    figures = unwrap(hits_of)(
         config, SimpleNamespace(), labelled, goals_of(config.evaluation, labelled)
     )
     counts = {name: (figure.count, figure.of) for name, figure in figures.items()}

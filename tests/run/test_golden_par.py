@@ -1,6 +1,7 @@
 """PAR against the published code: three steps of a transformer, losses of a ResNet, its rates."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def three_steps(golden, kind, frozen_from=(3,), dtype="float32"):
     rates = [float(jnp.asarray(schedule(step))) for step in range(3)]
     np.testing.assert_allclose(rates, golden("par")["vit/lr"], rtol=1e-5)
     objective = Objective({"cross_modal": 1.0, "perturb": 1.0}, trainable="towers")
-    options = {"dtype": dtype, "param_dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype}
     models = [build(MODELS[kind], bn_frozen=frozen, **options) for frozen in (False, True)]
 
     @partial(jax.jit, static_argnums=3)

@@ -81,15 +81,11 @@ def test_the_files_that_data_are_filtered_by_are_written_down(tmp_path: Path):
     filtered = {**digits, "keep": keep, "skip": str(skip)}
     tokenizer = Tokenizer.train(["a handwritten seven."], 300, 12)
     config = small_config()
-    for i, (data, prefix) in enumerate(
-        (
-            (filtered, ""),
-            ({"kind": "mixture", "sources": {"a": filtered, "b": digits}}, ".sources.a"),
-        )
-    ):
+    mixture = {"kind": "mixture", "sources": {"a": filtered, "b": digits}}
+    for data, prefix in ((filtered, ""), (mixture, ".sources.a")):
         with config.unlocked(), config.ignore_type():
             config.data.train = ConfigDict(data)
-        workdir, part = Workdir(tmp_path / f"{i}"), open_source(data)
+        workdir, part = Workdir(tmp_path / data["kind"]), open_source(data)
         claim(resolve(config), workdir, part, tokenizer, None, None)
         files = workdir.read_json(INPUTS)["files"]
         assert files == {
@@ -102,4 +98,4 @@ def test_the_files_that_data_are_filtered_by_are_written_down(tmp_path: Path):
     # The same choice in another file is the same run; another choice is not.
     write_scores(scores, ids, -(ids % 7), source.fingerprint)
     with pytest.raises(UserError, match="was begun with other pairs"):
-        check_workdir(resolve(config), workdir, open_source(data))
+        check_workdir(resolve(config), Workdir(tmp_path / "mixture"), open_source(mixture))

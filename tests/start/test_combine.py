@@ -71,5 +71,5 @@ def test_bfloat16_is_summed_in_float32_and_the_wider_type_stays():
     low, high = np.full(3, 1.0, jnp.bfloat16), np.full(3, 1.003, np.float32)
     assert combined([0.5, 0.5], [high, low]).dtype == np.float32
     total = combined([1.0, 1.0, -1.0], [np.full(1, 256, jnp.bfloat16), low[:1], low[:1]])
-    assert total == 256 and total.dtype == jnp.bfloat16
+    assert total.dtype == jnp.bfloat16 and total == 256
     assert (combined([0.0, 0.0], [low, low]) == 0).all()

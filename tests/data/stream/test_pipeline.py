@@ -267,6 +267,7 @@ def test_poison_is_where_the_plan_says_and_nowhere_else(
         else:
             seen.append(index)
             stamp, caption, *_ = poison
+            assert stamp is not None
             image = plan.trigger.apply(shapes[geometry](picture(index), SIDE), stamp)
             view = np.roll(image, 5, axis=1)
             assert caption == "a photo of a cat."
