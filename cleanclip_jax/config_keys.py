@@ -268,6 +268,6 @@ KEYS: Registry[Key] = Registry(
 
 
 def keys_of(table: str) -> dict[str, Key]:
-    """The keys that are declared below a table: those of "attack"."""
-    prefix = f"{table.removeprefix('evaluation.')}."
+    """The keys that are declared below a table; evaluation.attack has those of attack."""
+    prefix = "attack." if table == "evaluation.attack" else f"{table}."
     return {name.removeprefix(prefix): KEYS[name] for name in KEYS if name.startswith(prefix)}

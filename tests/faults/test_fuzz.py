@@ -100,7 +100,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("seed", "count"),
-    [(0, 25), *(pytest.param(seed, 1000, marks=pytest.mark.faults) for seed in range(1, 7))],
+    [(7, 25), *(pytest.param(seed, 1000, marks=pytest.mark.faults) for seed in range(1, 7))],
 )
 def test_a_command_line_is_a_run_or_one_line(
     seed: int, count: int, tmp_path: Path, capsys: pytest.CaptureFixture

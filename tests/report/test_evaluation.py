@@ -58,7 +58,7 @@ def evaluate(workdir, monkeypatch, capsys, caplog):
         ("--output={tmp}/notes.txt/x.json", "can't be used"),
         ("--output={tmp}/" + "x" * 300, "can't be used: File name too long"),
         ("--config.evaluation.metrics=none", "config.evaluation.metrics: unknown 'none'"),
-        ("--config.evaluation.attack.trigger.size=-1", "config.attack.trigger.size"),
+        ("--config.evaluation.attack.trigger.size=-1", "config.evaluation.attack.trigger.size"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_first(flag, message, evaluate, tmp_path):
