@@ -68,10 +68,11 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """An attack that names a manifest, with all that the manifest says; any other as it is."""
+    """An attack that names a manifest, with all that the manifest says; any other as it is, checked."""
     given = {key: value for key, value in attack.items() if value is not None}
     path = given.pop("manifest", None)
     if path is None:
+        parts_of(given)  # checked here, by the name that the user gave it
         return given
     recorded = Plan.load(path).header["attack"]
     for key, value in given.items():

@@ -204,7 +204,10 @@ def test_a_manifest_stands_for_the_attack(tmp_path: Path):
     whole = spelled_out({"manifest": path, "target": "banana"})
     assert whole == {**made.header["attack"], "manifest": path}
     assert make_plan(whole, source, 16) == made
-    assert spelled_out({"target": "x", "manifest": None}) == {"target": "x"}
+    other = {"target": "x", "trigger": {"name": "yellow"}}
+    assert spelled_out({**other, "manifest": None}) == other
+    with pytest.raises(UserError, match="config.attack.trigger.size is -1"):
+        spelled_out({**other, "trigger": {"name": "yellow", "size": -1}})
 
 
 @pytest.mark.parametrize(
