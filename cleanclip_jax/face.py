@@ -64,13 +64,10 @@ def tokenizer(path: _Path) -> Any:
 
 def open_model(path: _Path, activation: str | None = None) -> "Encoder":
     """Opens what `load` takes with its tokenizer, on the devices of this process."""
-    from cleanclip_jax.measure.encoder import encoder_of
+    from cleanclip_jax.measure.encoder import encoder_from
     from cleanclip_jax.sharding import make_mesh
-    from cleanclip_jax.start.start import load_start
 
-    mesh = make_mesh()
-    run = load_start(_open(path, {"model.activation": activation}), mesh)
-    return encoder_of(run.model, run.variables, run.tokenizer, mesh)
+    return encoder_from(_open(path, {"model.activation": activation}), make_mesh())
 
 
 def embed_images(

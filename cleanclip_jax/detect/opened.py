@@ -19,10 +19,10 @@ from cleanclip_jax.detect.embedded import Data
 from cleanclip_jax.detect.scan import Pass
 from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.encoder import Encoder, encoder_of
+from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.measure.features import Reading, reading_of
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import RunStart, Start, load_start, open_start
+from cleanclip_jax.start.start import RunStart, Start, open_start
 from cleanclip_jax.start.store import steps_of
 from cleanclip_jax.workdir import CHECKPOINTS, INPUTS, MANIFEST, Workdir, workdir_path
 
@@ -128,25 +128,18 @@ def _passes(
     for name in every:
         if DETECTORS[name].score is not None:
             by[DETECTORS[name].by][name] = DETECTORS[name]
-    passes = [Pass("run", partial(_encoder, start, mesh, config), by["run"])]
+    passes = [Pass("run", partial(encoder_from, start, mesh, config), by["run"])]
     if by["floor"] and below is not None:
-        passes.append(Pass("floor", partial(_encoder, below, mesh, None), by["floor"]))
+        passes.append(Pass("floor", partial(encoder_from, below, mesh, None), by["floor"]))
     if by["checkpoints"]:
         if not isinstance(start, RunStart):
             raise UserError(f"--detectors: a loss is of a run's checkpoints: {start.path} is one")
         with closing(steps_of(start.path / CHECKPOINTS)) as there:
             steps = there.steps()
         for step in steps:
-            load = partial(_encoder, start, mesh, config, step)
+            load = partial(encoder_from, start, mesh, config, step)
             passes.append(Pass(f"step_{step}", load, by["checkpoints"]))
     return passes
-
-
-def _encoder(
-    start: Start, mesh: Mesh, config: ConfigDict | None, step: int | None = None
-) -> Encoder:
-    run = load_start(start, mesh, config, step)
-    return encoder_of(run.model, run.variables, run.tokenizer, mesh)
 
 
 def _identity(start: Start) -> dict[str, Any]:

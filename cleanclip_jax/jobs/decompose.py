@@ -12,9 +12,8 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.jobs.of_model import FREE, open_model
 from cleanclip_jax.measure.clean import clean_pictures
 from cleanclip_jax.measure.decomposition import Prototypes, check_decomposable
-from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import load_start
 from cleanclip_jax.workdir import workdir_path
 
 
@@ -34,10 +33,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--output={args.output}: name a file, as prototypes.npz")
     start, config = open_model(args.workdir, overrides, ("data.", *FREE))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    loaded = load_start(start, mesh, config)
-    check_decomposable(loaded.model)
+    encoder = encoder_from(start, mesh, config)
+    check_decomposable(encoder.model)
     source = open_source(config.data.train.to_dict())
-    encoder = encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
     pictures = clean_pictures(config, source, args.pictures, args.seed)
     Prototypes.of(encoder, pictures, config.evaluation.batch_size).save(args.output)
     print(f"written: {args.output}, prototypes of {len(pictures)} pictures")

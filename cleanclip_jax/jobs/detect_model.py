@@ -25,10 +25,10 @@ from cleanclip_jax.files import read_json, write_whole
 from cleanclip_jax.jobs.detect_captions import CLASSES, candidates, in_lines, invert_captions
 from cleanclip_jax.jobs.of_model import FREE, base_of, open_model
 from cleanclip_jax.measure.clean import clean_pictures
-from cleanclip_jax.measure.encoder import Encoder, encoder_of
+from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.report.trigger_picture import trigger_picture
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import Start, load_start, open_start
+from cleanclip_jax.start.start import open_start
 from cleanclip_jax.workdir import workdir_path
 
 FOLDER = "detect"
@@ -69,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
         starts["floor"] = open_start(args.floor, base_of(overrides))
     if args.output is None and not args.workdir.is_dir():
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")
-    towers = {of: Tower(opened(config, start)) for of, start in starts.items()}
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    towers = {of: Tower(encoder_from(start, mesh)) for of, start in starts.items()}
     variants = [tower.encoder.model.variant for tower in towers.values()]
     if len({(v.image_size, v.vision_layers, v.vision_width, v.patch) for v in variants}) > 1:
         raise UserError(f"--floor={args.floor} is of another architecture: sizes do not compare")
@@ -104,13 +105,6 @@ def main(argv: Sequence[str]) -> int:
         print(in_lines(invert_captions(*given)))
     print(f"written: {folder / FIGURES}, {folder / TRIGGERS}, {folder / PICTURE}")
     return 0
-
-
-def opened(config: Any, start: Start) -> Encoder:
-    """A start's model on the devices of a config."""
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    loaded = load_start(start, mesh)
-    return encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
 
 
 def earlier(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:

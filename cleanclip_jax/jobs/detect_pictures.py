@@ -20,11 +20,10 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
 from cleanclip_jax.jobs.detect_pairs import read_source
 from cleanclip_jax.jobs.of_model import open_model
-from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.process import add_flags, begin, is_first
 from cleanclip_jax.report.detected import FOLDER
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import load_start
 from cleanclip_jax.workdir import workdir_path
 
 
@@ -56,8 +55,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output is None and start.path.is_file():
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    run = load_start(start, mesh, config)
-    encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)
+    encoder = encoder_from(start, mesh, config)
     detector, labelled = open_detector(encoder, config, args.prompts, args.seed)
     if clean is not None:
         detector = calibrated(detector, config, clean, args.false_positives)

@@ -22,13 +22,13 @@ from cleanclip_jax.files import folder_written_whole
 from cleanclip_jax.jobs.detect_captions import named_classes
 from cleanclip_jax.losses.inverted import Inverted
 from cleanclip_jax.measure.clean import clean_pictures
-from cleanclip_jax.measure.encoder import encoder_of
+from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.measure.ranks import text_classifier
 from cleanclip_jax.measure.sets import LabelledSet
 from cleanclip_jax.report.trigger_picture import trigger_picture
 from cleanclip_jax.run.settings import resolve
 from cleanclip_jax.sharding import make_mesh
-from cleanclip_jax.start.start import load_start, open_start
+from cleanclip_jax.start.start import open_start
 from cleanclip_jax.text.prompts import class_index
 from cleanclip_jax.views.normalise import MEAN, STD
 from cleanclip_jax.workdir import workdir_path
@@ -75,8 +75,7 @@ def main(argv: Sequence[str]) -> int:
         **{x: getattr(args, x) for x in ("batch", "steps", "search", "layers", "seed")}
     )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    loaded = load_start(start, mesh, config)
-    encoder = encoder_of(loaded.model, loaded.variables, loaded.tokenizer, mesh)
+    encoder = encoder_from(start, mesh, config)
     pictures = clean_pictures(config, source, args.pictures, args.seed)
     classifier = text_classifier(encoder, measured.classes, measured.templates)
     result = invert_target(Scored(encoder, classifier), pictures, settings, target)

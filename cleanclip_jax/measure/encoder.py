@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int, UInt8
+from ml_collections import ConfigDict
 
 from cleanclip_jax.models.clip import CLIP, encode_image, encode_text
 from cleanclip_jax.sharding import copied_over, place_batch
+from cleanclip_jax.start.start import Start, load_start
 from cleanclip_jax.text.tokenizer import Tokenizer
 from cleanclip_jax.views.normalise import normalise
 
@@ -85,6 +87,14 @@ def encoder_of(
         variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
         mesh = mesh.local_mesh
     return Encoder(model, jax.device_put(dict(variables), copied_over(mesh)), tokenizer, mesh)
+
+
+def encoder_from(
+    start: Start, mesh: Mesh, config: ConfigDict | None = None, step: int | None = None
+) -> Encoder:
+    """A start's model as `load_start` loads it, on this process's part of `mesh`."""
+    run = load_start(start, mesh, config, step)
+    return encoder_of(run.model, run.variables, run.tokenizer, mesh)
 
 
 def hash_arrays(whole: Any, tree: Any) -> Any:

@@ -26,7 +26,7 @@ from cleanclip_jax.attacks.pairs import digest
 from cleanclip_jax.attacks.triggers import to_uint8
 from cleanclip_jax.errors import UserError, refusing
 from cleanclip_jax.files import read_bytes, read_json, write_whole, writing, written_whole
-from cleanclip_jax.measure.encoder import Encoder, encoder_of
+from cleanclip_jax.measure.encoder import Encoder, encoder_from
 from cleanclip_jax.measure.features import Shown, batches_of, embed, reading_of, texts_of
 from cleanclip_jax.measure.measure import evaluate
 from cleanclip_jax.measure.ranks import text_classifier, unit
@@ -34,7 +34,6 @@ from cleanclip_jax.process import Preemption
 from cleanclip_jax.run.checked_patch import CheckedPatch
 from cleanclip_jax.shapes import parse_json
 from cleanclip_jax.sharding import copied_over, make_mesh, place_batch
-from cleanclip_jax.start.start import load_start
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +63,7 @@ def optimise(checked: CheckedPatch) -> dict[str, Any]:
         raise UserError(f"{strangers[0]} is there, and not of this command: name another --output")
     with writing(output.parent):
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-        run = load_start(checked.start, mesh, config)
-        encoder = encoder_of(run.model, run.variables, run.tokenizer, mesh)
+        encoder = encoder_from(checked.start, mesh, config)
         data = _read_data(checked, encoder)
         patch, curve = _search(checked, encoder, data, reached, part)
         picture, floats = io.BytesIO(), io.BytesIO()
