@@ -67,6 +67,7 @@ def test_every_layout_is_one_model(golden, tmp_path, layout):
         np.testing.assert_array_equal(found[path], x.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_with_its_own_activation_and_exported(tmp_path, capsys, caplog, tokenizer):
     torch = pytest.importorskip("torch")
     workdir = tmp_path / "run"

@@ -37,6 +37,7 @@ def unit(x):
     return np.asarray(normalise_rows(x))
 
 
+@pytest.mark.slow
 def test_three_steps_on_a_vit_are_the_originals(golden):
     g, steps = golden("inversion"), golden("vit_three_steps")
     model, towers = build("ViT-test"), variables(golden, "vit")

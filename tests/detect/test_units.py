@@ -51,6 +51,7 @@ def test_equal_values_have_no_upper_cluster():
     assert not critical_units(np.ones((2, 3)), np.zeros((2, 3))).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["ViT-test"])
 def test_layers_change_no_features_and_no_parameter(golden, variant):
     kind = variant[:-5].lower()

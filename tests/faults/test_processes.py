@@ -135,6 +135,7 @@ def test_two_take_the_steps_of_one_and_if_one_is_lost_the_other_ends(alone: Path
     same_figures(found, wanted[: len(found)])
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_ends_all_with_2_and_writes_nothing(tmp_path: Path):
     workdir = tmp_path / "run"
     extra = {1: ["--config.train.trainable=tail"]}

@@ -58,6 +58,7 @@ def test_a_runs_pairs(workdir, tmp_path, capsys):
     assert not list((out / "parts").iterdir())
 
 
+@pytest.mark.slow
 def test_other_pairs_whose_poisons_a_file_names(workdir, tmp_path, capsys):
     for i in range(30):
         noise = np.random.default_rng(i).integers(256, size=(20, 20, 3), dtype=np.uint8)

@@ -74,6 +74,7 @@ def stub(folder: Path, stop_at: str = "") -> tuple[list[str], Callable]:
     return calls, measure
 
 
+@pytest.mark.slow
 def test_a_stopped_mix_goes_on_and_one_is_taken_home(models, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "mix"
     calls, measure = stub(tmp_path, stop_at="alpha=1")

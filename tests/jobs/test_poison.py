@@ -260,6 +260,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_sheet_and_the_exports_show_every_part(tmp_path: Path, capsys: pytest.CaptureFixture):
     config = tmp_path / "parts.py"
     config.write_text(

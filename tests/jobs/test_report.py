@@ -87,6 +87,7 @@ def read(folder):
     return Page((folder / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_defences_side_by_side(runs, tmp_path, capsys):
     folders = [runs / name for name in ("poisoned", "mmcl", "cleanclip")]
     output = tmp_path / "page"
@@ -189,6 +190,7 @@ def test_quick_takes_no_device_and_reads_older_workdirs(tmp_path):
     assert best[1:] == ["none", "22.0 [18.2, 26.3]", "22.0 [18.2, 26.3]"]
 
 
+@pytest.mark.slow
 def test_other_definitions_stand_apart(runs, tmp_path):
     """Runs measured with another trigger don't share a table, and the page says why."""
     other = tmp_path / "other"

@@ -59,6 +59,7 @@ def encoder():
     return encoder_of(model, drawn(model), tokenizer, make_mesh(2))
 
 
+@pytest.mark.slow
 def test_prototypes_are_means_and_repairs_put_them_in_place(encoder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     some = Prototypes.of(encoder, images, 4)

@@ -47,6 +47,7 @@ def loss_and_gradients():
     return compute
 
 
+@pytest.mark.slow
 def test_what_follows_the_longest_caption_changes_nothing(loss_and_gradients):
     tokens = some_tokens([3, 8, 5, 2])
     whole = loss_and_gradients(tokens)

@@ -103,6 +103,7 @@ def test_a_finished_run_is_left_as_it_is(config, trained):
     assert (tensors(trained), figures(trained)) == before
 
 
+@pytest.mark.slow
 def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
     """Fresh optimizer: the schedule begins anew too."""
     finetune = small_config("cleanclip")

@@ -98,6 +98,7 @@ def test_memory_and_start_are_the_same_in_chunks_in_a_ring_and_over_devices(term
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_start_gets_no_gradient_and_options_reach_their_term():
     weights = {"perturb": 1.0}
     _, metrics = two_steps(weights, options={"perturb": {"threshold": 4.0}})
@@ -167,6 +168,7 @@ def test_memory_and_the_frozen_start_survive_a_kill_and_a_start_that_is_gone(
         train(other, tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_view_may_be_a_parameter():
     """A learned patch: it alone moves, by the gradient that goes through the towers."""
     model, optimizer = build(NUMBERS), optax.sgd(1e3)

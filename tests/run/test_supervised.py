@@ -64,7 +64,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("kind", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("trainable", ["visual", "head"])
+@pytest.mark.parametrize("trainable", [pytest.param("visual", marks=pytest.mark.slow), "head"])
 def test_only_what_is_trained_moves(kind, trainable):
     model, variables, batch = parts(kind=kind)
     old = variables["params"]
@@ -77,6 +77,7 @@ def test_only_what_is_trained_moves(kind, trainable):
     assert {"loss", "classification", "accuracy"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_a_probe_steps_down_the_gradient_of_logistic_regression():
     model, variables, batch = parts()
     zero = jax.tree.map(jnp.zeros_like, variables["params"]["head"])

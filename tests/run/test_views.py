@@ -29,6 +29,7 @@ def shown():
     return show
 
 
+@pytest.mark.slow
 def test_the_first_view_is_light_and_the_second_as_it_was(shown):
     batch = {name: jnp.asarray(values) for name, values in BATCH.items()}
     made = np.asarray(shown(True, jnp.int32(3), batch))

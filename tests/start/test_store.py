@@ -171,6 +171,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 def test_proofs_hold_under_python_O(tmp_path):
     """Asserts are gone there: what is proved is proved by errors."""
     save_file(random_values("openai", VARIANTS["ViT-test"]), tmp_path / "a.safetensors")
