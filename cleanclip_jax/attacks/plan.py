@@ -68,7 +68,7 @@ def make_plan(attack: Mapping[str, Any], source: Source, image_size: int) -> Pla
 
 
 def spelled_out(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """An attack that names a manifest, with all that the manifest says; any other as it is, checked."""
+    """An attack that names a manifest, with all that it says; any other as it is, checked."""
     given = {key: value for key, value in attack.items() if value is not None}
     path = given.pop("manifest", None)
     if path is None:

@@ -206,7 +206,7 @@ def test_a_manifest_stands_for_the_attack(tmp_path: Path):
     assert make_plan(whole, source, 16) == made
     other = {"target": "x", "trigger": {"name": "yellow"}}
     assert spelled_out({**other, "manifest": None}) == other
-    with pytest.raises(UserError, match="config.attack.trigger.size is -1"):
+    with pytest.raises(UserError, match=r"config\.attack\.trigger\.size is -1"):
         spelled_out({**other, "trigger": {"name": "yellow", "size": -1}})
 
 
