@@ -38,11 +38,15 @@ VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 test test-slow test-faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/bytecode
 test test-slow test-faults: export PYTHONDONTWRITEBYTECODE :=
 
-# What pytest's two workers would both compile to bytecode at once.
+# What pytest's two workers would both compile to bytecode at once: packages, and the tests with all
+# that they load.
 define WARM
-from contextlib import suppress
-for name in ("jax", "flax", "optax", "orbax.checkpoint", "grain", "torch", "transformers", "pandas",
-             "sklearn.manifold", "matplotlib.pyplot", "ml_collections", "beartype", "pytest"):
+import io
+from contextlib import redirect_stdout, suppress
+import pytest
+with redirect_stdout(io.StringIO()):
+    pytest.main(["--collect-only", "-qq"])
+for name in ("torch", "transformers", "orbax.checkpoint", "sklearn.manifold"):
     with suppress(ImportError):
         __import__(name)
 endef

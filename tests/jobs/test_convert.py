@@ -342,6 +342,7 @@ def test_gelu_goes_to_programs_that_run_quickgelu_when_it_is_named_alone(tmp_pat
     convert(tmp_path / "workdir", tmp_path / "b.safetensors")
 
 
+@pytest.mark.slow
 def test_an_architecture_without_a_name_goes_round(tmp_path, capsys):
     """Numbers of its own are in the config and in what is exported, and some formats lack them."""
     odd = replace(VIT, vision_width=96, vision_head_width=24, text_hidden=80, vision_epsilon=1e-3)

@@ -69,6 +69,7 @@ def test_other_templates_embed_texts_alone(workdir, tmp_path, encoded):
     assert uncached["figures"] == first["figures"] and encoded["images"] == 1600
 
 
+@pytest.mark.slow
 def test_several_sets_in_one_table(workdir, tmp_path, capsys, encoded):
     for name, shade in (("bright", 200), ("dark", 20)):
         folder = tmp_path / "shades" / name

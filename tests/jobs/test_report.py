@@ -275,6 +275,7 @@ def test_a_browser_shows_the_page(runs, tmp_path, dark):
     assert all(part.any() for part in np.array_split(ink, 6))
 
 
+@pytest.mark.slow
 def test_further_sets_and_retrieval_have_their_places(runs, tmp_path):
     """Only what stands in evaluation.json: the figures of another set, copied."""
     other = tmp_path / "other"

@@ -71,6 +71,7 @@ def some_units(seed: int, count: int = 4) -> dict[str, jax.Array]:
     return {name: normalise_rows(jnp.asarray(rows[i])) for i, name in enumerate(("image", "text"))}
 
 
+@pytest.mark.slow
 def test_until_the_pool_is_full_it_is_mmcl_and_gradients_reach_both_towers():
     memory, scale = TERMS["matched"].memory(8, pool=10), jnp.float32(2.0)
     for seed in range(5):

@@ -40,6 +40,7 @@ def test_remat_changes_nothing_in_a_resnet(resnet):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_have_separate_statistics(resnet):
     model, weights = resnet
     grouped = build(SMALL_RESNET, bn_groups=2)

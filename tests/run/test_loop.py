@@ -125,6 +125,7 @@ def test_a_start_gives_weights_and_fresh_moments(trained, tmp_path):
     assert {"cross_modal", "in_modal"} <= read_lines(tmp_path / "clean/metrics.jsonl")[0].keys()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
     make = checked.make_step
 

@@ -353,20 +353,15 @@ def test_a_batch_that_does_not_divide_is_refused(source: Source):
 
 
 def test_an_unknown_view_is_refused():
-    config = defaults()
-    config.views.image = "autoagument"
+    (config := defaults()).views.image = "autoagument"
     with pytest.raises(UserError, match=r"views.image: unknown 'autoagument'.*mean 'autoaugment'"):
         check(config)
 
 
 @pytest.mark.parametrize(
     ("geometry", "triggered", "workers"),
-    [
-        ("crop", False, 0),
-        pytest.param("crop", True, 2, marks=pytest.mark.slow),
-        ("squash", False, 0),
-        ("squash", True, 0),
-    ],
+    [("crop", False, 0), ("squash", False, 0), ("squash", True, 0)]
+    + [pytest.param("crop", True, 2, marks=pytest.mark.slow)],
 )
 def test_evaluation_shows_each_picture_once(
     source: Source, picture: Callable, geometry: str, triggered: bool, workers: int
