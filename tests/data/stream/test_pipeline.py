@@ -360,8 +360,10 @@ def test_an_unknown_view_is_refused():
 
 @pytest.mark.parametrize(
     ("geometry", "triggered", "workers"),
-    [("crop", False, 0), ("squash", False, 0), ("squash", True, 0)]
-    + [pytest.param("crop", True, 2, marks=pytest.mark.slow)],
+    [
+        *[("crop", False, 0), ("squash", False, 0), ("squash", True, 0)],
+        pytest.param("crop", True, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_evaluation_shows_each_picture_once(
     source: Source, picture: Callable, geometry: str, triggered: bool, workers: int
