@@ -68,7 +68,9 @@ def main(argv: Sequence[str]) -> int:
     if len(set(names)) < len(names):
         raise UserError("--over: two points would have the same folder; name other values")
     for point in points(grid):  # no value is refused when others have been trained with
-        check(config_of(args.config, overrides, point))
+        check(config := config_of(args.config, overrides, point))
+        if config.start is not None and not workdir_path(config.start).exists():
+            raise UserError(f"config.start: {config.start} is not there: check the path")
     command = shlex.join(["cleanclip", "sweep", *argv])
     rows: list[Row] = []
     with writing(args.workdir):

@@ -138,6 +138,7 @@ def test_what_cannot_be_measured_is_not_trained(capsys, tmp_path, monkeypatch):
         (("--over=seed=0,0",), "named twice"),
         (("--over=seed=0", "--every=0"), "a number of steps"),
         (("--over=data.train.split=a/b,a:b",), "the same folder"),
+        (("--over=start=configs,nowhere",), "config.start: nowhere is not there"),
     ],
 )
 def test_a_mistake_is_one_line(flags, message, capsys, tmp_path):
