@@ -102,7 +102,7 @@ def test_one_that_was_stopped_ends_as_one_that_was_not(
     )
     assert [row["step"] for row in result["curve"]] == [0, 1, 2, 3]
     # It is there now, and of this command alone.
-    monkeypatch.setattr(patching, "load_start", None)
+    monkeypatch.setattr(patching, "encoder_from", None)
     assert optimise(checked) == json.loads(json.dumps(result))
     other = check_patch(patch_config({"patch.seed": "1"}), tmp_path / "patch.png")
     with pytest.raises(UserError, match=r"patch\.json is of another patch"):
