@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MOST_PACKED = 1 << 29  # bytes that a column's part of a row group may unpack to, or 50 times
-MOST_RATIO = 50  # what lies in the file
+MOST_PACKED = 1 << 29  # bytes that a row group may unpack to, or 50 times
+MOST_RATIO = 50  # the file
 MOST_BATCH = 1 << 29  # bytes of a batch, where a few texts stand for all rows
 MOST_TABLE = 1 << 31  # bytes of a table that is read whole
 
@@ -17,8 +17,8 @@ def batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yields a file's rows; raises ValueError for what unpacks to more than is sensible.
 
-    A page is unpacked whole, and one value may stand for many rows: so a row group's columns are
-    looked at before anything of them is read, and the larger they are the fewer rows are a batch.
+    A page is unpacked whole, and one value may stand for many rows: so a row group's size is
+    looked at before anything of it is read, and the larger it is the fewer rows are a batch.
 
     Args:
       size: bytes of the file.
@@ -26,18 +26,11 @@ def batches(
       most: rows of a batch.
     """
     for group in range(file.num_row_groups):
-        about, largest = file.metadata.row_group(group), 1
-        for i in range(about.num_columns):
-            column = about.column(i)
-            path, unpacked = column.path_in_schema, column.total_uncompressed_size
-            if columns is None or any(f"{path}.".startswith(f"{name}.") for name in columns):
-                packed = min(column.total_compressed_size, size)
-                if unpacked > max(MOST_PACKED, MOST_RATIO * packed):
-                    raise ValueError(
-                        f"column {path!r} would unpack from {packed:,} bytes to {unpacked:,}"
-                    )
-                largest = max(largest, unpacked)
-        rows = max(1, min(most, MOST_BATCH // largest))
+        # Of the whole group: where a footer is damaged, a look at one column ends the process.
+        unpacked = file.metadata.row_group(group).total_byte_size
+        if unpacked > max(MOST_PACKED, MOST_RATIO * size):
+            raise ValueError(f"it would unpack from {size:,} bytes to {unpacked:,}")
+        rows = max(1, min(most, MOST_BATCH // max(1, unpacked)))
         yield from file.iter_batches(
             rows, row_groups=[group], columns=None if columns is None else [*columns]
         )

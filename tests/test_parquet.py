@@ -53,9 +53,7 @@ def test_what_unpacks_to_too_much_is_refused_before_it_is_read(
         lambda: open_source({**options, "rows": 3}),
         lambda: parquet.read_table(io.BytesIO(path.read_bytes())),
     ):
-        with pytest.raises(
-            (UserError, ValueError), match=r"column 'image' would unpack from .* to 2,"
-        ):
+        with pytest.raises((UserError, ValueError), match=r"would unpack from .* to 2,"):
             read()
     with pytest.raises(UserError, match="no poison plan"):
         Plan.load(path)

@@ -336,6 +336,11 @@ def test_a_few_hostile_files_are_read_or_refused(tmp_path, kind):
     try_many(kind, 8, tmp_path, first=0)
 
 
+def test_a_damaged_footer_is_refused_and_ends_no_process(tmp_path):
+    """Its levels' histograms don't fit: pyarrow aborts where a column's figures are looked at."""
+    try_many("manifest", 1, tmp_path, first=128)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_hostile_files_are_read_or_refused(tmp_path, kind, capsys):
