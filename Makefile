@@ -91,7 +91,7 @@ test-wheel: setup
 	$$home/venv/bin/cleanclip demo --workdir=$$dir/demo; \
 	test -s $$dir/demo/report.html; rm -rf $$dir; echo "The wheel stands alone."
 
-# Pinned where there are pins: pip tries hundreds of versions of Google's and Amazon's packages else.
+# Pinned where there are pins, as the other environments are; pip takes minutes to choose the rest.
 test-buckets: setup
 	$(BIN)/python -m venv --clear build/buckets
 	@pins=constraints/py$$($(BIN)/python -c '$(VERSION)' | tr -d .).txt; \
