@@ -20,6 +20,7 @@ from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import read_bytes, writing
 from cleanclip_jax.measure.encoder import Encoder, encoder_of, hash_arrays
 from cleanclip_jax.measure.features import Shown, embed, reading_of, rows_of_all
+from cleanclip_jax.measure.ranks import unit
 from cleanclip_jax.process import agreed, is_first, largest
 from cleanclip_jax.run.checked import Checked
 from cleanclip_jax.run.stages import Split, Stage
@@ -112,8 +113,8 @@ def pair_scores(run: Checked, encoder: Encoder) -> Float64[np.ndarray, " n"]:
     for first in range(0, len(index), TEXTS):
         part = slice(first, first + TEXTS)
         captions = [_caption(run, int(i)) for i in index[part]]
-        v = _unit(rows[part])
-        u = _unit(encoder.text_features([caption or " " for caption in captions]))
+        texts = encoder.text_features([caption or " " for caption in captions])
+        v, u = (unit(x.astype(np.float64)) for x in (rows[part], texts))
         cosines = (v * u).sum(1)
         scores[part] = np.where([bool(caption.strip()) for caption in captions], cosines, np.nan)
     every = np.full(count, np.nan)
@@ -130,11 +131,6 @@ def _share(count: int) -> tuple[int, int]:
 def _caption(run: Checked, index: int) -> str:
     poison = None if run.plan is None else run.plan.poison_at(index)
     return run.source.caption(index) if poison is None else poison.caption
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    wide = rows.astype(np.float64)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
 
 
 def _tell(run: Checked, stage: Stage, split: Mapping[str, Any]) -> None:
