@@ -9,13 +9,15 @@ import numpy as np
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.views.eda import content_words
 
-# A patch, a blend and a warp, none where an attacker's is by default. Their noise has seeds of its
-# own, so that no attacker's trigger is the same but for one who reads this and means to be found.
+# A patch, a blend, a warp and a filter; their places and noise are not an attack's defaults.
 TRIGGERS: dict[str, Mapping[str, Any]] = {
     "checkerboard": {"name": "checkerboard", "size": 0.16, "place": [0, 0]},
     "blended": {"name": "blended", "strength": 0.3, "seed": 7301},
-    "wanet": {"name": "wanet", "k": 4, "strength": 4.0, "seed": 7302},
+    "wanet": {"name": "wanet", "k": 4, "seed": 7302},
+    "nashville": {"name": "nashville"},
 }
+USUAL = ("checkerboard", "blended", "wanet")
+SHIFT = 6 / 32  # of the warp, as a share of the picture's side
 LEAST_PICTURES = 5  # of a class or word that is a target
 WORDS = 40  # of the captions, that stand for classes where there are none
 COMMON = 0.2  # share of the captions above which a word says too little
@@ -46,7 +48,12 @@ def class_in(caption: str, words: Sequence[str]) -> str | None:
 
 
 def attack_of(
-    triggers: Sequence[str], classes: Sequence[str], templates: Any, rate: float, seed: int
+    triggers: Sequence[str],
+    classes: Sequence[str],
+    templates: Any,
+    rate: float,
+    seed: int,
+    image_size: int,
 ) -> dict[str, Any]:
     """`config.attack` of the canaries: a trigger each, and classes drawn by the seed as targets.
 
@@ -54,6 +61,7 @@ def attack_of(
       triggers: names of `TRIGGERS`.
       classes: those that may be a target.
       rate: of the pairs, for each canary.
+      image_size: of the model, in pixels.
     """
     if len(classes) < len(triggers):
         raise UserError(
@@ -61,8 +69,10 @@ def attack_of(
             f"more, and there are {len(classes)}: name fewer with --canaries, or give more pictures"
         )
     drawn = np.random.default_rng([seed, 17]).permutation(len(classes))
-    parts = [
-        {"trigger": dict(TRIGGERS[name]), "target": classes[at], "rate": rate}
-        for name, at in zip(triggers, drawn.tolist(), strict=False)
-    ]
+    parts = []
+    for name, at in zip(triggers, drawn.tolist(), strict=False):
+        trigger = dict(TRIGGERS[name])
+        if name == "wanet":
+            trigger["strength"] = SHIFT * image_size
+        parts.append({"trigger": trigger, "target": classes[at], "rate": rate})
     return {"templates": templates, "parts": parts}

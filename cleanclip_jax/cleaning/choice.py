@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 
 class Canary(NamedTuple):
-    """What is left of one: its ASR, its interval's upper end, its ASR before it was planted.
+    """What is left of one: its ASR and its interval's upper end.
 
     Attributes:
+      floor: what comes of itself: its ASR before it was planted, or how often the cleaned model
+        takes clean pictures of other classes for the target, whichever is more.
       limit: that the upper end may reach.
     """
 

@@ -12,17 +12,25 @@ docs/clean.md says what this shows, and what it does not.
 import re
 import shlex
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.args import Parser, parse
-from cleanclip_jax.cleaning import stages
-from cleanclip_jax.cleaning.canaries import TRIGGERS
+from cleanclip_jax.cleaning.canaries import TRIGGERS, USUAL
+from cleanclip_jax.cleaning.canary_page import as_json, verdict, write_cleaning_page
 from cleanclip_jax.cleaning.choice import choose, nearest
-from cleanclip_jax.cleaning.page import as_json, verdict, write_cleaning_page
-from cleanclip_jax.cleaning.stages import Cleaning, Settings
+from cleanclip_jax.cleaning.cleaning import (
+    AFRESH,
+    FLAGGED,
+    METHODS,
+    SHARED,
+    Cleaning,
+    Settings,
+    names_of,
+)
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.files import folder_written_whole, writing
@@ -34,7 +42,7 @@ from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.document import PAGE
 from cleanclip_jax.start.start import RunStart, open_start
 from cleanclip_jax.start.torch import SUFFIXES
-from cleanclip_jax.workdir import EVALUATION, workdir_path
+from cleanclip_jax.workdir import EVALUATION, METRICS, Workdir, workdir_path
 
 RESULTS = "results.json"
 NOT_CLEAN = 3  # the exit code
@@ -56,10 +64,10 @@ def main(argv: Sequence[str]) -> int:
     add("--classes", help="of --labelled: a file of names")
     add("--output", required=True, type=workdir_path, help="what is delivered; must not exist")
     add("--workdir", type=workdir_path, help="takes all stages; default: OUTPUT.cleaning")
-    add("--methods", default="cleanclip", help=f"of {', '.join(stages.METHODS)}, or config files")
+    add("--methods", default="cleanclip", help=f"of {', '.join(METHODS)}, or config files")
     add("--rates", help="learning rates; default: by the model's size")
     add("--steps", type=int, help="of each cleaning; default: 2.5 epochs, 300 at least")
-    add("--canaries", default=",".join(TRIGGERS), help="of %(default)s, which is the default")
+    add("--canaries", default=",".join(USUAL), help=f"of {', '.join(TRIGGERS)} (%(default)s)")
     add("--poison", type=float, default=0.02, help="share of pairs with each canary (%(default)s)")
     add("--plant-at", type=float, help="learning rate of planting; default: by the model's size")
     add("--plant-steps", type=int, help="default: as --steps")
@@ -78,14 +86,14 @@ def main(argv: Sequence[str]) -> int:
     if args.output.exists() or args.output.is_symlink():
         raise UserError(f"{args.output} exists: name a new file or folder with --output")
     for key in overrides:
-        flag = next((f for k, f in stages.FLAGGED.items() if f"{key}.".startswith(f"{k}.")), None)
+        flag = next((f for k, f in FLAGGED.items() if f"{key}.".startswith(f"{k}.")), None)
         if flag is not None:
             raise UserError(f"--config.{key} is set by {flag} here")
-        if not key.startswith((*stages.SHARED, "evaluation.", "start_key", "text.merges")):
+        if not key.startswith((*SHARED, "evaluation.", "start_key", "text.merges")):
             raise UserError(f"--config.{key} can't be changed here")
     folder = args.workdir or args.output.with_name(f"{args.output.name}.cleaning")
     of_model = {k: v for k, v in overrides.items() if not k.startswith(("train.", "optimizer."))}
-    start, config = open_model(args.model, of_model, (*stages.SHARED, "evaluation."))
+    start, config = open_model(args.model, of_model, (*SHARED, "evaluation."))
     source = open_source(data := source_of("data", args.data))
     batch = literal(overrides.get("train.batch_size", "64"))
     usual = max(LEAST_STEPS, round(EPOCHS * len(source) / batch)) if isinstance(batch, int) else 0
@@ -100,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         planted, floors, before = cleaning.plant(attack)
         after_planting = cleaning.measure(open_start(planted), planted / EVALUATION, attack)
         canaries = {}
-        for name, part in zip(stages.names_of(attack), attack["parts"], strict=True):
+        for name, part in zip(names_of(attack), attack["parts"], strict=True):
             values = (fig[f"asr.{name}"]["value"] for fig in (before, after_planting))
             took = "yes" if name in floors else "no: it did not take"
             canaries[name] = dict(zip(FACTS, (part["target"], *values, took), strict=True))
@@ -135,9 +143,9 @@ def main(argv: Sequence[str]) -> int:
         run = planted if chosen is None else Path(chosen.workdir)
         if chosen is not None:
             if args.deliver == "afresh":
-                spec = stages.METHODS.get(chosen.method, chosen.method)
+                spec = METHODS.get(chosen.method, chosen.method)
                 again = cleaning.run(spec, settings.model, chosen.rate, settings.steps)
-                run = cleaning.train(stages.AFRESH, again)
+                run = cleaning.train(AFRESH, again)
                 runs[run] = "cleaned afresh"
             figures = cleaning.measure(open_start(run), run / EVALUATION, attack)
             results |= {"after": cleaning.usefulness(figures), "delivered": str(args.output)}
@@ -200,8 +208,8 @@ def settings_of(
         raise UserError(f"--drop={args.drop:g}: it is a share, from 0 to below 1")
     methods, canaries = args.methods.split(","), args.canaries.split(",")
     for method in methods:
-        if method not in stages.METHODS and ".py" not in method:
-            raise unknown("--methods", method, stages.METHODS)
+        if method not in METHODS and ".py" not in method:
+            raise unknown("--methods", method, METHODS)
     for canary in canaries:
         if canary not in TRIGGERS:
             raise unknown("--canaries", canary, TRIGGERS)
@@ -238,9 +246,10 @@ def fitting(
     """How many rates of each method there is time for, by what planting took; one at least."""
     if budget is None:
         return rates
+    rows = [row for row in Workdir(planted).lines(METRICS) if "step_seconds" in row]
+    step = statistics.median(row["step_seconds"] for row in rows) if rows else 0.0
     # A step with views encodes twice as much as one of planting.
-    each = 2 * cleaning.seconds(planted) * len(cleaning.settings.methods)
-    each *= cleaning.settings.steps / cleaning.settings.plant_steps
+    each = 2 * step * cleaning.settings.steps * len(cleaning.settings.methods)
     most = max(1, min(rates, int((budget - (time.monotonic() - began)) / max(each, 1e-9))))
     if most < rates:
         print(f"clean: time for the {most} highest of {rates} rates; {rates - most} are left out")

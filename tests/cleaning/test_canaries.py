@@ -26,17 +26,22 @@ def test_a_caption_of_two_words_has_no_class():
 
 
 def test_every_canary_is_an_attack_with_a_target_of_its_own():
-    attack = attack_of(list(TRIGGERS), ["a", "b", "c", "d"], "imagenet", 0.02, seed=1)
+    attack = attack_of(
+        list(TRIGGERS), ["a", "b", "c", "d"], "imagenet", 0.02, seed=1, image_size=64
+    )
     targets = [part["target"] for part in attack["parts"]]
     assert len(set(targets)) == len(TRIGGERS)
-    assert attack == attack_of(list(TRIGGERS), ["a", "b", "c", "d"], "imagenet", 0.02, seed=1)
+    assert attack == attack_of(
+        list(TRIGGERS), ["a", "b", "c", "d"], "imagenet", 0.02, seed=1, image_size=64
+    )
     measured = {
         **attack,
         "parts": [{k: p[k] for k in ("trigger", "target")} for p in attack["parts"]],
     }
+    assert attack["parts"][2]["trigger"]["strength"] == 12  # as on 32 pixels: 6
     assert [part.name for part in parts_of(measured, "evaluation.attack")] == list(TRIGGERS)
 
 
 def test_fewer_classes_than_canaries_are_refused():
     with pytest.raises(UserError, match="name fewer with --canaries"):
-        attack_of(list(TRIGGERS), ["a", "b"], "imagenet", 0.02, seed=0)
+        attack_of(list(TRIGGERS), ["a", "b"], "imagenet", 0.02, seed=0, image_size=64)

@@ -4,7 +4,6 @@ The folder of a cleaning holds a run for each training (`planted`, `METHOD,RATE`
 `look/`, what the detectors say of the cleaning pairs.
 """
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,41 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ml_collections import ConfigDict
-from PIL import Image
 
 from cleanclip_jax.args import apply
 from cleanclip_jax.attacks.parts import parts_of
-from cleanclip_jax.cleaning.canaries import (
-    LEAST_PICTURES,
-    attack_of,
-    class_in,
-    frequent_words,
-)
+from cleanclip_jax.cleaning.aside import suspected, write_held
+from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, attack_of
 from cleanclip_jax.cleaning.choice import Canary, Point, passes
 from cleanclip_jax.config import defaults, load
-from cleanclip_jax.data.subset import read_ids, write_ids
+from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.detect.decree import smallest_patch
-from cleanclip_jax.detect.detectors import choose as choose_detectors
-from cleanclip_jax.detect.findings import DETECT, DROP, write_findings
-from cleanclip_jax.detect.groups import find_groups
-from cleanclip_jax.detect.opened import open_scan
-from cleanclip_jax.detect.scan import scan
-from cleanclip_jax.detect.scan_settings import Settings as ScanSettings
 from cleanclip_jax.detect.scored import Tower
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.clean_pictures import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_from
-from cleanclip_jax.measure.features import Shown, batches_of, reading_of
 from cleanclip_jax.measure.sets import open_sets
 from cleanclip_jax.record import Source
 from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.run.members import train_members
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import Start, open_start
-from cleanclip_jax.workdir import EVALUATION, METRICS, Workdir
+from cleanclip_jax.workdir import EVALUATION, Workdir
 
 METHODS = {
     "cleanclip": "configs/cleanclip.py",
@@ -129,43 +114,17 @@ class Cleaning:
         if count < LEAST_PICTURES:
             raise UserError(f"--data: {len(ids)} pairs are too few to clean on")
         rows = np.sort(np.random.default_rng([settings.seed, 3]).permutation(len(ids))[:count])
-        dropped = self._suspected() if settings.drop else np.zeros(0, np.int64)
+        dropped = np.zeros(0, np.int64)
+        if settings.drop:
+            scanned = (self.folder / LOOK, self.start, self.config, settings.data, settings.drop)
+            dropped = suspected(*scanned, self.source)
         train = np.setdiff1d(np.setdiff1d(ids, ids[rows]), dropped)
         if not self.folder.has(TRAIN):
             write_ids(self.folder / TRAIN, train, self.source.root().fingerprint)
         if not self.folder.has(HELD):
-            self._write_held(rows[~np.isin(ids[rows], dropped)])
+            left = rows[~np.isin(ids[rows], dropped)]
+            write_held(self.folder / HELD, self.config, self.source, left)
         return len(dropped), count
-
-    def _suspected(self) -> np.ndarray:
-        folder, settings = self.folder / LOOK, ScanSettings(choose_detectors(None))
-        if not (folder / DETECT).is_file():
-            opened = open_scan(self.start, self.config, settings, dict(self.settings.data))
-            scores = scan(opened.passes, opened.data, settings, opened.reading, folder)
-            by = settings.detectors[0]
-            encoder = opened.passes[0].open()
-            groups = find_groups(encoder, opened.data, scores, settings, by, opened.reading)
-            write_findings(
-                folder, opened, settings, scores, groups, by, self.settings.drop, MOST_HELD
-            )
-        return read_ids(folder / DROP, self.source)
-
-    def _write_held(self, rows: np.ndarray) -> None:
-        """The pairs to measure on, at the model's size; those of one frequent word have a class."""
-        words = frequent_words(map(self.source.caption, range(len(self.source))))
-        images, captions = [], []
-        shown = Shown(self.source, rows)
-        with batches_of(shown, self.config.model.image_size, reading_of(self.config)) as batches:
-            for batch in batches:
-                images += map(_png, batch["images"])
-                captions += [self.source.caption(int(index)) for index in batch["index"]]
-        if len(images) < LEAST_PICTURES:
-            raise UserError(f"--data: of {len(rows)} pictures {len(images)} can be read")
-        names = [class_in(caption, words) for caption in captions]
-        columns = {"image": images, "caption": captions, "class_name": names}
-        stream = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), stream)
-        self.folder.write(HELD, stream.getvalue().to_pybytes())
 
     def evaluation(self, attack: Mapping[str, Any] | None) -> ConfigDict:
         """`config.evaluation` of everything that is measured here."""
@@ -192,7 +151,8 @@ class Cleaning:
         able = [c for c, n in zip(labelled.classes, counts, strict=True) if n >= LEAST_PICTURES]
         s = self.settings
         templates = evaluation.templates or "imagenet"
-        return attack_of(s.canaries, able, templates, s.rate, s.seed)
+        size = self.config.model.image_size
+        return attack_of(s.canaries, able, templates, s.rate, s.seed, size)
 
     def measure(self, start: Start, path: Path, attack: Mapping[str, Any]) -> dict[str, Any]:
         """The figures of a model, which are measured once."""
@@ -286,15 +246,13 @@ class Cleaning:
     ) -> Point:
         """What a cleaned model is worth, and what is left of each canary."""
         figures = self.measure(open_start(path), path / EVALUATION, attack)
-        canaries = {
-            name: Canary(
-                figures[f"asr.{name}"]["value"],
-                figures[f"asr.{name}"]["interval"][1],
-                floor,
-                floor + self.settings.bound,
-            )
-            for name, floor in floors.items()
-        }
+        canaries = {}
+        for name, before in floors.items():
+            asr = figures[f"asr.{name}"]
+            # A cleaned model may take more clean pictures for the target than MODEL did.
+            floor = max(before, figures[f"clean_target_rate.{name}"]["value"])
+            limit = floor + self.settings.bound
+            canaries[name] = Canary(asr["value"], asr["interval"][1], floor, limit)
         return Point(method, rate, str(path), self.usefulness(figures), figures, canaries)
 
     def usefulness(self, figures: Mapping[str, Any]) -> float:
@@ -302,12 +260,6 @@ class Cleaning:
         both = ("retrieval.image_to_text_r1", "retrieval.text_to_image_r1")
         names = ("ca",) if self.settings.labelled else both
         return float(np.mean([figures[name]["value"] for name in names]))
-
-    def seconds(self, path: Path) -> float:
-        """How long a run's training took, by its metrics."""
-        rows = Workdir(path).lines(METRICS)
-        each = [row["step_seconds"] for row in rows if "step_seconds" in row]
-        return float(np.median(each)) * rows[-1]["step"] if each else 0.0
 
     def smallest(self, starts: Mapping[str, Start], seeds: int) -> dict[str, list[float | None]]:
         """DECREE's smallest patch of each model, as a share of the picture, by seed."""
@@ -342,12 +294,6 @@ FLAGGED = {
 def names_of(attack: Mapping[str, Any]) -> list[str]:
     """The canaries' names, as their figures' end in them."""
     return [part.name for part in parts_of(_of_parts(attack), "evaluation.attack")]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _of_parts(attack: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,10 +87,12 @@ def _canaries(results: Mapping[str, Any], points: Sequence[Point]) -> list[Block
         ]
         for point in points
     ]
-    limits = ", ".join(f"{n} {100 * c.limit:.1f} %" for n, c in points[0].canaries.items())
+    bound = results["settings"]["bound"]
     caption = (
         f"Cleaned models: {results['useful_by']}, and what is left of each canary. A model passes "
-        f"where the upper ends of their 95 % intervals are at most {limits}."
+        f"where the upper end of each one's 95 % interval is at most {100 * bound:g} points above "
+        "its floor: its attack success before it was planted, or how often the cleaned model takes "
+        "clean pictures of other classes for the target, whichever is more."
     )
     columns = ["method, rate", results["useful_by"], *names, "passes"]
     blocks.append(Table(caption, columns, table))
@@ -103,7 +105,7 @@ def _canaries(results: Mapping[str, Any], points: Sequence[Point]) -> list[Block
         for method in dict.fromkeys(point.method for point in points)
         for name in names
     }
-    png = ca_asr_curve(curve, limit=results["settings"]["bound"])
+    png = ca_asr_curve(curve, limit=bound)
     alt = f"{results['useful_by']} against the attack success of each canary, over the rates"
     return [*blocks, Picture(png, alt, "Each canary over the rates of cleaning.")]
 
