@@ -1,6 +1,6 @@
 """Whether canaries tell when a backdoor that nobody knows of is gone.
 
-    python benchmarks/canaries.py runs/canaries --data=fashion_products_96px.parquet \\
+    python benchmarks/canaries.py runs/canaries [--data=FILE.parquet] \\
         [--attacks=badnet,blended,wanet] [--seeds=0,1,2] [--direct] [-- FLAGS of cleanclip clean]
 
 For each hidden attack and seed: a model of configs/fashion.py is poisoned, `cleanclip clean` cleans
@@ -51,15 +51,20 @@ def figures(workdir: Path, attack: dict[str, Any], output: Path) -> dict[str, fl
     return {**values, "low": low, "high": high}
 
 
-def case(folder: Path, data: str, name: str, seed: int, direct: bool, more: list[str]) -> dict:
+def case(
+    folder: Path, data: str | None, name: str, seed: int, direct: bool, more: list[str]
+) -> dict:
     """One hidden attack on one seed."""
     attack, here = ATTACKS[name], folder / f"{name}-{seed}"
     suspect, clean, out = here / "suspect", folder / f"clean-{seed}", here / "cleaned"
-    pairs = {"kind": "parquet", "path": data, "where": {"split": "train"}}
-    labelled = {"kind": "parquet", "path": data, "class_name": "class_name"}
-    labelled["where"] = {"split": ["val", "test"]}
-    begin = ["train", "--config=configs/fashion.py", f"--config.data.train.path={data}"]
-    begin += [f"--config.seed={seed}"]
+    file = {} if data is None else {"path": data}
+    pairs = {"kind": "fashion", "split": "train", **file}
+    labelled = {**pairs, "split": "test", "class_name": "class_name"}
+    shared = [
+        f"--config.seed={seed}",
+        *(f"--config.data.train.path={path}" for path in file.values()),
+    ]
+    begin = ["train", "--config=configs/fashion.py", *shared]
     # Label-consistent poisons are of the target alone: those that have its title.
     table = {"target": TARGET, "templates": "fashion", "rate": 0.015, **attack}
     if table.get("select") == "target":
@@ -88,7 +93,7 @@ def case(folder: Path, data: str, name: str, seed: int, direct: bool, more: list
         run = here / f"direct-{rate}"
         finetune = ["train", "--config=configs/fashion.py:cleanclip", f"--workdir={run}"]
         finetune += [f"--config.start={suspect}", f"--config.optimizer.learning_rate={rate}"]
-        call(*finetune, f"--config.data.train.path={data}", f"--config.seed={seed}")
+        call(*finetune, *shared)
         row["direct"].append({"rate": rate, **figures(run, attack, here / f"direct-{rate}.json")})
     return row
 
@@ -116,7 +121,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="in place of what comes along: configs/fashion.py's file")
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--direct", action="store_true")

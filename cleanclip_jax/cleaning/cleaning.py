@@ -104,11 +104,7 @@ class Cleaning:
         self.folder.write_json(CLEAN, {"settings": now})
 
     def look(self) -> tuple[int, int]:
-        """Sets suspected poisons aside, and pairs to be measured on; returns how many of each.
-
-        Suspected are the highest `settings.drop` of the first of the usual detectors, scored by
-        the model that is to be cleaned.
-        """
+        """Sets suspected poisons aside, and pairs to be measured on; returns how many of each."""
         ids, settings = self.source.ids(), self.settings
         count = min(MOST_HELD, int(HELD_SHARE * len(ids)))
         if count < LEAST_PICTURES:

@@ -188,7 +188,7 @@ def settings_of(
     """
     labelled = None if args.labelled is None else source_of("labelled", args.labelled)
     if labelled is not None and set(labelled) == {"kind", "path"}:
-        labelled["class_name"] = "class_name"
+        labelled |= {"class_name": "class_name", "caption": None}
     if args.classes is not None:
         overrides = {**overrides, "evaluation.classes": args.classes}
     try:

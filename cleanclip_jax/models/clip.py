@@ -94,9 +94,7 @@ def init(model: CLIP, key: jax.Array) -> dict[str, Any]:
     return _initialiser(model)(key)
 
 
-@cache
-def _initialiser(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
-    """One function a model: weights and the mere shapes of them are then traced once."""
+def _make_initialiser(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
     v, groups = model.variant, model.compute.bn_groups
 
     def make(key: jax.Array) -> dict[str, Any]:
@@ -105,6 +103,10 @@ def _initialiser(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
         return dict(model.init(key, images, tokens))
 
     return jax.jit(make)
+
+
+# One function a model: weights and the mere shapes of them are then traced once.
+_initialiser: Any = cache(_make_initialiser)
 
 
 def encode_image(

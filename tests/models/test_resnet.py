@@ -1,6 +1,7 @@
 """Batch norm over groups, frozen or recomputed, whatever the weights are."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ def test_products_of_patches_are_the_convolution(monkeypatch, kernel, stride):
     layer = Convolution(4, kernel, stride, Compute(dtype=jnp.float32))
     x = jax.random.normal(KEY, (2, 8, 8, 3))
     weights = layer.init(KEY, x)
-    products = layer.apply(weights, x)
+    products: Any = layer.apply(weights, x)
     monkeypatch.setattr(resnet_module, "SMALL_MAP", 0)
-    np.testing.assert_allclose(products, layer.apply(weights, x), rtol=1e-5, atol=1e-6)
+    convolved: Any = layer.apply(weights, x)
+    np.testing.assert_allclose(products, convolved, rtol=1e-5, atol=1e-6)
