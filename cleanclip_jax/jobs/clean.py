@@ -21,7 +21,7 @@ from typing import Any
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.cleaning.canaries import TRIGGERS, USUAL
 from cleanclip_jax.cleaning.canary_page import as_json, verdict, write_cleaning_page
-from cleanclip_jax.cleaning.choice import choose, nearest
+from cleanclip_jax.cleaning.choice import Point, choose, nearest
 from cleanclip_jax.cleaning.cleaning import (
     AFRESH,
     FLAGGED,
@@ -46,6 +46,7 @@ from cleanclip_jax.workdir import EVALUATION, METRICS, Workdir, workdir_path
 
 RESULTS = "results.json"
 NOT_CLEAN = 3  # the exit code
+FACTS = ("target", "before", "planted", "took")  # of a canary
 # By the width of the embeddings: rates that small models were cleaned at (docs/clean.md), and
 # around the paper's for those of its size.
 SMALL, RATES = 256, {True: "3e-4,1e-3,2e-3,3e-3", False: "1e-6,3e-6,1e-5,3e-5"}
@@ -101,67 +102,83 @@ def main(argv: Sequence[str]) -> int:
     settings = settings_of(args, data, overrides, small, usual)
     with writing(folder):
         cleaning = Cleaning(folder, start, config, settings, source)
-        dropped, held = cleaning.look()
-        print(f"clean: {dropped} of {len(cleaning.source)} pairs set aside, {held} held out")
-        attack = cleaning.attack()
-        print(f"clean: planting {', '.join(settings.canaries)} for {settings.plant_steps} steps")
-        planted, floors, before = cleaning.plant(attack)
-        after_planting = cleaning.measure(open_start(planted), planted / EVALUATION, attack)
-        canaries = {}
-        for name, part in zip(names_of(attack), attack["parts"], strict=True):
-            values = (fig[f"asr.{name}"]["value"] for fig in (before, after_planting))
-            took = "yes" if name in floors else "no: it did not take"
-            canaries[name] = dict(zip(FACTS, (part["target"], *values, took), strict=True))
-            print(
-                f"  {name} to {part['target']!r}: {100 * canaries[name]['planted']:.1f} %, {took}"
-            )
-        most = fitting(cleaning, planted, budget, began, len(settings.rates))
-        points = []
-        for point in cleaning.points(planted, attack, floors, most):
-            points.append(point)
-            left = ", ".join(f"{k} {100 * c.asr:.1f} %" for k, c in point.canaries.items())
-            print(
-                f"clean: {point.method} at {point.rate:g}: {100 * point.usefulness:.1f} %; {left}"
-            )
-        chosen = choose(points)
-        runs = {planted: "canaries planted"}
-        runs |= {Path(p.workdir): f"{p.method}, {p.rate:g}" for p in points}
-        results: dict[str, Any] = {
-            "command": shlex.join(["cleanclip", "clean", *argv]),
-            "settings": vars(settings),
-            "pairs": len(cleaning.source),
-            "dropped": dropped,
-            "held": held,
-            "useful_by": "clean accuracy" if settings.labelled else "recall at 1 of held-out pairs",
-            "before": cleaning.usefulness(before),
-            "planted": canaries,
-            "points": [as_json(point) for point in points],
-            "chosen": as_json(chosen),
-            "nearest": as_json(nearest(points)),
-            "smallest": {},
-        }
-        run = planted if chosen is None else Path(chosen.workdir)
-        if chosen is not None:
-            if args.deliver == "afresh":
-                spec = METHODS.get(chosen.method, chosen.method)
-                again = cleaning.run(spec, settings.model, chosen.rate, settings.steps)
-                run = cleaning.train(AFRESH, again)
-                runs[run] = "cleaned afresh"
-            figures = cleaning.measure(open_start(run), run / EVALUATION, attack)
-            results |= {"after": cleaning.usefulness(figures), "delivered": str(args.output)}
-            if args.invert:
-                models = {"before": start, "after": open_start(run)}
-                results["smallest"] = cleaning.smallest(models, args.invert)
+        end = None if budget is None else began + budget
+        results, points, runs = stages(cleaning, args, end)
+        results["command"] = shlex.join(["cleanclip", "clean", *argv])
+        chosen = results["chosen"] is not None
         cleaning.folder.write_json(RESULTS, results)
         write_cleaning_page(folder, results, points, runs)
-        if chosen is not None:
-            deliver(run, args.output, isinstance(start, RunStart))
+        if chosen:
+            deliver(list(runs)[-1], args.output, isinstance(start, RunStart))
     print(verdict(results))
     print(f"written: {folder / RESULTS}, {folder / PAGE}")
-    return 0 if chosen is not None else NOT_CLEAN
+    return 0 if chosen else NOT_CLEAN
 
 
-FACTS = ("target", "before", "planted", "took")
+def stages(
+    cleaning: Cleaning, args: Any, end: float | None
+) -> tuple[dict[str, Any], list[Point], dict[Path, str]]:
+    """Goes through all stages.
+
+    Args:
+      end: of the budget, by the monotonic clock.
+
+    Returns:
+      what results.json holds; the cleaned models; and every run with its name, the one that is
+      delivered, if any, last.
+    """
+    settings = cleaning.settings
+    dropped, held = cleaning.look()
+    print(f"clean: {dropped} of {len(cleaning.source)} pairs set aside, {held} held out")
+    attack = cleaning.attack()
+    print(f"clean: planting {', '.join(settings.canaries)} for {settings.plant_steps} steps")
+    planted, floors, before = cleaning.plant(attack)
+    figures = cleaning.measure(open_start(planted), planted / EVALUATION, attack)
+    canaries = {}
+    for name, part in zip(names_of(attack), attack["parts"], strict=True):
+        values = (of[f"asr.{name}"]["value"] for of in (before, figures))
+        took = "yes" if name in floors else "no: it did not take"
+        canaries[name] = dict(zip(FACTS, (part["target"], *values, took), strict=True))
+        print(f"  {name} to {part['target']!r}: {100 * canaries[name]['planted']:.1f} %, {took}")
+    most = fitting(cleaning, planted, end, len(settings.rates))
+    runs, points = {planted: "canaries planted"}, []
+    began, total = time.monotonic(), most * len(settings.methods)
+    for point in cleaning.points(planted, attack, floors, most):
+        points.append(point)
+        runs[Path(point.workdir)] = f"{point.method}, {point.rate:g}"
+        left = ", ".join(f"{k} {100 * c.asr:.1f} %" for k, c in point.canaries.items())
+        print(f"clean: {point.method} at {point.rate:g}: {100 * point.usefulness:.1f} %; {left}")
+        minutes = (time.monotonic() - began) / len(points) * (total - len(points)) / 60
+        print(f"clean: {len(points)} of at most {total} models, {minutes:.0f} minutes left at most")
+    chosen = choose(points)
+    results: dict[str, Any] = {
+        "settings": vars(settings),
+        "pairs": len(cleaning.source),
+        "dropped": dropped,
+        "held": held,
+        "useful_by": "clean accuracy" if settings.labelled else "recall at 1 of held-out pairs",
+        "before": cleaning.usefulness(before),
+        "planted": canaries,
+        "points": [as_json(point) for point in points],
+        "chosen": as_json(chosen),
+        "nearest": as_json(nearest(points)),
+        "smallest": {},
+    }
+    if chosen is None:
+        return results, points, runs
+    run, name = Path(chosen.workdir), runs.pop(Path(chosen.workdir))
+    if args.deliver == "afresh":
+        runs[run], name = name, "cleaned afresh"
+        spec = METHODS.get(chosen.method, chosen.method)
+        again = cleaning.run(spec, settings.model, chosen.rate, settings.steps)
+        run = cleaning.train(AFRESH, again)
+    runs[run] = name
+    figures = cleaning.measure(open_start(run), run / EVALUATION, attack)
+    results |= {"after": cleaning.usefulness(figures), "delivered": str(args.output)}
+    if args.invert:
+        models = {"before": cleaning.start, "after": open_start(run)}
+        results["smallest"] = cleaning.smallest(models, args.invert)
+    return results, points, runs
 
 
 def source_of(flag: str, text: str) -> dict[str, Any]:
@@ -240,17 +257,15 @@ def seconds_of(text: str | None) -> float | None:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def fitting(
-    cleaning: Cleaning, planted: Path, budget: float | None, began: float, rates: int
-) -> int:
+def fitting(cleaning: Cleaning, planted: Path, end: float | None, rates: int) -> int:
     """How many rates of each method there is time for, by what planting took; one at least."""
-    if budget is None:
+    if end is None:
         return rates
     rows = [row for row in Workdir(planted).lines(METRICS) if "step_seconds" in row]
     step = statistics.median(row["step_seconds"] for row in rows) if rows else 0.0
     # A step with views encodes twice as much as one of planting.
     each = 2 * step * cleaning.settings.steps * len(cleaning.settings.methods)
-    most = max(1, min(rates, int((budget - (time.monotonic() - began)) / max(each, 1e-9))))
+    most = max(1, min(rates, int((end - time.monotonic()) / max(each, 1e-9))))
     if most < rates:
         print(f"clean: time for the {most} highest of {rates} rates; {rates - most} are left out")
     return most

@@ -212,7 +212,9 @@ def _retrieve(
     with_captions = np.bincount(owner, minlength=len(images)) > 0
     figures = retrieval_figures(ranks, with_captions)
     if triggered is not None:
-        prompts = [fill(template, str(target)) for template in templates(settings.templates or "imagenet")]
+        prompts = [
+            fill(template, str(target)) for template in templates(settings.templates or "imagenet")
+        ]
         queries, lifted = unit(texts_of(encoder, prompts)), unit(triggered.rows)
         figures |= backdoor_figures(images, lifted, queries, poisoned_share, config.seed)
     return {

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.torch_files import cleanclip_file
@@ -10,6 +13,7 @@ from helpers.torch_files import cleanclip_file
 from cleanclip_jax import cli
 from cleanclip_jax.cleaning import cleaning
 from cleanclip_jax.data.digits import NAMES
+from cleanclip_jax.jobs.clean import fitting
 from cleanclip_jax.run.members import train_members
 from cleanclip_jax.start.store import load_saved
 from cleanclip_jax.start.torch.checkpoint import open_checkpoint
@@ -117,3 +121,12 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     err = capfd.readouterr().err.strip()
     assert message in err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_leaves_out_rates_by_what_planting_took(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "step_seconds": 1.0}\n')
+    cleaning: Any = SimpleNamespace(settings=SimpleNamespace(steps=100, methods=["cleanclip"]))
+    assert fitting(cleaning, tmp_path, None, 4) == 4
+    assert fitting(cleaning, tmp_path, time.monotonic() + 450, 4) == 2
+    assert "the 2 highest of 4 rates; 2 are left out" in capsys.readouterr().out
+    assert fitting(cleaning, tmp_path, time.monotonic() - 1, 4) == 1
