@@ -140,7 +140,7 @@ def stages(
         took = "yes" if name in floors else "no: it did not take"
         canaries[name] = dict(zip(FACTS, (part["target"], *values, took), strict=True))
         print(f"  {name} to {part['target']!r}: {100 * canaries[name]['planted']:.1f} %, {took}")
-    most = fitting(cleaning, planted, end, len(settings.rates))
+    most = fitting(len(settings.methods) * settings.steps, planted, end, len(settings.rates))
     runs, points = {planted: "canaries planted"}, []
     began, total = time.monotonic(), most * len(settings.methods)
     for point in cleaning.points(planted, attack, floors, most):
@@ -257,14 +257,14 @@ def seconds_of(text: str | None) -> float | None:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def fitting(cleaning: Cleaning, planted: Path, end: float | None, rates: int) -> int:
-    """How many rates of each method there is time for, by what planting took; one at least."""
+def fitting(steps: int, planted: Path, end: float | None, rates: int) -> int:
+    """How many rates of `steps` each there is time for, by what planting took; one at least."""
     if end is None:
         return rates
     rows = [row for row in Workdir(planted).lines(METRICS) if "step_seconds" in row]
     step = statistics.median(row["step_seconds"] for row in rows) if rows else 0.0
     # A step with views encodes twice as much as one of planting.
-    each = 2 * step * cleaning.settings.steps * len(cleaning.settings.methods)
+    each = 2 * step * steps
     most = max(1, min(rates, int((end - time.monotonic()) / max(each, 1e-9))))
     if most < rates:
         print(f"clean: time for the {most} highest of {rates} rates; {rates - most} are left out")

@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,8 +124,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 def test_a_budget_leaves_out_rates_by_what_planting_took(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "step_seconds": 1.0}\n')
-    cleaning: Any = SimpleNamespace(settings=SimpleNamespace(steps=100, methods=["cleanclip"]))
-    assert fitting(cleaning, tmp_path, None, 4) == 4
-    assert fitting(cleaning, tmp_path, time.monotonic() + 450, 4) == 2
+    assert fitting(100, tmp_path, None, 4) == 4
+    assert fitting(100, tmp_path, time.monotonic() + 450, 4) == 2
     assert "the 2 highest of 4 rates; 2 are left out" in capsys.readouterr().out
-    assert fitting(cleaning, tmp_path, time.monotonic() - 1, 4) == 1
+    assert fitting(100, tmp_path, time.monotonic() - 1, 4) == 1

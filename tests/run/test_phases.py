@@ -95,8 +95,8 @@ def test_safeclips_terms_are_the_same_over_devices_in_chunks_and_in_a_ring():
 
 def test_a_step_is_compiled_for_each_phase_once():
     objective = Objective({"cross_modal": 1.0, "matched": 1.0}, {"matched": {"every": 3}})
-    steps = Steps(lambda objective: objective.resting, objective, 2)
-    phases = ["".join(steps(done)) for done in range(1, 9)]
+    steps = Steps(lambda objective: lambda: objective.resting, objective, 2)
+    phases = ["".join(steps(done)()) for done in range(1, 9)]
     assert phases == ["matched"] * 4 + ["cross_modal"] * 2 + ["matched"] * 2
     assert len(steps._made) == 2 and steps(5) is steps(6)
 
