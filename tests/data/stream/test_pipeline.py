@@ -148,11 +148,11 @@ def test_a_view_of_an_unknown_name_is_refused(wrong: dict[str, Any]):
         Views(**wrong)
 
 
-def test_workers_change_nothing(source: Source):
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_change_nothing(source: Source, workers: int):
     options = {"plan": plan_of(source), "views": VIEWS, "step": 1}
     none = take(source, 7, **options)
-    assert same(none, take(source, 7, **options, workers=2))
-    assert same(none, take(source, 7, **options, workers=4))
+    assert same(none, take(source, 7, **options, workers=workers))
 
 
 def test_a_stream_goes_on_from_its_step(source: Source):
