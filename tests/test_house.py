@@ -32,6 +32,7 @@ FLOORS = (  # from the bottom
     ("measure", "detect"),
     ("run", "extend"),
     ("report",),
+    ("suite",),
     ("jobs",),
     ("cli",),
     ("face",),  # opens the whole house, lazily
