@@ -13,6 +13,7 @@ asked for, else torch_resnet.py's, which bears OpenAI's names.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,18 @@ class Clip(nn.Module):
     def __init__(self, job: Job, way: str, timm: bool = False):
         super().__init__()
         v, attention = job.numbers, "eager" if way == "original" else "sdpa"
-        said = huggingface_config(v)
+        # A ResNet has no name in Hugging Face's config: its text tower alone is taken from there.
+        config = huggingface_config(v if v.patch else replace(v, vision_layers=1, patch=1))
         for tower in ("text_config", "vision_config"):
-            said[tower]["hidden_act"] = "quick_gelu"
+            config[tower]["hidden_act"] = "quick_gelu"
         self.logit_scale = nn.Parameter(torch.tensor(0.0))
         if v.patch:
-            said["vision_config"]["image_size"] = v.image_size
-            self.both = CLIPModel._from_config(CLIPConfig(**said), attn_implementation=attention)
+            config["vision_config"]["image_size"] = v.image_size
+            self.both = CLIPModel._from_config(CLIPConfig(**config), attn_implementation=attention)
             del self.both.logit_scale
             return
-        config = CLIPTextConfig(**said["text_config"])
-        self.text = CLIPTextModelWithProjection._from_config(config, attn_implementation=attention)
+        words = CLIPTextConfig(**config["text_config"])
+        self.text = CLIPTextModelWithProjection._from_config(words, attn_implementation=attention)
         if timm:
             from timm import create_model
 

@@ -20,6 +20,7 @@ JOBS = {
     "invert": "find the trigger and the units of a backdoor, which configs/invertune.py removes",
     "decompose": "write the prototypes of a ViT's parts, by which evaluate repairs it",
     "detect": "look for poisoned pairs, triggered pictures and backdoored models",
+    "clean": "clean a model whose trigger nobody knows, and hand it back in its format",
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
     "mix": "measure the models between two, and beyond them: their weights, mixed",

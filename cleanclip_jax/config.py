@@ -53,6 +53,12 @@ def _table_of(name: str) -> str | None:
     return next((place for place in above if place in KEYS and KEYS[place].table), None)
 
 
+def configs_folder() -> Path:
+    """The configs that come along, and their data: in the wheel, or in the checkout."""
+    package = Path(__file__).parent
+    return (package if (package / "configs").is_dir() else package.parent) / "configs"
+
+
 def load(spec: str) -> ConfigDict:
     """Loads `FILE.py[:arg]` and returns its `get_config(arg)`.
 
@@ -60,9 +66,7 @@ def load(spec: str) -> ConfigDict:
     checkout, so `configs/demo.py` works from any folder.
     """
     name, _, arg = spec.partition(":")
-    package = Path(__file__).parent
-    folder = package if (package / "configs").is_dir() else package.parent
-    shipped = folder / "configs" / Path(name).name
+    shipped = configs_folder() / Path(name).name
     places = (Path(name), shipped) if Path(name).parent.name in ("", "configs") else (Path(name),)
     path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:

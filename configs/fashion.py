@@ -1,14 +1,14 @@
 """Product photographs with human-written titles: poison a small CLIP, then clean it.
 
-    cleanclip train --config=configs/fashion.py --workdir=runs/fashion/poisoned \\
-        --config.data.train.path=fashion_products_96px.parquet
+    cleanclip train --config=configs/fashion.py --workdir=runs/fashion/poisoned
     cleanclip train --config=configs/fashion.py:cleanclip --workdir=runs/fashion/cleanclip \\
-        --config.data.train.path=fashion_products_96px.parquet --config.start=runs/fashion/poisoned
+        --config.start=runs/fashion/poisoned
     cleanclip evaluate --workdir=runs/fashion/cleanclip
 
 `:mmcl` finetunes with the multimodal loss only, `:supervised` the image tower and `:probe` nothing
-but a linear head, on the classes. The file has the columns image, caption, class_name and split;
-its splits val and test are measured on, unless --config.evaluation.data.path names another.
+but a linear head, on the classes. The pictures come along, at 32 pixels (configs/data/README.md);
+--config.data.train.path names another parquet of them, with the columns image, caption, class_name
+and split, which then is measured on too, unless --config.evaluation.data.path names another.
 Time and figures: docs/results.md.
 """
 
@@ -22,11 +22,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return small_run(
         arg,
         "configs/fashion.py",
-        train={"where": {"split": "train"}},
+        train={"kind": "fashion", "split": "train"},
         evaluation={
-            "path": "train",
-            "class_name": "class_name",
-            "where": {"split": ["val", "test"]},
+            **{"kind": "fashion", "split": "test"},
+            **{"path": "train", "class_name": "class_name"},
         },
         # 1.5 % of the training pairs; sunglasses are 2 % of the pictures.
         attack={

@@ -17,6 +17,7 @@ from cleanclip_jax.process import (
     Preemption,
     add_flags,
     agree_on,
+    in_turn,
     join,
     keep_compiled,
 )
@@ -187,3 +188,14 @@ def test_a_signal_saves_the_step_and_leaves(number, name, code, capsys):
                 signal.pause()
     assert signal.getsignal(number) == before
     assert ("again: leaving at once" in capsys.readouterr().err) == (number == signal.SIGINT)
+
+
+def test_only_several_processes_on_processors_wait_for_a_program(monkeypatch):
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", lambda result: waited.append(result) or result)
+    program = jax.jit(lambda x: x + 1)
+    assert in_turn(program) is program
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert in_turn(program)(1) == 2 and len(waited) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert in_turn(program) is program

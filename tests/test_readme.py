@@ -17,6 +17,7 @@ from helpers.torch_files import random_values, tensors_of
 from PIL import Image
 
 from cleanclip_jax import cli
+from cleanclip_jax.cleaning import cleaning
 from cleanclip_jax.models.variants import VARIANTS
 from cleanclip_jax.text.tokenizer import MERGES_FILE
 
@@ -30,6 +31,8 @@ SHORT = ("train.steps=2", "train.batch_size=4", "optimizer.warmup_steps=0", "mes
 SHORT = [f"--config.{key}" for key in (*SHORT, "data.workers=0")]
 FRESH = [f"--config.model.variant={NAME}", "--config.attack.count=2"]
 EXTRA = {"train": SHORT, "sweep": SHORT, "poison": ["--config.attack.count=2"]}
+EXTRA["clean"] = ["--steps=4", "--canaries=checkerboard", "--bound=1", "--drop=0", "--invert=0"]
+EXTRA["clean"] += [flag for flag in SHORT if "steps" not in flag]
 
 
 def commands() -> Iterator[list[str]]:
@@ -61,10 +64,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     shutil.copy(MERGES, cache)
     monkeypatch.chdir(tmp_path)
-    pairs = [f"a photo of a {CLASSES[i % 3]}, number {i}" for i in range(12)]
+    pairs = [f"a photo of a {CLASSES[i % 3]}, number {i}" for i in range(60)]
     write_pairs(Path("cc3m/train.csv"), "caption", pairs)
     write_pairs(Path("clean/train.csv"), "caption", pairs)
-    write_pairs(Path("imagenet/val.csv"), "class_name", [CLASSES[i % 3] for i in range(12)])
+    write_pairs(Path("imagenet/val.csv"), "class_name", [CLASSES[i % 3] for i in range(18)])
     torch.save(tensors_of(random_values("openai", VARIANTS[NAME])), "ViT-B-32.pt")
     code = (ROOT / "README.md").read_text().split("```python\n")[2].partition("```")[0]
     Path("my_attack.py").write_text(code)
@@ -72,7 +75,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_run(folder: Path, capsys: pytest.CaptureFixture):
+def test_the_readmes_commands_run(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cleaning, "TOOK", 0.0)  # in four steps nothing is planted
     jobs = []
     for words in commands():
         job, flags = words[0], list(words[1:])
@@ -88,4 +94,6 @@ def test_the_readmes_commands_run(folder: Path, capsys: pytest.CaptureFixture):
             shutil.rmtree(workdir)  # the README has two ways to a runs/cleaned
         assert cli.main([job, *flags]) == 0, (words, capsys.readouterr().err)
         jobs.append(job)
-    assert {"train", "evaluate", "prepare", "poison", "sweep", "report", "convert"} <= set(jobs)
+    assert {"train", "clean", "evaluate", "prepare", "poison", "sweep", "report", "convert"} <= set(
+        jobs
+    )

@@ -26,7 +26,7 @@ def test_evaluation_takes_the_training_path_unless_it_has_one():
 
 
 def test_a_missing_path_is_one_line(tmp_path, capsys):
-    command = ["train", "--config=configs/fashion.py", f"--workdir={tmp_path}/run"]
+    command = ["train", "--config=configs/tiny_imagenet50.py", f"--workdir={tmp_path}/run"]
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "path" in error

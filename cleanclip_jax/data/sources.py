@@ -24,6 +24,7 @@ KINDS: Registry[Callable[..., Source]] = Registry(
         "folder": f"{_TABLE}.folders:open_folder",
         "labels": f"{_TABLE}.folders:open_labels",
         "digits": "cleanclip_jax.data.digits:Digits",
+        "fashion": f"{_TABLE}.fashion:open_fashion",
         "mixture": "cleanclip_jax.data.mixture:open_mixture",
     },
 )

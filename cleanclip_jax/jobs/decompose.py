@@ -10,7 +10,7 @@ from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.jobs.of_model import FREE, open_model
-from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.clean_pictures import clean_pictures
 from cleanclip_jax.measure.decomposition import Prototypes, check_decomposable
 from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.sharding import make_mesh

@@ -24,7 +24,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import read_json, write_whole
 from cleanclip_jax.jobs.detect_captions import CLASSES, candidates, in_lines, invert_captions
 from cleanclip_jax.jobs.of_model import FREE, base_of, open_model
-from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.clean_pictures import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.report.trigger_picture import trigger_picture
 from cleanclip_jax.sharding import make_mesh

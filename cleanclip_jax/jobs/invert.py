@@ -21,7 +21,7 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole
 from cleanclip_jax.jobs.detect_captions import named_classes
 from cleanclip_jax.losses.inverted import Inverted
-from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.clean_pictures import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.measure.ranks import text_classifier
 from cleanclip_jax.measure.sets import LabelledSet

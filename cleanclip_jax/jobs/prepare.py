@@ -1,9 +1,11 @@
 """`cleanclip prepare`: any source to ArrayRecord shards that training reads fast.
 
 Every picture is decoded once, so what is in the shards is known to be readable; the rows that are
-not are listed in bad_rows.jsonl. The same command goes on after whatever stopped it.
+not are listed in bad_rows.jsonl. The same command goes on after whatever stopped it. A small source
+may become one parquet file in place of shards.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,11 +14,15 @@ from typing import Any
 from cleanclip_jax.args import Parser, apply, parse
 from cleanclip_jax.config import load
 from cleanclip_jax.data.shards.layout import Output
+from cleanclip_jax.data.shards.one_file import write_parquet
 from cleanclip_jax.data.shards.packing import BAD_ROWS, make_plan, prepare
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.files import writing
 from cleanclip_jax.keys import literal
+from cleanclip_jax.workdir import workdir_path
 
+log = logging.getLogger(__name__)
 BEAM_FLAG = "--beam."
 
 
@@ -25,7 +31,11 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="cleanclip prepare", description=__doc__)
     parser.add_argument("--source", help="{'kind': 'csv', 'path': 'pairs.csv'}: see docs/data.md")
     parser.add_argument("--config", help="in its place: the config whose data.train is the source")
-    parser.add_argument("--output", required=True, help="a new folder, here or at gs://, s3:// ...")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="a new folder, here or at gs://, s3:// ...; or FILE.parquet, of a small source",
+    )
     parser.add_argument(
         "--short_side", type=int, help="pixels that larger pictures are resized to (JPEG)"
     )
@@ -51,6 +61,17 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--workers: give 1 or more, and no --runner, which brings workers")
     config = read_source(args.source, args.config, overrides)
     source = open_source(config)
+    if args.output.endswith(".parquet"):
+        if args.shards or args.workers or args.runner:
+            raise UserError(f"--output={args.output} is one file: it takes no shards or workers")
+        plan = make_plan(source, 1, args.short_side, args.quality)
+        path, allowed = workdir_path(args.output), int(args.max_bad_share * plan.rows)
+        if path.exists():
+            raise UserError(f"{path} exists: name a new file")
+        with writing(path.parent):
+            rows = write_parquet(source, plan, path, allowed, log.warning)
+        print(f"prepared: {rows:,} of {plan.rows:,} pairs, {path.stat().st_size / 1e6:,.1f} MB")
+        return 0
     plan = make_plan(source, args.shards, args.short_side, args.quality)
     output = Output(args.output)
     if args.runner:

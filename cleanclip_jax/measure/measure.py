@@ -72,7 +72,7 @@ def open_measured(settings: ConfigDict) -> Opened:
     names = [settings.metrics] if isinstance(settings.metrics, str) else settings.metrics or ()
     metrics, gallery = {name: METRICS.find(name) for name in names}, None
     if settings.retrieval:
-        templates(settings.templates)
+        templates(settings.templates or "imagenet")
         gallery = open_captioned(options)
     repair = open_repair(settings.repair.to_dict()) if settings.repair else None
     return Opened(sets, metrics, gallery, poisoned_share, repair)
@@ -212,7 +212,9 @@ def _retrieve(
     with_captions = np.bincount(owner, minlength=len(images)) > 0
     figures = retrieval_figures(ranks, with_captions)
     if triggered is not None:
-        prompts = [fill(template, str(target)) for template in templates(settings.templates)]
+        prompts = [
+            fill(template, str(target)) for template in templates(settings.templates or "imagenet")
+        ]
         queries, lifted = unit(texts_of(encoder, prompts)), unit(triggered.rows)
         figures |= backdoor_figures(images, lifted, queries, poisoned_share, config.seed)
     return {

@@ -1,8 +1,9 @@
 """CLIP: two encoders and a temperature, built from a config and used through init and apply."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -90,10 +91,22 @@ def variant_of(given: Any) -> Variant:
 
 def init(model: CLIP, key: jax.Array) -> dict[str, Any]:
     """Returns fresh variables: {'params': ...} and, for a ResNet, {'batch_stats': ...}."""
+    return _initialiser(model)(key)
+
+
+def _make_initialiser(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
     v, groups = model.variant, model.compute.bn_groups
-    images = jnp.zeros((groups, v.image_size, v.image_size, 3), model.compute.dtype)
-    tokens = jnp.zeros((1, v.context_length), jnp.int32)
-    return jax.jit(lambda key: dict(model.init(key, images, tokens)))(key)
+
+    def make(key: jax.Array) -> dict[str, Any]:
+        images = jnp.zeros((groups, v.image_size, v.image_size, 3), model.compute.dtype)
+        tokens = jnp.zeros((1, v.context_length), jnp.int32)
+        return dict(model.init(key, images, tokens))
+
+    return jax.jit(make)
+
+
+# One function a model: weights and the mere shapes of them are then traced once.
+_initialiser: Any = cache(_make_initialiser)
 
 
 def encode_image(

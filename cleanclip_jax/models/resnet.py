@@ -13,6 +13,7 @@ from cleanclip_jax.models.variants import Variant
 
 # torch's default for convolutions: uniform with variance 1 / (3 fan_in).
 CONV_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+SMALL_MAP = 8 * 8  # places; above it the patches of a 3x3 kernel take much memory
 
 
 class BatchNorm(nn.Module):
@@ -99,7 +100,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W C"]:
         def conv(x: jax.Array, name: str, size: int, kernel: int = 1) -> jax.Array:
-            return convolve(x, name, size, kernel, 1, self.compute)
+            return Convolution(size, kernel, 1, self.compute, name=name)(x)
 
         def norm(x: jax.Array, name: str, zero: bool = False) -> jax.Array:
             return BatchNorm(self.compute, zero_scale=zero, name=name)(x, train)
@@ -131,7 +132,7 @@ class ResNet(nn.Module):
         compute, width = self.compute, self.variant.vision_width
         x = images.astype(compute.dtype)
         for i, (size, stride) in enumerate([(width // 2, 2), (width // 2, 1), (width, 1)], start=1):
-            x = convolve(x, f"conv{i}", size, 3, stride, compute)
+            x = Convolution(size, 3, stride, compute, name=f"conv{i}")(x)
             x = nn.relu(BatchNorm(compute, name=f"bn{i}")(x, train))
         x = nn.avg_pool(x, (2, 2), (2, 2))
         block = nn.remat(Bottleneck, static_argnums=(2,)) if compute.remat else Bottleneck
@@ -147,18 +148,38 @@ class ResNet(nn.Module):
         return at_least_float32(pool(x))
 
 
-def convolve(
-    x: jax.Array, name: str, size: int, kernel: int, stride: int, compute: Compute
-) -> jax.Array:
-    """A convolution without bias, padded as torch's `padding=kernel // 2`."""
-    edge = kernel // 2
-    return nn.Conv(
-        size,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((edge, edge), (edge, edge)),
-        use_bias=False,
-        kernel_init=CONV_INIT,
-        name=name,
-        **compute.types,
-    )(x)
+class Convolution(nn.Module):
+    """A convolution without bias, padded as torch's `padding=kernel // 2`.
+
+    On a processor small feature maps go as one product of [b h w, k k c] with the kernel: XLA has
+    a fast library for products there, and none for some convolutions and most of their gradients.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        edge, shape = self.kernel // 2, (self.kernel, self.kernel, x.shape[-1], self.size)
+        kernel = self.param("kernel", CONV_INIT, shape, self.compute.param_dtype)
+        kernel = kernel.astype(self.compute.dtype)
+        x, strides, edges = x.astype(kernel.dtype), (self.stride,) * 2, (edge, edge)
+        if jax.default_backend() == "cpu" and x.shape[1] * x.shape[2] <= SMALL_MAP:
+            rows = patches(x, self.kernel, self.stride)
+            out = rows.reshape(-1, rows.shape[-1]) @ kernel.reshape(-1, self.size)
+            return out.reshape(*rows.shape[:-1], self.size)
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, (edges, edges), None, None, dimensions
+        )
+
+
+def patches(x: Float[Array, "b h w c"], kernel: int, stride: int) -> Float[Array, "b H W p"]:
+    """What a convolution's kernel lies on at each place, p = kernel · kernel · c."""
+    edge, (_, height, width, _) = kernel // 2, x.shape
+    x = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    rows = [slice(i, i + height, stride) for i in range(kernel)]
+    columns = [slice(i, i + width, stride) for i in range(kernel)]
+    return jnp.concatenate([x[:, i, j] for i in rows for j in columns], -1)

@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def write_report(
     title: str | None = None,
     intro: str | None = None,
     facts: Mapping[str, str] | None = None,
+    opening: Sequence[Section] = (),
 ) -> None:
     """Writes OUTPUT/report.html and the PNGs that it shows.
 
@@ -42,6 +43,7 @@ def write_report(
         takes no device.
       title, intro: in place of those that name the runs and their first figures.
       facts: more of what was run, by name.
+      opening: sections that stand before all others.
     """
     sections, files = results(gathered)
     chosen, runs = chosen_runs(gathered), list(gathered.runs)
@@ -68,6 +70,7 @@ def write_report(
     ]
     if gathered.notes:
         sections.insert(0, Section("Note", list(dict.fromkeys(gathered.notes))))
+    sections = [*opening, *sections]
     for name, png in files.items():
         write_whole(output / name, png)
     title, intro = title or title_of(gathered), intro or intro_of(chosen)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from cleanclip_jax.process import in_turn
 from cleanclip_jax.sharding import copied_over, place_batch
 
 Batch = TypeVar("Batch", bound=Mapping[str, Any])
@@ -44,7 +45,7 @@ class Cut:
         self._ahead: deque[tuple[Mapping[str, Any], Any]] = deque()
         self._depth = AHEAD if jax.process_count() > 1 and len(self._lengths) > 1 else 0
         # The first dimension has one row a device.
-        self._largest = jax.jit(jnp.max, out_shardings=copied_over(mesh))
+        self._largest = in_turn(jax.jit(jnp.max, out_shardings=copied_over(mesh)))
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         return self

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cleanclip_jax.errors import UserError
+from cleanclip_jax.process import in_turn
 from cleanclip_jax.run.stages import Rule, Stage
 from cleanclip_jax.run.state import Objective
 
@@ -35,7 +36,7 @@ class Steps:
         """
         resting = self._objective.resting_in((done - 1) // self._epoch + 1) | also
         if resting not in self._made:
-            self._made[resting] = self._make(replace(self._objective, resting=resting))
+            self._made[resting] = in_turn(self._make(replace(self._objective, resting=resting)))
         return self._made[resting]
 
 

@@ -157,7 +157,9 @@ def fresh_state(
     objective = objective or Objective({})
     params = variables["params"]
     step = jnp.zeros((), jnp.int32)
-    moments = optimizer.init(objective.moving(params))
+    # One program in place of one a shape; on several devices each keeps its parameter's sharding.
+    begin = optimizer.init if jax.device_count() > 1 else jax.jit(optimizer.init)
+    moments = begin(objective.moving(params))
     memory = objective.memory(width)
     return State(step, dict(params), variables.get("batch_stats", {}), moments, memory)
 

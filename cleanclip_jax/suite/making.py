@@ -25,7 +25,7 @@ from cleanclip_jax.detect.scan import scan
 from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.detect.scored import Tower
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.measure.clean import clean_pictures
+from cleanclip_jax.measure.clean_pictures import clean_pictures
 from cleanclip_jax.measure.encoder import encoder_from
 from cleanclip_jax.measure.estimates import Figure, Figures
 from cleanclip_jax.report.evaluation import measure_run

@@ -74,13 +74,13 @@ def _core(word: str) -> str:
     return _parts(word)[1].lower()
 
 
-def _content(words: Words) -> Words:
+def content_words(words: Words) -> Words:
     """The distinct words that are no stop words, bare, in an order that draws can rely on."""
     return sorted({_core(word) for word in words} - _STOP_WORDS - {""})
 
 
 def _replace(words: Words, count: int, synonyms: Synonyms, rng: np.random.Generator) -> Words:
-    choices = {word: synonyms(word) for word in _content(words)}
+    choices = {word: synonyms(word) for word in content_words(words)}
     old = [word for word, options in choices.items() if options]
     new = {
         old[at]: choices[old[at]][rng.integers(len(choices[old[at]]))]
@@ -94,7 +94,7 @@ def _replace(words: Words, count: int, synonyms: Synonyms, rng: np.random.Genera
 
 
 def _insert(words: Words, count: int, synonyms: Synonyms | None, rng: np.random.Generator) -> Words:
-    choices = [synonyms(word) if synonyms else (word,) for word in _content(words)]
+    choices = [synonyms(word) if synonyms else (word,) for word in content_words(words)]
     choices = [options for options in choices if options]
     if not choices:
         return words

@@ -136,6 +136,17 @@ def test_two_take_the_steps_of_one_and_if_one_is_lost_the_other_ends(alone: Path
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_large_steps_and_small_programs_keep_their_order(tmp_path: Path):
+    """A step that takes long enough to be still under way when the next program begins."""
+    keys = {"objective.in_modal": 1.0, "train.batch_size": 128, "train.steps": 12}
+    keys |= {"train.log_every": 1, "optimizer.warmup_steps": 1}
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    run_words = ["train", "--config=configs/demo.py:poisoned", f"--workdir={tmp_path / 'run'}"]
+    assert run(2, [*run_words, *flags], tmp_path / "logs") == [0, 0]
+    assert len(rows(tmp_path / "run")) == 12
+
+
 def test_a_mistake_of_one_ends_all_with_2_and_writes_nothing(tmp_path: Path):
     workdir = tmp_path / "run"
     extra = {1: ["--config.train.trainable=tail"]}

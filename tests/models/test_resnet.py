@@ -1,6 +1,7 @@
 """Batch norm over groups, frozen or recomputed, whatever the weights are."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from helpers.encoders import encode_image, encode_image_train, pictures
 
+from cleanclip_jax.models import resnet as resnet_module
+from cleanclip_jax.models.blocks import Compute
 from cleanclip_jax.models.clip import build, init
+from cleanclip_jax.models.resnet import Convolution
 from cleanclip_jax.models.variants import VARIANTS
 
 KEY = jax.random.key(0)
@@ -62,3 +66,14 @@ def test_frozen_statistics_are_those_of_evaluation(resnet):
     features, stats = encode_image_train(frozen, weights, pictures(4))
     np.testing.assert_array_equal(features, encode_image(frozen, weights, pictures(4)))
     jax.tree.map(np.testing.assert_array_equal, stats, weights["batch_stats"])
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_products_of_patches_are_the_convolution(monkeypatch, kernel, stride):
+    layer = Convolution(4, kernel, stride, Compute(dtype=jnp.float32))
+    x = jax.random.normal(KEY, (2, 8, 8, 3))
+    weights = layer.init(KEY, x)
+    products: Any = layer.apply(weights, x)
+    monkeypatch.setattr(resnet_module, "SMALL_MAP", 0)
+    convolved: Any = layer.apply(weights, x)
+    np.testing.assert_allclose(products, convolved, rtol=1e-5, atol=1e-6)
