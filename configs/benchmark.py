@@ -153,13 +153,14 @@ def _small() -> dict:
 
 def _open() -> dict:
     tiny = "data.train.path=tiny_imagenet50_train.parquet"
+    several = ("train.checkpoint_every=200", "train.keep=4")  # for the detector of early losses
     return {
         "title": "open: small CLIPs at 32 pixels",
         "sets": {
-            "fashion": {"config": "configs/fashion.py"},
+            "fashion": {"config": "configs/fashion.py", "keys": several},
             "tiny_imagenet50": {
                 "config": "configs/tiny_imagenet50.py",
-                "keys": (tiny, "evaluation.data.path=tiny_imagenet50_val.parquet"),
+                "keys": (tiny, "evaluation.data.path=tiny_imagenet50_val.parquet", *several),
                 "clean": (tiny, "train.steps=1000"),
                 "pairs": (25_000, 25_000),
             },

@@ -86,7 +86,7 @@ def digest_of(cell: Cell) -> str:
         facts["train"] = _facts_of_source(config.data.train)
         facts["test"] = _facts_of_source(config.evaluation.data)
         facts |= {
-            key: repr(value)
+            f"config.{key}": repr(value)
             for key, value in flatten(config).items()
             if not key.startswith(("data.train.", *_UNIMPORTANT))
         }
@@ -118,7 +118,7 @@ def cost_of(suite: Suite, cell: Cell) -> dict[str, float | None]:
 
 def _flops(spec: str, keys: tuple[str, ...], cell: Cell) -> float:
     """Of a pair, by the model of a run and the objective of a cell."""
-    varying = ("seed=", "attack", "evaluation.", "optimizer.", "start=")
+    varying = ("seed=", "attack", "evaluation.", "optimizer.")
     same = tuple(key for key in keys if not key.startswith(varying))
     objective = tuple(key for key in cell.keys if not key.startswith(varying))
     return _flops_of(spec, same, cell.spec, objective)
