@@ -105,11 +105,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines of points (x, y, label), shares from 0 to 1: drawn by the page itself."""
+    """Lines of points (ASR, CA, label), shares from 0 to 1: drawn by the page itself."""
 
     kind: ClassVar = "curve"
     caption: str
     lines: Mapping[str, Sequence[tuple[float, float, str]]]
+
+    @property
+    def top(self) -> int:
+        """The upper end of the CA that is drawn, in percent: of 20, 40, … the first that holds."""
+        highest = max(100 * y for points in self.lines.values() for _, y, _ in points)
+        return max(20, 20 * -int(-highest // 20))
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,13 @@ class Board:
         """Of one rate's training: pairs, TFLOP, seconds."""
         costs = [row["cost"] for _, row in self._rows("cleaned", defence=defence)]
         means = []
-        for key, scale in (("pairs", 1), ("flops", 1e12), ("seconds", 1)):
+        for key, scale, form in (
+            ("pairs", 1, ",.0f"),
+            ("flops", 1e12, ",.3g"),
+            ("seconds", 1, ".0f"),
+        ):
             known = [cost[key] for cost in costs if cost.get(key) is not None]
-            means.append(f"{mean(known) / scale:.4g}" if known else "")
+            means.append(format(mean(known) / scale, form) if known else "")
         return means
 
     def by_attack(self) -> tuple[Columns, list[list[Shown]]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SMALL_SUITE = '''
+SMALL_SUITE = """
 from ml_collections import ConfigDict
 
 SMALL = (
@@ -32,7 +32,7 @@ def get_config(arg=None):
         },
         "seeds": (0,),
     })
-'''
+"""
 
 
 def small_suite(folder: Path, steps: int = 2) -> Path:

@@ -9,7 +9,7 @@ from cleanclip_jax.suite.cells import digest_of
 from cleanclip_jax.suite.store import Store
 from cleanclip_jax.suite.suites import Cell, Suite, open_suite
 
-SUITE = '''
+SUITE = """
 from ml_collections import ConfigDict
 
 
@@ -31,7 +31,7 @@ def get_config():
         "seeds": (0, 1),
         "first": ["attack=wanet,seed=0"],
     })
-'''
+"""
 
 
 @pytest.fixture

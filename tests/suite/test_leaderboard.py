@@ -57,7 +57,7 @@ def test_by_attack(filled):
 
 def test_what_was_not_run_is_empty(board, put, cell):
     assert board.by_defence()[1] == board.by_detector()[1] == []
-    badnet, wanet = rows_of(board.by_attack())
+    badnet, _ = rows_of(board.by_attack())
     assert badnet == {"attack": "badnet", "poisoned CA": (), "ASR": (), "floor": ()} | {
         "mmcl": "",
         "roclip": "",

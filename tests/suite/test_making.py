@@ -33,8 +33,8 @@ def maker(suite, store, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "train_members", train)
     monkeypatch.setattr(making, "open_start", lambda path: SimpleNamespace(config=None))
     monkeypatch.setattr(making, "measure_run", evaluation)
-    monkeypatch.setattr(Maker, "_by_pairs", lambda self, cell, names: dict.fromkeys(names, {}))
-    monkeypatch.setattr(Maker, "_by_model", lambda self, cell, names: dict.fromkeys(names, {}))
+    monkeypatch.setattr(Maker, "_by_pairs", lambda _, cell, names: {name: {} for name in names})
+    monkeypatch.setattr(Maker, "_by_model", lambda _, cell, names: {name: {} for name in names})
     made = Maker(suite, store, tmp_path / "work", "cleanclip benchmark suite.py")
     return SimpleNamespace(maker=made, trained=trained)
 
