@@ -32,7 +32,7 @@ FLOORS = (  # from the bottom
     ("measure", "detect"),
     ("run", "extend"),
     ("report",),
-    ("cleaning",),
+    ("cleaning", "suite"),
     ("jobs",),
     ("cli",),
     ("face",),  # opens the whole house, lazily
