@@ -17,9 +17,9 @@ from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import writing
 from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.suite.cells import cost_of, digest_of
+from cleanclip_jax.suite.ledger import RESULTS, TABLE, Store, check_folder, groups
 from cleanclip_jax.suite.making import Maker
 from cleanclip_jax.suite.sheet import PAGE, write_sheet
-from cleanclip_jax.suite.store import RESULTS, TABLE, Store, check_folder, groups
 from cleanclip_jax.suite.suites import Cell, Selection, Suite, open_suite, read_selection
 from cleanclip_jax.workdir import workdir_path
 

@@ -11,7 +11,7 @@ from cleanclip_jax.detect.roc import auroc
 from cleanclip_jax.report.page import Cell as Shown
 from cleanclip_jax.report.page import Link
 from cleanclip_jax.report.tables import spread, with_interval
-from cleanclip_jax.suite.store import Row, Store, groups, value
+from cleanclip_jax.suite.ledger import Row, Store, groups, value
 from cleanclip_jax.suite.suites import CLEAN, Cell
 
 NEVER = "never"  # no rate of a defence brings the ASR down
@@ -113,7 +113,7 @@ class Board:
             if not met:
                 continue
             tried = [row for each in met.values() for row in each.chosen.values()]
-            kept = [row for row in tried if row]
+            gone = [row for row in tried if row]
             lost = [a for a, each in met.items() if None in each.chosen.values()]
             by_attack = {a: _mean(each.rows, "ca") for a, each in met.items() if each.rows}
             worst = min(by_attack, key=lambda a: by_attack[a], default=None)
@@ -121,14 +121,14 @@ class Board:
             cost = self._cost(defence)
             ranked.append(
                 (
-                    (-len(kept) / len(tried), -mean(by_attack.values()) if by_attack else 0.0),
+                    (-len(gone) / len(tried), -mean(by_attack.values()) if by_attack else 0.0),
                     [
-                        *(defence, f"{len(kept)} of {len(tried)}", _mean_over_attacks(met)),
+                        *(defence, f"{len(gone)} of {len(tried)}", _mean_over_attacks(met)),
                         NEVER if lost else cell(by_attack[worst]) if worst else "",
                         ", ".join(lost) if lost else worst or "",
                         self._gain(met),
-                        over_attacks(kept, "pa", mean),
-                        *(over_attacks(kept, "asr", max), over_attacks(back, "asr", max)),
+                        over_attacks(gone, "pa", mean),
+                        *(over_attacks(gone, "asr", max), over_attacks(back, "asr", max)),
                         *cost,
                     ],
                 )

@@ -35,7 +35,7 @@ from cleanclip_jax.run.members import train_members
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.suite.cells import command_of, config_of_cell, cost_of, digest_of
-from cleanclip_jax.suite.store import Row, Store
+from cleanclip_jax.suite.ledger import Row, Store
 from cleanclip_jax.suite.suites import CLEAN, Cell, Suite
 from cleanclip_jax.workdir import EVALUATION, MANIFEST, METRICS, Workdir
 

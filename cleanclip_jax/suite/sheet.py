@@ -17,7 +17,7 @@ from cleanclip_jax.report.page import (
 from cleanclip_jax.report.page import Cell as Shown
 from cleanclip_jax.report.tables import with_interval
 from cleanclip_jax.suite.leaderboard import Board
-from cleanclip_jax.suite.store import LIMIT, Row, Store, groups, value
+from cleanclip_jax.suite.ledger import LIMIT, Row, Store, groups, value
 from cleanclip_jax.suite.suites import Cell
 
 PAGE = "benchmark.html"

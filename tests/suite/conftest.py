@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cleanclip_jax.suite.cells import digest_of
-from cleanclip_jax.suite.store import Store
+from cleanclip_jax.suite.ledger import Store
 from cleanclip_jax.suite.suites import Cell, Suite, open_suite
 
 SUITE = """

@@ -7,7 +7,7 @@ import pytest
 
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.suite.cells import digest_of
-from cleanclip_jax.suite.store import Store, check_folder, groups, is_gone
+from cleanclip_jax.suite.ledger import Store, check_folder, groups, is_gone
 
 AT = {"attack": "badnet", "seed": "0", "defence": "mmcl"}
 
