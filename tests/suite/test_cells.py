@@ -73,12 +73,16 @@ def test_the_command_trains_the_cells_run(cell, tmp_path):
     assert "--config.optimizer.learning_rate=0.001" in command
 
 
+def _flops_per_pair(cost: dict[str, float | None]) -> float:
+    return (cost["flops"] or 0) / (cost["pairs"] or 1)
+
+
 def test_costs_follow_from_the_config(suite, cell):
     at = {"attack": "badnet", "seed": "0"}
     mmcl = cost_of(suite, cell("cleaned", **at, defence="mmcl", rate="0.001"))
     poisoned = cost_of(suite, cell("poisoned", **at))
     assert (mmcl["steps"], mmcl["pairs"]) == (400, 400 * 64)
-    assert poisoned["flops"] / poisoned["pairs"] == mmcl["flops"] / mmcl["pairs"] > 1e6
+    assert _flops_per_pair(poisoned) == _flops_per_pair(mmcl) > 1e6
     assert cost_of(suite, cell("detector", **at, detector="slof"))["pairs"] is None
 
 
@@ -91,4 +95,4 @@ def test_a_set_that_is_not_here_is_planned_by_its_counts():
         if cell.places["model"] == "RN50" and cell.kind != "detector"
     }
     assert costs["poisoned"]["pairs"] == 64 * (3_000_000 // 128) * 128
-    assert costs["cleaned"]["flops"] > 1e15
+    assert (costs["cleaned"]["flops"] or 0) > 1e15
