@@ -51,12 +51,15 @@ def write_cleaning_page(
 def verdict(results: Mapping[str, Any]) -> str:
     """The result in one or two sentences."""
     chosen, what = results["chosen"], results["useful_by"]
+    if chosen is None and results["nearest"] is None:
+        return "Nothing is delivered as clean: at no rate was the loss a finite number."
     if chosen is None:
         nearest = results["nearest"]
         left = ", ".join(f"{k} {100 * c['asr']:.1f} %" for k, c in nearest["canaries"].items())
         return (
             f"Nothing is delivered as clean: at no rate was every canary gone. Nearest came "
-            f"{nearest['method']} at {nearest['rate']:g} ({left})."
+            f"{nearest['method']} at {nearest['rate']:g} ({left}). With others in --rates the same "
+            "command goes on from here."
         )
     left = ", ".join(f"{k} {100 * c['asr']:.1f} %" for k, c in chosen["canaries"].items())
     return (
@@ -86,6 +89,10 @@ def _canaries(results: Mapping[str, Any], points: Sequence[Point]) -> list[Block
             "yes" if passes(point) else "no",
         ]
         for point in points
+    ]
+    table += [
+        [f"{method}, {rate:g}", *("—" for _ in (0, *names)), f"no model: {why}"]
+        for method, rate, why in results["failed"]
     ]
     bound = results["settings"]["bound"]
     caption = (

@@ -35,6 +35,14 @@ class Point(NamedTuple):
     canaries: Mapping[str, Canary]
 
 
+class Failure(NamedTuple):
+    """A rate at which there is no model, and why."""
+
+    method: str
+    rate: float
+    why: str
+
+
 def passes(point: Point) -> bool:
     """Whether every canary's ASR is low enough, with its interval."""
     return all(canary.upper <= canary.limit for canary in point.canaries.values())
@@ -45,6 +53,10 @@ def choose(points: Iterable[Point]) -> Point | None:
     return max(filter(passes, points), key=lambda point: point.usefulness, default=None)
 
 
-def nearest(points: Iterable[Point]) -> Point:
+def nearest(points: Iterable[Point]) -> Point | None:
     """Where none passes: the point whose worst canary is the least above its limit."""
-    return min(points, key=lambda point: max(c.upper - c.limit for c in point.canaries.values()))
+
+    def left(point: Point) -> float:
+        return max(canary.upper - canary.limit for canary in point.canaries.values())
+
+    return min(points, key=left, default=None)

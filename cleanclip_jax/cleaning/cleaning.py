@@ -5,8 +5,8 @@ The folder of a cleaning holds a run for each training (`planted`, `METHOD,RATE`
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from cleanclip_jax.args import apply
 from cleanclip_jax.attacks.parts import parts_of
 from cleanclip_jax.cleaning.aside import suspected, write_held
 from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, attack_of
-from cleanclip_jax.cleaning.choice import Canary, Point, passes
+from cleanclip_jax.cleaning.choice import Canary, Failure, Point, passes
+from cleanclip_jax.cleaning.cleaning_settings import CHANGEABLE, METHODS, SHARED, Settings
 from cleanclip_jax.config import defaults, load
 from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.detect.decree import smallest_patch
@@ -31,50 +32,16 @@ from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.run.members import train_members
 from cleanclip_jax.sharding import make_mesh
 from cleanclip_jax.start.start import Start, open_start
-from cleanclip_jax.workdir import EVALUATION, Workdir
+from cleanclip_jax.workdir import EVALUATION, NOT_FINITE, Workdir
 
-METHODS = {
-    "cleanclip": "configs/cleanclip.py",
-    "mmcl": "configs/cleanclip.py:mmcl",
-    "par": "configs/par.py",
-}
 CLEAN, TRAIN, HELD = "clean.json", "train.parquet", "held.parquet"
 SUSPECT, INVERTED = "before.json", "inverted.json"
 LOOK, PLANTED, AFRESH = "look", "planted", "afresh"
 MOST_HELD, HELD_SHARE = 1000, 0.1  # of the pairs, to retrieve from
+BATCH = 64  # pairs, where neither the user nor a config of the user's says
 TOOK = 0.5  # ASR from which a canary counts as planted
 SEARCH = {"steps": 500, "pictures": 256}  # for the smallest patch, before and after
 SHAPE = {"settings": dict}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a cleaning; it is written down, and a folder goes on with the same alone.
-
-    Attributes:
-      model: a workdir or a PyTorch checkpoint.
-      data, labelled: sources.
-      canaries: names of `canaries.TRIGGERS`.
-      rate: of poison, for each canary.
-      plant_at: the learning rate of planting.
-      bound: above its floor, for the upper end of a canary's ASR.
-      drop: share of the cleaning pairs that are set aside; 0: no look.
-    """
-
-    model: str
-    data: Mapping[str, Any]
-    labelled: Mapping[str, Any] | None
-    canaries: Sequence[str]
-    rate: float
-    plant_at: float
-    plant_steps: int
-    methods: Sequence[str]
-    rates: Sequence[float]
-    steps: int
-    bound: float
-    drop: float
-    seed: int
-    overrides: Mapping[str, str]
 
 
 class Cleaning:
@@ -89,13 +56,13 @@ class Cleaning:
         self._agree()
 
     def _agree(self) -> None:
-        """Refuses a folder in which another cleaning was begun."""
+        """Refuses a folder whose models come of other settings."""
         now = json.loads(json.dumps(asdict(self.settings)))
         now |= {"data_fingerprint": self.source.fingerprint}
         now |= {"model_digest": self.start.identity.get("digest")}
         if self.folder.has(CLEAN):
             before = self.folder.read_json(CLEAN, SHAPE, "remove it")["settings"]
-            other = [key for key in now if before.get(key) != now[key]]
+            other = [k for k in now if before.get(k) != now[k] and k not in CHANGEABLE]
             if other:
                 raise UserError(
                     f"{self.folder} holds a cleaning with another {other[0]}: "
@@ -104,7 +71,7 @@ class Cleaning:
         self.folder.write_json(CLEAN, {"settings": now})
 
     def look(self) -> tuple[int, int]:
-        """Sets suspected poisons aside, and pairs to be measured on; returns how many of each."""
+        """Sets suspected poisons aside, and others to be measured on; returns how many of each."""
         ids, settings = self.source.ids(), self.settings
         count = min(MOST_HELD, int(HELD_SHARE * len(ids)))
         if count < LEAST_PICTURES:
@@ -114,13 +81,13 @@ class Cleaning:
         if settings.drop:
             scanned = (self.folder / LOOK, self.start, self.config, settings.data, settings.drop)
             dropped = suspected(*scanned, self.source)
+        left = rows[~np.isin(ids[rows], dropped)]
         train = np.setdiff1d(np.setdiff1d(ids, ids[rows]), dropped)
         if not self.folder.has(TRAIN):
             write_ids(self.folder / TRAIN, train, self.source.root().fingerprint)
         if not self.folder.has(HELD):
-            left = rows[~np.isin(ids[rows], dropped)]
             write_held(self.folder / HELD, self.config, self.source, left)
-        return len(dropped), count
+        return len(dropped), len(left)
 
     def evaluation(self, attack: Mapping[str, Any] | None) -> ConfigDict:
         """`config.evaluation` of everything that is measured here."""
@@ -170,14 +137,24 @@ class Cleaning:
             raise error
         return path
 
-    def run(self, spec: str, start: str, rate: float, steps: int) -> ConfigDict:
-        """The config of a run on the cleaning pairs."""
-        config = apply(load(spec), self.overrides(*SHARED))
+    def run(self, method: str, start: str, rate: float, steps: int) -> ConfigDict:
+        """The config of a run on the cleaning pairs.
+
+        Args:
+          method: a name of `METHODS`, or a config file.
+        """
+        config = apply(load(METHODS.get(method, method)), self.overrides(*SHARED))
         filtered = {k: v for k, v in self.settings.data.items() if k not in ("keep", "skip")}
         with config.unlocked(), config.ignore_type():
             config.start, config.seed = start, self.settings.seed
             config.data.train = ConfigDict({**filtered, "keep": str(self.folder / TRAIN)})
-            config.train.steps, config.optimizer.learning_rate = steps, rate
+            config.train.steps = steps
+            if method in METHODS and "train.batch_size" not in self.settings.overrides:
+                config.train.batch_size = BATCH
+            if (first := config.optimizer.first_rate) is not None:  # PAR's schedule, scaled
+                config.optimizer.first_rate = rate
+                rate *= config.optimizer.learning_rate / first
+            config.optimizer.learning_rate = rate
             config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 4)
             config.train.checkpoint_every = steps
             if start == self.settings.model:
@@ -185,15 +162,18 @@ class Cleaning:
                 apply(config, self.overrides("start_key"))
         return config
 
-    def plant(self, attack: Mapping[str, Any]) -> tuple[Path, dict[str, float], dict[str, Any]]:
-        """Plants the canaries by MMCL; returns the run, each one's floor, and the figures before.
+    def plant(
+        self, attack: Mapping[str, Any]
+    ) -> tuple[Path, dict[str, float], dict[str, Any], dict[str, Any]]:
+        """Plants the canaries by MMCL; returns the run, each one's floor, and the figures before
+        and after.
 
         Raises:
           UserError: if none of them took.
         """
         s = self.settings
         before = self.measure(self.start, self.folder / SUSPECT, attack)
-        config = self.run(METHODS["mmcl"], s.model, s.plant_at, s.plant_steps)
+        config = self.run("mmcl", s.model, s.plant_at, s.plant_steps)
         with config.unlocked(), config.ignore_type():
             config.attack = ConfigDict(dict(attack))
         path = self.train(PLANTED, config)
@@ -206,15 +186,16 @@ class Cleaning:
                 f"no canary took ({values}): nothing can be seen by them; plant with more "
                 "--plant-steps, at another --plant-at or with a higher --poison"
             )
-        return path, floors, before
+        return path, floors, before, planted
 
     def points(
         self, planted: Path, attack: Mapping[str, Any], floors: Mapping[str, float], most: int
-    ) -> Iterator[Point]:
+    ) -> Iterator[Point | Failure]:
         """Cleans the planted model by each method, at rates that rise.
 
-        Past a point that passes a method ends where it has become less useful: a higher rate takes
-        more accuracy, and nothing is left to be taken out.
+        A rate at which the loss is no finite number is a failure, and ends its method: higher ones
+        would fare no better. Past a point that passes a method ends where it has become less
+        useful: a higher rate takes more accuracy, and nothing is left to be taken out.
 
         Args:
           most: how many rates of a method there is time for: the highest.
@@ -222,15 +203,32 @@ class Cleaning:
         for method in self.settings.methods:
             best = -1.0
             for rate in sorted(self.settings.rates)[-most:]:
-                name = f"{method},{rate:g}"
-                spec = METHODS.get(method, method)
-                config = self.run(spec, str(planted), rate, self.settings.steps)
-                path = self.train(name.replace("/", "-"), config)
+                name = f"{method},{rate:g}".replace("/", "-")
+                config = self.run(method, str(planted), rate, self.settings.steps)
+                if not self._is_finite(name, config):
+                    yield Failure(method, rate, "its loss is no finite number")
+                    break
+                path = self.folder / name
                 point = self.point(method, rate, path, attack, floors)
                 yield point
                 if best >= point.usefulness and passes(point):
                     break
                 best = max(best, point.usefulness) if passes(point) else best
+
+    def _is_finite(self, name: str, config: ConfigDict) -> bool:
+        """Trains a run to its end, or to a loss that is no finite number; so once, whatever comes
+        of it.
+        """
+        seen = Workdir(self.folder / name)
+        if seen.has(NOT_FINITE):
+            return False
+        try:
+            self.train(name, config)
+        except UserError:
+            if not seen.has(NOT_FINITE):
+                raise
+            return False
+        return True
 
     def point(
         self,
@@ -259,7 +257,10 @@ class Cleaning:
 
     def smallest(self, starts: Mapping[str, Start], seeds: int) -> dict[str, list[float | None]]:
         """DECREE's smallest patch of each model, as a share of the picture, by seed."""
-        known = self.folder.read_json(INVERTED) if self.folder.has(INVERTED) else {}
+        shape = {str: [(float, None)]}
+        known = (
+            self.folder.read_json(INVERTED, shape, "remove it") if self.folder.has(INVERTED) else {}
+        )
         for name, start in starts.items():
             if len(known.get(name, [])) >= seeds:
                 continue
@@ -271,20 +272,6 @@ class Cleaning:
             known[name] = [search.share for search in searches]
             self.folder.write_json(INVERTED, known)
         return {name: known[name] for name in starts}
-
-
-# What a user may set of all trainings.
-SHARED = ("train.", "data.", "views.", "model.", "mesh.", "optimizer.", "objective.")
-# And what decides a cleaning by flags of its own.
-FLAGGED = {
-    "train.steps": "--steps",
-    "train.epochs": "--steps",
-    "data.train": "--data",
-    "optimizer.learning_rate": "--rates",
-    "evaluation.data": "--labelled",
-    "evaluation.attack": "--canaries",
-    "evaluation.retrieval": "--data",
-}
 
 
 def names_of(attack: Mapping[str, Any]) -> list[str]:

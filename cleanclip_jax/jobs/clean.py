@@ -21,18 +21,17 @@ from typing import Any
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.cleaning.canaries import TRIGGERS, USUAL
 from cleanclip_jax.cleaning.canary_page import as_json, verdict, write_cleaning_page
-from cleanclip_jax.cleaning.choice import Point, choose, nearest
-from cleanclip_jax.cleaning.cleaning import (
-    AFRESH,
-    FLAGGED,
+from cleanclip_jax.cleaning.choice import Failure, Point, choose, nearest
+from cleanclip_jax.cleaning.cleaning import AFRESH, Cleaning, names_of
+from cleanclip_jax.cleaning.cleaning_settings import (
     METHODS,
     SHARED,
-    Cleaning,
-    Settings,
-    names_of,
+    check_keys,
+    settings_of,
+    source_of,
 )
 from cleanclip_jax.data.sources import open_source
-from cleanclip_jax.errors import UserError, unknown
+from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import folder_written_whole, writing
 from cleanclip_jax.jobs import convert
 from cleanclip_jax.jobs.of_model import open_model
@@ -40,19 +39,14 @@ from cleanclip_jax.keys import literal
 from cleanclip_jax.models.clip import variant_of
 from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.document import PAGE
-from cleanclip_jax.start.start import RunStart, open_start
+from cleanclip_jax.start.start import RunStart, Start, open_start
 from cleanclip_jax.start.torch import SUFFIXES
 from cleanclip_jax.workdir import EVALUATION, METRICS, Workdir, workdir_path
 
 RESULTS = "results.json"
 NOT_CLEAN = 3  # the exit code
 FACTS = ("target", "before", "planted", "took")  # of a canary
-# By the width of the embeddings: rates that small models were cleaned at (docs/clean.md), and
-# around the paper's for those of its size.
-SMALL, RATES = 256, {True: "3e-4,1e-3,2e-3,3e-3", False: "1e-6,3e-6,1e-5,3e-5"}
-PLANT_AT = {True: 1e-3, False: 1e-5}
 EPOCHS, LEAST_STEPS = 2.5, 300  # of a cleaning
-KINDS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,20 +80,17 @@ def main(argv: Sequence[str]) -> int:
     budget = seconds_of(args.budget)
     if args.output.exists() or args.output.is_symlink():
         raise UserError(f"{args.output} exists: name a new file or folder with --output")
-    for key in overrides:
-        flag = next((f for k, f in FLAGGED.items() if f"{key}.".startswith(f"{k}.")), None)
-        if flag is not None:
-            raise UserError(f"--config.{key} is set by {flag} here")
-        if not key.startswith((*SHARED, "evaluation.", "start_key", "text.merges")):
-            raise UserError(f"--config.{key} can't be changed here")
+    check_keys(overrides)
     folder = args.workdir or args.output.with_name(f"{args.output.name}.cleaning")
     of_model = {k: v for k, v in overrides.items() if not k.startswith(("train.", "optimizer."))}
     start, config = open_model(args.model, of_model, (*SHARED, "evaluation."))
+    if not is_run(start, args.output):  # or this would be seen only after hours
+        convert.written_as(args.output, config, start.vocab_size, start.origin())
     source = open_source(data := source_of("data", args.data))
     batch = literal(overrides.get("train.batch_size", "64"))
     usual = max(LEAST_STEPS, round(EPOCHS * len(source) / batch)) if isinstance(batch, int) else 0
-    small = variant_of(config.model.variant).features <= SMALL
-    settings = settings_of(args, data, overrides, small, usual)
+    features = variant_of(config.model.variant).features
+    settings = settings_of(args, data, overrides, features, usual)
     with writing(folder):
         cleaning = Cleaning(folder, start, config, settings, source)
         end = None if budget is None else began + budget
@@ -109,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         cleaning.folder.write_json(RESULTS, results)
         write_cleaning_page(folder, results, points, runs)
         if chosen:
-            deliver(list(runs)[-1], args.output, isinstance(start, RunStart))
+            deliver(list(runs)[-1], args.output, is_run(start, args.output))
     print(verdict(results))
     print(f"written: {folder / RESULTS}, {folder / PAGE}")
     return 0 if chosen else NOT_CLEAN
@@ -132,8 +123,7 @@ def stages(
     print(f"clean: {dropped} of {len(cleaning.source)} pairs set aside, {held} held out")
     attack = cleaning.attack()
     print(f"clean: planting {', '.join(settings.canaries)} for {settings.plant_steps} steps")
-    planted, floors, before = cleaning.plant(attack)
-    figures = cleaning.measure(open_start(planted), planted / EVALUATION, attack)
+    planted, floors, before, figures = cleaning.plant(attack)
     canaries = {}
     for name, part in zip(names_of(attack), attack["parts"], strict=True):
         values = (of[f"asr.{name}"]["value"] for of in (before, figures))
@@ -141,9 +131,13 @@ def stages(
         canaries[name] = dict(zip(FACTS, (part["target"], *values, took), strict=True))
         print(f"  {name} to {part['target']!r}: {100 * canaries[name]['planted']:.1f} %, {took}")
     most = fitting(len(settings.methods) * settings.steps, planted, end, len(settings.rates))
-    runs, points = {planted: "canaries planted"}, []
+    runs, points, failures = {planted: "canaries planted"}, [], []
     began, total = time.monotonic(), most * len(settings.methods)
     for point in cleaning.points(planted, attack, floors, most):
+        if isinstance(point, Failure):
+            failures.append(point)
+            print(f"clean: {point.method} at {point.rate:g}: no model, {point.why}")
+            continue
         points.append(point)
         runs[Path(point.workdir)] = f"{point.method}, {point.rate:g}"
         left = ", ".join(f"{k} {100 * c.asr:.1f} %" for k, c in point.canaries.items())
@@ -160,6 +154,7 @@ def stages(
         "before": cleaning.usefulness(before),
         "planted": canaries,
         "points": [as_json(point) for point in points],
+        "failed": failures,
         "chosen": as_json(chosen),
         "nearest": as_json(nearest(points)),
         "smallest": {},
@@ -169,8 +164,7 @@ def stages(
     run, name = Path(chosen.workdir), runs.pop(Path(chosen.workdir))
     if args.deliver == "afresh":
         runs[run], name = name, "cleaned afresh"
-        spec = METHODS.get(chosen.method, chosen.method)
-        again = cleaning.run(spec, settings.model, chosen.rate, settings.steps)
+        again = cleaning.run(chosen.method, settings.model, chosen.rate, settings.steps)
         run = cleaning.train(AFRESH, again)
     runs[run] = name
     figures = cleaning.measure(open_start(run), run / EVALUATION, attack)
@@ -179,72 +173,6 @@ def stages(
         models = {"before": cleaning.start, "after": open_start(run)}
         results["smallest"] = cleaning.smallest(models, args.invert)
     return results, points, runs
-
-
-def source_of(flag: str, text: str) -> dict[str, Any]:
-    """A source as a flag names it: a dictionary, or a table by its ending."""
-    value = literal(text)
-    if isinstance(value, dict):
-        return value
-    kind = KINDS.get(Path(text).suffix)
-    if kind is None:
-        raise UserError(
-            f"--{flag}={text}: give a {', '.join(KINDS)} file, or {{'kind': ..., 'path': ...}}"
-        )
-    return {"kind": kind, "path": text}
-
-
-def settings_of(
-    args: Any, data: dict[str, Any], overrides: dict[str, str], small: bool, usual: int
-) -> Settings:
-    """The settings that flags make, each within its range.
-
-    Args:
-      small: whether the model is.
-      usual: steps, where the flags name none.
-    """
-    labelled = None if args.labelled is None else source_of("labelled", args.labelled)
-    if labelled is not None and set(labelled) == {"kind", "path"}:
-        labelled |= {"class_name": "class_name", "caption": None}
-    if args.classes is not None:
-        overrides = {**overrides, "evaluation.classes": args.classes}
-    try:
-        rates = [float(rate) for rate in (args.rates or RATES[small]).split(",")]
-    except ValueError:
-        rates = []
-    if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-        raise UserError(f"--rates={args.rates}: give learning rates above 0, as 3e-4,1e-3")
-    for flag, value, low, high in (
-        ("poison", args.poison, 0, 0.3),
-        ("bound", args.bound, 0, 1),
-        ("plant-at", args.plant_at or PLANT_AT[small], 0, 1),
-    ):
-        if not low < value <= high:
-            raise UserError(f"--{flag}={value:g}: it is above {low} and at most {high}")
-    if not 0 <= args.drop < 1:
-        raise UserError(f"--drop={args.drop:g}: it is a share, from 0 to below 1")
-    methods, canaries = args.methods.split(","), args.canaries.split(",")
-    for method in methods:
-        if method not in METHODS and ".py" not in method:
-            raise unknown("--methods", method, METHODS)
-    for canary in canaries:
-        if canary not in TRIGGERS:
-            raise unknown("--canaries", canary, TRIGGERS)
-    steps = args.steps if args.steps is not None else usual
-    plant_steps = args.plant_steps if args.plant_steps is not None else steps
-    for flag, value, least in (
-        ("steps", steps, 4),
-        ("plant-steps", plant_steps, 4),
-        ("invert", args.invert, 0),
-        ("seed", args.seed, 0),
-    ):
-        if value < least:
-            raise UserError(f"--{flag}={value}: it takes a whole number, {least} or more")
-    return Settings(
-        *(str(args.model), data, labelled, canaries, args.poison),
-        *(args.plant_at or PLANT_AT[small], plant_steps, methods, rates, steps),
-        *(args.bound, args.drop, args.seed, overrides),
-    )
 
 
 def seconds_of(text: str | None) -> float | None:
@@ -271,9 +199,14 @@ def fitting(steps: int, planted: Path, end: float | None, rates: int) -> int:
     return most
 
 
+def is_run(start: Start, output: Path) -> bool:
+    """Whether a workdir is delivered, for one that came in."""
+    return isinstance(start, RunStart) and output.suffix not in SUFFIXES
+
+
 def deliver(run: Path, output: Path, workdir: bool) -> None:
     """Hands the cleaned model over in the format that came in."""
-    if workdir and output.suffix not in SUFFIXES:
+    if workdir:
         with folder_written_whole(output) as folder:
             shutil.copytree(run, folder, dirs_exist_ok=True)
         return

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.config import from_json, to_json
 from cleanclip_jax.errors import UserError, reason
 from cleanclip_jax.files import cache_folder, check_plain, folder_written_whole
 from cleanclip_jax.models.blocks import ACTIVATIONS
-from cleanclip_jax.models.clip import variant_of
+from cleanclip_jax.models.clip import Variant, variant_of
 from cleanclip_jax.start.start import RunStart, clip_tokenizer, forwards
 from cleanclip_jax.start.store import load_saved, save_first
 from cleanclip_jax.start.torch import SUFFIXES, TORCH_SUFFIXES, is_torch_checkpoint
 from cleanclip_jax.start.torch.checkpoint import Checkpoint, open_checkpoint
-from cleanclip_jax.start.torch.origin import FORMATS, load_origin
+from cleanclip_jax.start.torch.origin import FORMATS, Origin, load_origin
 from cleanclip_jax.start.torch.recognise import in_words
 from cleanclip_jax.start.torch.resize import resize_positions
 from cleanclip_jax.start.torch.tensors import each_tensor, to_tensors
@@ -146,20 +147,12 @@ def hand_out(args: Any) -> None:
     """Writes a workdir's newest checkpoint for PyTorch."""
     workdir, dest = args.source, args.dest
     config, origin = from_json(workdir / "config.json"), load_origin(workdir)
-    format, layout = choose_format(dest, args.format, origin)
-    start = RunStart(workdir)
-    v = dataclasses.replace(
-        variant_of(config.model.variant),
-        image_size=config.model.image_size,
-        context_length=config.text.context_length,
-        vocab_size=start.vocab_size,
-    )
-    tokenizer = start.tokenizer.as_json() if config.text.tokenizer == "trained" else None
-    activation = config.model.activation
+    start, activation = RunStart(workdir), config.model.activation
     if args.activation not in (None, activation):
         raise UserError(f"{workdir} was trained with {activation}, not {args.activation}")
-    named = args.activation is not None or (origin is not None and origin.format == format)
-    check_holds(format, v, activation, named)
+    named = args.activation is not None
+    format, layout, v = written_as(dest, config, start.vocab_size, origin, args.format, named)
+    tokenizer = start.tokenizer.as_json() if config.text.tokenizer == "trained" else None
     if origin is not None:
         origin.check(workdir, v)
     step, variables = load_saved(workdir)
@@ -182,6 +175,35 @@ def hand_out(args: Any) -> None:
             "open_clip as well"
         )
     print(f"written: {dest}")
+
+
+def written_as(
+    dest: Path,
+    config: ConfigDict,
+    vocab_size: int,
+    origin: Origin | None,
+    format: str | None = None,
+    named: bool = False,
+) -> tuple[str, str, Variant]:
+    """The format, the layout and the numbers that a model is written in for PyTorch.
+
+    Args:
+      format: that the user wants; None: the source's, or by the ending of `dest`.
+      named: whether the user named the activation.
+
+    Raises:
+      UserError: programs of that format would build another model.
+    """
+    format, layout = choose_format(dest, format, origin)
+    v = dataclasses.replace(
+        variant_of(config.model.variant),
+        image_size=config.model.image_size,
+        context_length=config.text.context_length,
+        vocab_size=vocab_size,
+    )
+    named = named or (origin is not None and origin.format == format)
+    check_holds(format, v, config.model.activation, named)
+    return format, layout, v
 
 
 def prove_same(

@@ -104,6 +104,8 @@ def test_a_checkpoint_comes_back_in_its_format(golden, tmp_path, trained):
         (["--poison=0.5"], "--poison=0.5: it is above 0 and at most 0.3"),
         (["--methods=clean"], "--methods"),
         (["--canaries=parrot"], "--canaries"),
+        (["--canaries=wanet,wanet"], "--canaries=wanet,wanet: one is named twice"),
+        (["--plant-at=0"], "--plant-at=0: it is above 0 and at most 1"),
         (["--budget=2"], "--budget=2: give a time"),
         (["--steps=1"], "--steps=1: it takes a whole number, 4 or more"),
         (["--config.train.steps=7"], "--config.train.steps is set by --steps here"),
@@ -119,6 +121,17 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     err = capfd.readouterr().err.strip()
     assert message in err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_no_file_can_hold_is_refused_before_anything_is_trained(workdir, tmp_path, capfd):
+    model = tmp_path / "model"
+    shutil.copytree(workdir, model)
+    config = json.loads((model / "config.json").read_text())
+    config["model"]["activation"] = "gelu"
+    (model / "config.json").write_text(json.dumps(config))
+    assert clean(model, tmp_path / "out.pt") == 2
+    assert "programs run QuickGELU" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [model]
 
 
 def test_a_budget_leaves_out_rates_by_what_planting_took(tmp_path, capsys):
