@@ -3,6 +3,8 @@
 import importlib
 import io
 import logging
+import os
+import select
 import signal
 import sys
 import threading
@@ -27,6 +29,7 @@ JOBS = {
     "benchmark": "run attacks, defences and detectors of a suite, and rank them on a page",
     "sweep": "train and measure a config over values of its keys, and draw CA against ASR",
 }
+PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,12 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, JOBS))
-        table = "\n".join(f"  {name:<{width}}  {what}" for name, what in JOBS.items())
-        print(
-            f"usage: cleanclip JOB ...\n\nPoison, measure and clean CLIP models.\n\njobs:\n{table}"
-        )
-        print("\n`cleanclip JOB --help` lists what a job takes.")
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError:
+            if not _nobody_reads():
+                raise
         return 0 if arguments else 2
     # What is half written goes also when the machine is wanted back; a run saves its step first.
     if threading.current_thread() is threading.main_thread():  # others may set no handler
@@ -56,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (distributed := sys.modules.get("cleanclip_jax.process")) is not None:
         distributed.leave(code, together)
     return code
+
+
+def usage() -> str:
+    """What `cleanclip --help` prints."""
+    width = max(map(len, JOBS))
+    table = "\n".join(f"  {name:<{width}}  {what}" for name, what in JOBS.items())
+    head = "usage: cleanclip JOB ...\n\nPoison, measure and clean CLIP models."
+    return f"{head}\n\njobs:\n{table}\n\n`cleanclip JOB --help` lists what a job takes."
 
 
 class _OneLine(logging.Formatter):
@@ -76,6 +86,8 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
         print(f"cleanclip: {error}", file=sys.stderr)
         return error.code, error.together
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return PIPE_CLOSED, False
         if error.filename is None:
             raise
         # A path that is too long, that loops, that nobody may read: any job may meet one.
@@ -84,6 +96,19 @@ def run(job: str, arguments: Sequence[str]) -> tuple[int, bool]:
     except KeyboardInterrupt:
         print("cleanclip: stopped; the same command goes on with the run", file=sys.stderr)
         return INTERRUPTED, False
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has ended, as `head` does; then drops it."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors alone
+        if not poll.poll(0):
+            return False
+    except (AttributeError, OSError, ValueError):  # no poll here, or no file
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command as a person types it: one line for a mistake, exit code 2; and what it writes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,18 @@ def test_a_path_that_the_system_refuses_is_one_line(capsys, monkeypatch):
 
 def test_an_error_can_not_steer_the_terminal():
     assert str(UserError("a\x1b[31m\nb é")) == "a\\x1b[31m\\nb é"
+
+
+def test_a_reader_that_ends_early_gets_no_traceback():
+    """As in `cleanclip benchmark open --plan | head -1`."""
+    code = "import sys; from cleanclip_jax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    for arguments, expected in (
+        (["--help"], 0),
+        (["benchmark", "open", "--workdir=w", "--plan"], 141),
+    ):
+        out, into = os.pipe()
+        os.close(out)
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, stdout=into, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(into)
+        assert (done.returncode, done.stderr) == (expected, "")
