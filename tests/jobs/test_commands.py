@@ -159,11 +159,11 @@ def test_an_error_can_not_steer_the_terminal():
 
 
 def test_a_reader_that_ends_early_gets_no_traceback():
-    """As in `cleanclip benchmark open --plan | head -1`."""
+    """As in `cleanclip benchmark small --plan | head -1`."""
     code = "import sys; from cleanclip_jax import cli; sys.exit(cli.main(sys.argv[1:]))"
     for arguments, expected in (
         (["--help"], 0),
-        (["benchmark", "open", "--workdir=w", "--plan"], 141),
+        (["benchmark", "small", "--workdir=w", "--plan"], 141),
     ):
         out, into = os.pipe()
         os.close(out)
