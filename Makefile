@@ -4,6 +4,7 @@
 # make test-faults the tests that kill a run many times, take four processes, or many damaged files
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)
 # make test-beam   the tests of prepare on Apache Beam, which needs packages older than the pins
+# make test-benchmark the small suite of cleanclip benchmark, to its end (15 minutes)
 # make test-buckets workdirs at local servers of gs:// and s3:// (10 minutes)
 # make test-wheel  the wheel in a fresh environment outside the checkout, and its demo (10 minutes)
 # make clean   remove what set-up and the checks made; runs/ stays
@@ -31,7 +32,7 @@ CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: test test-slow test-faults test-slurm test-beam test-buckets test-wheel demo setup clean constraints
+.PHONY: test test-slow test-faults test-slurm test-beam test-buckets test-benchmark test-wheel demo setup clean constraints
 
 # Each of the tests' many programs would compile Python's packages anew, where the user's
 # environment says to keep no bytecode; kept here, and not beside the sources.
@@ -75,6 +76,10 @@ test-beam:
 	$(or $(PYTHON),python3) -m venv --clear build/beam
 	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,beam]'
 	build/beam/bin/pytest tests/data/shards/test_beam.py
+
+test-benchmark: setup
+	@folder=$$(mktemp -d) && $(BIN)/cleanclip benchmark small --workdir=$$folder/small && \
+	rm -r $$folder && echo "The small suite is whole."
 
 # Built from the source distribution, so that this is tested too.
 WHEEL := build/wheel

@@ -21,6 +21,8 @@ from cleanclip_jax.measure import metrics
 from cleanclip_jax.measure.estimates import share
 from cleanclip_jax.measure.ranks import Classifier
 from cleanclip_jax.sharding import make_mesh
+from cleanclip_jax.suite.cells import config_of_cell
+from cleanclip_jax.suite.suites import open_suite
 from cleanclip_jax.text import prompts
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "extend.md"
@@ -185,3 +187,17 @@ def test_a_metric_that_gives_no_figure_is_one_line():
         )
     with pytest.raises(UserError, match="unknown 'none'"):
         metrics.METRICS.find("none")
+
+
+def test_a_row_of_ones_own_in_the_benchmark(my_attack, tmp_path, monkeypatch, capsys):
+    """docs/benchmark.md: the suite that it shows plans the new attack's cells, with its trigger."""
+    document = DOCUMENT.with_name("benchmark.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", document, re.M | re.S)
+    (tmp_path / "my_suite.py").write_text(block)
+    command = ["benchmark", str(tmp_path / "my_suite.py"), my_attack, f"--workdir={tmp_path / 'w'}"]
+    assert cli.main([*command, "--only=attack=frame", "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert "frame, seed 0, cleanclip, rate 0.002" in planned and "badnet" not in planned
+    suite = open_suite(str(tmp_path / "my_suite.py"), {})
+    poisoned = next(c for c in suite.cells if c.name.endswith("frame, seed 0"))
+    assert config_of_cell(poisoned, {"floor": "floor"}).attack.trigger.width == 2

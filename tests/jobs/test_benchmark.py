@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.small_suite import small_suite
+from PIL import Image
 
 from cleanclip_jax import cli
 from cleanclip_jax.suite import making
@@ -107,6 +109,52 @@ def test_a_plan_runs_nothing(whole, suite, trained, capsys, tmp_path):
     assert "14 cells, 6 to run" in capsys.readouterr().out
     assert cli.main(["benchmark", str(suite), f"--workdir={tmp_path / 'no'}", "--plan"]) == 0
     assert not trained and not (tmp_path / "no").exists()
+
+
+CC3M = """
+from cleanclip_jax.config import load
+
+SMALL = (
+    "model.image_size=16", "train.batch_size=16", "train.steps=2", "optimizer.warmup_steps=1",
+    "mesh.data=1", "data.workers=0", "text.tokenizer=trained", "text.vocab_size=300",
+    "text.context_length=16",
+)
+
+
+def get_config():
+    suite = load("configs/benchmark.py:cc3m")
+    with suite.unlocked():
+        suite.models["ViT-B/32"] = ("model.variant=ViT-32px/8-mini",)
+        for set_ in suite.sets.values():
+            set_["keys"] = (*set_["keys"], *SMALL)
+            set_.clean = (*set_.clean, *(k for k in SMALL if not k.startswith(("model", "text"))))
+        for attack in suite.attacks.values():
+            attack["keys"] = (*attack["keys"], "attack.count=4")
+    return suite
+"""
+
+
+@pytest.mark.slow
+def test_the_clusters_suite_runs_its_first_cells_on_made_data(tmp_path, monkeypatch, cache):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), np.uint8)
+    for folder in ("cc3m", "clean", "imagenet"):
+        (tmp_path / folder).mkdir()
+        table = ["image,caption,class_name"]
+        for i, picture in enumerate(pixels):
+            Image.fromarray(picture).save(tmp_path / folder / f"{i}.png")
+            name = ("banana", "tench", "goldfish")[i % 3]
+            table.append(f"{i}.png,a picture of a {name} number {i},{name}")
+        for name in ("train", "val"):
+            (tmp_path / folder / f"{name}.csv").write_text("\n".join(table) + "\n")
+    (tmp_path / "suite.py").write_text(CC3M)
+    monkeypatch.chdir(tmp_path)
+    command = ["benchmark", "suite.py", "--workdir=work"]
+    assert cli.main([*command, "--only=model=ViT-B/32,attack=badnet,seed=0,kind=poisoned"]) == 0
+    cleaned = "--only=model=ViT-B/32,attack=badnet,seed=0,defence=mmcl,rate=1e-06"
+    assert cli.main([*command, cleaned]) == 0
+    rows = {(row["at"]["kind"], row["at"].get("rate")): row for row in cells(Path("work"))}
+    assert rows.keys() == {("poisoned", None), ("cleaned", "1e-06")}
+    assert all(row["figures"]["asr"]["of"] == 26 for row in rows.values())
 
 
 @pytest.mark.parametrize(
