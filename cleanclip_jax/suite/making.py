@@ -74,17 +74,22 @@ class Maker:
         if cells[0].kind == "detector":
             self._take(cells, lambda: self._detect(cells))
             return
-        failures = self._train(cells)
+        try:
+            failures = self._train(cells)
+        except Exception as error:
+            failures = dict.fromkeys(cells, error)
         for cell in cells:
             self._take([cell], lambda cell=cell: self._measure(cell, failures))
 
     def _take(self, cells: Sequence[Cell], make: Callable[[], Mapping[Cell, Row]]) -> None:
         try:
             rows = make()
-        except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            # One line, whatever the kind: the other cells go on.
-            text = " ".join(f"{error}".split())[:500] or type(error).__name__
-            log.warning("%s failed: %s", cells[0].name, text)
+        except Exception as error:  # whatever it is, the other cells go on
+            text = " ".join(f"{error}".split())[:500]
+            known = isinstance(error, UserError)
+            text = text if known else f"{type(error).__name__}: {text}".removesuffix(": ")
+            # A fault of the program's is told with all that finding it takes.
+            log.warning("%s failed: %s", cells[0].name, text, exc_info=None if known else error)
             rows = {cell: {"figures": {}, "cost": {}, "error": text} for cell in cells}
         for cell, row in rows.items():
             facts = {
@@ -101,12 +106,12 @@ class Maker:
             return command_of(cell, self.workdir(cell), self._parents(cell))
         return f"{self.command} --only={','.join(f'{k}={v}' for k, v in cell.places.items())}"
 
-    def _train(self, cells: Sequence[Cell]) -> dict[Cell, UserError]:
+    def _train(self, cells: Sequence[Cell]) -> dict[Cell, Exception]:
         """Trains the runs of some cells, those that they begin with first; returns the failures.
 
         What has no workdir here, though it has figures, is trained again.
         """
-        failures: dict[Cell, UserError] = {}
+        failures: dict[Cell, Exception] = {}
         todo = [cell for cell in cells if cell not in self._trained]
         for parent in dict.fromkeys(p for c in todo for p in (c.floor, c.start) if p):
             for failure in self._train([parent]).values():
@@ -127,7 +132,7 @@ class Maker:
         self._trained |= set(todo) - failures.keys()
         return failures
 
-    def _measure(self, cell: Cell, failures: Mapping[Cell, UserError]) -> dict[Cell, Row]:
+    def _measure(self, cell: Cell, failures: Mapping[Cell, Exception]) -> dict[Cell, Row]:
         if cell in failures:
             raise failures[cell]
         workdir = Workdir(self.workdir(cell))

@@ -22,6 +22,12 @@ SHAPE = {  # of what a suite's get_config returns; docs/benchmark.md says what e
     "seeds": [int],
     "first?": [str],
 }
+# A detector's options by its kind.
+OPTIONS = {
+    "pairs": ("k", "sample", "draws", "seed", "block"),
+    "pictures": (),
+    "model": ("steps", "pictures", "batch"),
+}
 CLEAN = "never poisoned"  # the attack that is none
 RATE = "optimizer.learning_rate"
 # What a cell lies at, in the order of a table's columns.
@@ -175,6 +181,12 @@ def open_suite(name: str, overrides: Mapping[str, str]) -> Suite:
             raise UserError(f"{spec}: {key} is empty: name one or more")
     if CLEAN in content["attacks"]:
         raise UserError(f"{spec}: attacks: {CLEAN!r} is the model that has none: name it otherwise")
+    for name, row in content["detectors"].items():
+        for option, number in row.get("options", {}).items():
+            if option not in OPTIONS[row["kind"]]:
+                raise unknown(f"{spec}: detectors.{name}.options", option, OPTIONS[row["kind"]])
+            if number < 0:
+                raise UserError(f"{spec}: detectors.{name}.options.{option} is {number}")
     keys = tuple(f"{key}={value}" for key, value in overrides.items())
     if taken := {"seed", "start"} & overrides.keys():
         raise UserError(f"--config.{min(taken)}: a suite sets it itself")

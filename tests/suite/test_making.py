@@ -55,6 +55,18 @@ def test_one_attack_fails_and_the_others_are_made(maker, store, suite):
     assert len(rebounds) == 4 and all("badnet" in name for name in rebounds)
 
 
+def test_what_nobody_thought_of_ends_its_cells_alone(maker, store, suite, monkeypatch):
+    def train(runs):
+        if any("wanet" in path.name for path in runs):
+            raise ZeroDivisionError("no pairs")
+        return {}
+
+    monkeypatch.setattr(making, "train_members", train)
+    run(store, maker.maker, {}, None)
+    failures = {cell.places["attack"]: store.failure(cell) for cell in suite.cells}
+    assert failures["wanet"] == "ZeroDivisionError: no pairs" and failures["badnet"] is None
+
+
 def test_what_is_selected_is_made_with_what_it_begins_with(maker, store, cell):
     only = {"defence": frozenset({"mmcl"}), "rate": frozenset({"0.001"}), "seed": frozenset("0")}
     tried = run(store, maker.maker, only | {"attack": frozenset({"badnet"})}, None)

@@ -83,6 +83,8 @@ def test_a_selection_takes_any_of_a_keys_values(suite):
         ('"rates": (1e-3,)', '"rates": 1', "defences.roclip.rates"),
         ('"wanet"', '"never poisoned"', "never poisoned"),
         ('"kind": "pairs"', '"kind": "pair"', "detectors.slof.kind"),
+        ('"k": 8', '"steps": 8', "detectors.slof.options"),
+        ('"k": 8', '"k": -8', "detectors.slof.options.k is -8"),
     ],
 )
 def test_a_suite_that_is_none_is_refused_in_a_line(suite_file, old, new, message):
