@@ -15,18 +15,15 @@ from PIL import Image
 from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, class_in, frequent_words
 from cleanclip_jax.data.subset import read_ids
 from cleanclip_jax.detect.detectors import choose
-from cleanclip_jax.detect.findings import DETECT, DROP, write_findings
-from cleanclip_jax.detect.groups import find_groups
+from cleanclip_jax.detect.findings import DETECT, DROP
 from cleanclip_jax.detect.opened import open_scan
-from cleanclip_jax.detect.scan import scan
 from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.files import write_whole
 from cleanclip_jax.measure.features import Shown, batches_of, reading_of
 from cleanclip_jax.record import Source
+from cleanclip_jax.report.pair_scan import scan_pairs
 from cleanclip_jax.start.start import Start
-
-LISTED = 1000  # pairs in top.csv
 
 
 def suspected(
@@ -45,10 +42,7 @@ def suspected(
     if not (folder / DETECT).is_file():
         settings = Settings(choose(None))
         opened = open_scan(start, config, settings, dict(data))
-        scores = scan(opened.passes, opened.data, settings, opened.reading, folder)
-        by, encoder = settings.detectors[0], opened.passes[0].open()
-        groups = find_groups(encoder, opened.data, scores, settings, by, opened.reading)
-        write_findings(folder, opened, settings, scores, groups, by, share, LISTED)
+        scan_pairs(folder, opened, settings, settings.detectors[0], share)
     return read_ids(folder / DROP, source)
 
 

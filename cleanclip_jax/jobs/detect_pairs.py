@@ -11,17 +11,16 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.detect.detectors import DETECTORS, choose
-from cleanclip_jax.detect.findings import SHEET, summary, write_findings
-from cleanclip_jax.detect.groups import find_groups
+from cleanclip_jax.detect.findings import summary
 from cleanclip_jax.detect.opened import open_scan
-from cleanclip_jax.detect.scan import scan
 from cleanclip_jax.detect.scan_settings import NEIGHBOURS, Settings
 from cleanclip_jax.errors import UserError
-from cleanclip_jax.files import write_whole, writing
+from cleanclip_jax.files import writing
 from cleanclip_jax.jobs.of_model import open_model
 from cleanclip_jax.keys import literal
 from cleanclip_jax.process import add_flags, begin, is_first
-from cleanclip_jax.report.detected import FOLDER, group_sheet
+from cleanclip_jax.report.detected import FOLDER
+from cleanclip_jax.report.pair_scan import LISTED, scan_pairs
 from cleanclip_jax.workdir import workdir_path
 
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--features", action="store_true", help="not scaled to unit length")
     parser.add_argument("--by", help="the detector that drop.csv and groups go by (the first)")
     parser.add_argument("--drop", type=float, default=0.01, help="share of pairs to drop (0.01)")
-    parser.add_argument("--top", type=int, default=1000, help="pairs in top.csv (1000)")
+    parser.add_argument("--top", type=int, default=LISTED, help="pairs in top.csv (%(default)s)")
     parser.add_argument("--output", type=workdir_path, help="a folder; default: WORKDIR/detect")
     add_flags(parser)
     args, overrides = parse(parser, argv)
@@ -81,16 +80,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{args.workdir} is no workdir: name a folder with --output=FOLDER")
     folder = args.output or args.workdir / FOLDER
     with writing(folder):
-        scores = scan(opened.passes, opened.data, settings, opened.reading, folder)
-        by = args.by or names[0]
-        encoder = opened.passes[0].open()
-        groups = find_groups(encoder, opened.data, scores, settings, by, opened.reading)
-        size = encoder.model.variant.image_size
-        sheet = group_sheet(groups, opened.data, size, opened.reading) if is_first() else None
-        if sheet is not None:
-            write_whole(folder / SHEET, sheet)
-        if is_first():
-            write_findings(folder, opened, settings, scores, groups, by, args.drop, args.top)
+        scan_pairs(folder, opened, settings, args.by or names[0], args.drop, args.top)
     if is_first():
         print(summary(folder))
     return 0

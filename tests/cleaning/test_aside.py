@@ -34,5 +34,5 @@ def test_the_most_suspicious_share_is_set_aside_once(tmp_path, monkeypatch):
     ids = aside.suspected(*given)
     assert len(ids) == len(source) // 100 and set(ids) <= set(source.ids())
     assert (tmp_path / "look/groups.csv").is_file()
-    monkeypatch.delattr(aside, "scan")  # what is there is not scanned again
+    monkeypatch.delattr(aside, "scan_pairs")  # what is there is not scanned again
     assert (aside.suspected(*given) == ids).all()
