@@ -8,9 +8,8 @@
 configs/fashion.py with a smaller model, in minutes on two cores. Time and figures: docs/results.md.
 """
 
-from ml_collections import ConfigDict
-
 import fashion
+from ml_collections import ConfigDict
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

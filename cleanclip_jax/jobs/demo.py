@@ -1,4 +1,4 @@
-"""`cleanclip demo`: poisons a small CLIP on photographs, finds the poisons, cleans it, hands it back.
+"""`cleanclip demo`: poisons a small CLIP on photographs, finds the poisons, and cleans it.
 
 Three runs of configs/fashion_demo.py (poisoned, then MMCL alone and CleanCLIP, both from the
 poisoned one), a look for the poisoned pairs, a table, results.json, report.html, and the cleaned
