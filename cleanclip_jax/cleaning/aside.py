@@ -14,7 +14,6 @@ from PIL import Image
 
 from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, class_in, frequent_words
 from cleanclip_jax.data.subset import read_ids
-from cleanclip_jax.detect.detectors import choose
 from cleanclip_jax.detect.findings import DETECT, DROP
 from cleanclip_jax.detect.opened import open_scan
 from cleanclip_jax.detect.scan_settings import Settings
@@ -25,6 +24,10 @@ from cleanclip_jax.record import Source
 from cleanclip_jax.report.pair_scan import scan_pairs
 from cleanclip_jax.start.start import Start
 
+# Of what was tried, k-dist sees most poisons among its highest hundredths (docs/clean.md); more
+# neighbours than there may be poisons among the references, which would hide each other.
+LOOKED_BY, NEIGHBOURS = ("kdist", "slof", "clip_high"), 64
+
 
 def suspected(
     folder: Path,
@@ -34,13 +37,13 @@ def suspected(
     share: float,
     source: Source,
 ) -> Int64[np.ndarray, " n"]:
-    """The ids of the highest share by the first of the usual detectors, as the model scores pairs.
+    """The ids of the highest share by the first of `LOOKED_BY`, as the model scores pairs.
 
     Args:
       folder: takes what the detectors say; what is there is not made again.
     """
     if not (folder / DETECT).is_file():
-        settings = Settings(choose(None))
+        settings = Settings(LOOKED_BY, min(NEIGHBOURS, max(2, len(source) // 8)))
         opened = open_scan(start, config, settings, dict(data))
         scan_pairs(folder, opened, settings, settings.detectors[0], share)
     return read_ids(folder / DROP, source)

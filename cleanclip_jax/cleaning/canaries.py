@@ -42,9 +42,9 @@ def is_word(text: str) -> bool:
 
 
 def class_in(caption: str, words: Sequence[str]) -> str | None:
-    """The one of `words` that a caption has; None if it has none, or several."""
-    there = set(content_words(caption.split())) & set(words)
-    return there.pop() if len(there) == 1 else None
+    """Of `words`, the most frequent first, the rarest that a caption has, which says the most."""
+    there = set(content_words(caption.split()))
+    return next((word for word in reversed(words) if word in there), None)
 
 
 def attack_of(
