@@ -67,7 +67,12 @@ def main(argv: Sequence[str]) -> int:
     add("--plant-at", type=float, help="learning rate of planting; default: by the model's size")
     add("--plant-steps", type=int, help="default: as --steps")
     add("--bound", type=float, default=0.05, help="for a canary, above its floor (%(default)s)")
-    add("--drop", type=float, default=0.02, help="suspected pairs left out; 0: no look (%(default)s)")
+    add(
+        "--drop",
+        type=float,
+        default=0.02,
+        help="suspected pairs left out; 0: no look (%(default)s)",
+    )
     add("--deliver", choices=("canary", "afresh"), default="canary", help="the model that the "
         "canaries were in, cleaned, or MODEL cleaned the same way (%(default)s)")  # fmt: skip
     add("--invert", type=int, default=1, help="searches for the smallest patch; 0: none (1)")
