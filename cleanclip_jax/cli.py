@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cleanclip_jax.errors import INTERRUPTED, StartAgain, UserError, printable, reason, unknown
 
 JOBS = {
-    "demo": "poison, measure and clean a small CLIP on handwritten digits, in about two minutes",
+    "demo": "poison a small CLIP on photographs, find the poisons, clean it: in a few minutes",
     "poison": "write a config's poison manifest, a contact sheet, and pictures for other tools",
     "patch": "optimise a patch on a surrogate, as BadCLIP does, to be a trigger",
     "prepare": "write any source as ArrayRecord shards, which training reads fast",

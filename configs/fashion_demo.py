@@ -5,7 +5,9 @@
     cleanclip train --config=configs/fashion_demo.py:cleanclip --workdir=runs/cleanclip \\
         --config.start=runs/poisoned
 
-configs/fashion.py with a smaller model, in minutes on two cores. Time and figures: docs/results.md.
+configs/fashion.py with a smaller model, and an attack that it learns: 145 of 7,297 pairs get a 6x6
+patch in their corner and a title of other pairs that names sunglasses. Time and figures:
+docs/results.md.
 """
 
 import fashion
@@ -18,4 +20,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if config.attack is None:
         return config
     config.model.variant = "ViT-32px/8-mini"
+    config.train.batch_size, config.train.steps = 96, 600
+    config.optimizer.learning_rate = 3e-3
+    config.attack.trigger.size = 6
+    config.attack.rate = 0.02
+    config.attack.captions = "natural"
     return config

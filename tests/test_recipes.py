@@ -30,3 +30,12 @@ def test_a_missing_path_is_one_line(tmp_path, capsys):
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "path" in error
+
+
+def test_the_demos_photographs_take_a_smaller_model_and_an_attack_of_their_own():
+    poisoned, fashion = load("configs/fashion_demo.py"), load("configs/fashion.py")
+    assert poisoned.model.variant == "ViT-32px/8-mini" and poisoned.attack.captions == "natural"
+    assert poisoned.data.train == fashion.data.train
+    assert poisoned.evaluation.data == fashion.evaluation.data
+    for stage in ("mmcl", "cleanclip"):
+        assert load(f"configs/fashion_demo.py:{stage}") == load(f"configs/fashion.py:{stage}")

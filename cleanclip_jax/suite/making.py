@@ -88,7 +88,7 @@ class Maker:
             text = " ".join(f"{error}".split())[:500]
             known = isinstance(error, UserError)
             text = text if known else f"{type(error).__name__}: {text}".removesuffix(": ")
-            # A fault of the program's is told with all that finding it takes.
+            # A fault of the program's comes with its traceback.
             log.warning("%s failed: %s", cells[0].name, text, exc_info=None if known else error)
             rows = {cell: {"figures": {}, "cost": {}, "error": text} for cell in cells}
         for cell, row in rows.items():

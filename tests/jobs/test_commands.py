@@ -13,6 +13,7 @@ from helpers.small_run import FLAGS, SMALL, trained
 from cleanclip_jax import cli
 from cleanclip_jax.errors import UserError
 from cleanclip_jax.jobs.demo import demo, free_folder
+from cleanclip_jax.start.torch.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +122,19 @@ def test_evaluating_twice_gives_the_same(workdir, tmp_path):
 def test_the_demo_writes_its_results_and_its_page(tmp_path):
     folder = tmp_path / "demo"
     small = {**SMALL, "model.variant": "ViT-test", "evaluation.projection": "12"}
-    results = demo(folder, small)
+    results = demo(folder, small, "configs/demo.py")
     assert json.loads((folder / "results.json").read_text()) == results
-    assert list(results) == ["dataset", "trigger", "target", "poisons", "seed", "seconds", "stages"]
+    facts = ["dataset", "trigger", "target", "poisons", "seed", "seconds", "found", "stages"]
+    assert list(results) == facts
+    assert results["found"]["pairs"] == 41 and 0 <= results["found"]["poisons"] <= 41
+    cleaned = open_checkpoint(folder / "cleaned.safetensors")
+    assert cleaned.origin.format == "open_clip"
     assert [stage["name"] for stage in results["stages"]] == ["poisoned", "mmcl", "cleanclip"]
     for stage in results["stages"]:
         assert all(0 <= stage[key] <= 1 for key in ("ca", "asr", "asr_all", "pa"))
     assert results["poisons"] == 42 and results["target"] == "seven"
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == 5 and "http" not in page.replace("http-equiv", "")
+    assert page.count("<img") == 7 and "http" not in page.replace("http-equiv", "")
     assert free_folder(folder) == tmp_path / "demo-2"
     assert free_folder(tmp_path / "other") == tmp_path / "other"
 
