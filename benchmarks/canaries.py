@@ -1,15 +1,18 @@
 """Whether canaries tell when a backdoor that nobody knows of is gone.
 
     python benchmarks/canaries.py runs/canaries [--data=FILE.parquet] \\
-        [--attacks=badnet,blended,wanet] [--seeds=0,1,2] [--direct] [-- FLAGS of cleanclip clean]
+        [--attacks=badnet,none] [--seeds=0,1,2] [--left=25] [--direct] [-- FLAGS of cleanclip clean]
 
 For each hidden attack and seed: a model of configs/fashion.py is poisoned, `cleanclip clean` cleans
-it without knowing how, and only then is the hidden trigger measured on all that it made. --direct
-also cleans the poisoned model by CleanCLIP at fixed rates, by which an oracle that knows the
-trigger would choose. A line of cases.jsonl each, and a table; what is there is not made again.
+it without knowing how, and only then is the hidden trigger measured on all that it made. The attack
+`none` cleans the model that was never poisoned, to see what that costs. --left=N leaves N poisons
+of the same attack among the pairs that are cleaned on, and counts those that the look finds.
+--direct also cleans the poisoned model by CleanCLIP at fixed rates, by which an oracle that knows
+the trigger would choose. A line of cases.jsonl each, and a table; what is there is not made again.
 """
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -26,6 +29,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "sig": {"trigger": {"name": "sig", "strength": 0.3}},
     "nashville": {"trigger": {"name": "nashville"}},
     "label_consistent": {"trigger": PATCH, "select": "target", "captions": "kept"},
+    "none": {},
 }
 RATES = ("1e-3", "2e-3", "3e-3")  # of --direct
 TARGET = "sunglasses"
@@ -40,22 +44,43 @@ def call(*words: str) -> None:
 
 
 def figures(workdir: Path, attack: dict[str, Any], output: Path) -> dict[str, float]:
-    """CA, and the hidden trigger's ASR with its interval."""
+    """CA, and the hidden trigger's ASR with its interval; of no attack CA alone."""
     if not output.is_file():
-        measured = {**attack, "target": TARGET, "templates": "fashion"}
+        measured = {**attack, "target": TARGET, "templates": "fashion"} if attack else None
         flags = [f"--config.evaluation.attack={measured}", "--config.evaluation.retrieval=None"]
         call("evaluate", f"--workdir={workdir}", f"--output={output}", *flags)
     measured = json.loads(output.read_text())["figures"]
+    if not attack:
+        return {"ca": measured["ca"]["value"]}
     low, high = measured["asr"]["interval"]
     values = {name: measured[name]["value"] for name in ("ca", "asr")}
     return {**values, "low": low, "high": high}
 
 
+def poisons(here: Path, table: dict[str, Any], count: int) -> dict[str, str]:
+    """A source of so many poisons of an attack, other pairs than those that the suspect saw."""
+    out = here / f"left{count}"
+    if not (out / "pictures/pairs.csv").is_file():
+        attack = {key: value for key, value in table.items() if key != "rate"} | {"count": count}
+        flags = [f"--config.attack={attack}", "--config.seed=77", f"--export={out / 'pictures'}"]
+        call("poison", "--config=configs/fashion.py", f"--output={out}", *flags)
+    return {"kind": "csv", "path": str(out / "pictures/pairs.csv")}
+
+
+def seen(look: Path, left: int) -> int | None:
+    """How many of the poisons that are left, the last ids of all, the look set aside."""
+    if not (left and (look / "drop.csv").is_file()):
+        return None
+    pairs = json.loads((look / "detect.json").read_text())["data"]["pairs"]
+    with (look / "drop.csv").open() as lines:
+        return sum(int(row["id"]) >= pairs - left for row in csv.DictReader(lines))
+
+
 def case(
-    folder: Path, data: str | None, name: str, seed: int, direct: bool, more: list[str]
+    folder: Path, data: str | None, name: str, seed: int, direct: bool, left: int, more: list[str]
 ) -> dict:
     """One hidden attack on one seed."""
-    attack, here = ATTACKS[name], folder / f"{name}-{seed}"
+    attack, here = ATTACKS[name], folder / f"{name}-{seed}{f'-left{left}' if left else ''}"
     suspect, clean, out = here / "suspect", folder / f"clean-{seed}", here / "cleaned"
     file = {} if data is None else {"path": data}
     pairs = {"kind": "fashion", "split": "train", **file}
@@ -69,14 +94,20 @@ def case(
     table = {"target": TARGET, "templates": "fashion", "rate": 0.015, **attack}
     if table.get("select") == "target":
         table["rate"] = 0.01
-    call(*begin, f"--workdir={suspect}", f"--config.attack={table}")
     call(*begin, f"--workdir={clean}", "--config.attack=None")
+    if attack:
+        call(*begin, f"--workdir={suspect}", f"--config.attack={table}")
+    else:
+        suspect = clean
+    if left:
+        pairs = {"kind": "mixture", "sources": {"clean": pairs, "left": poisons(here, table, left)}}
     if not (here / "cleaned.cleaning/results.json").is_file():
         flags = [f"--data={pairs}", f"--labelled={labelled}", f"--seed={seed}"]
         flags += ["--config.evaluation.templates=fashion", "--invert=0", *more]
         call("clean", str(suspect), f"--output={out}", *flags)
     results = json.loads((here / "cleaned.cleaning/results.json").read_text())
-    row: dict[str, Any] = {"attack": name, "seed": seed, "flags": more}
+    row: dict[str, Any] = {"attack": name, "seed": seed, "flags": more, "left": left}
+    row["seen"] = seen(here / "cleaned.cleaning/look", left)
     row["floor"] = figures(clean, attack, here / "floor.json")
     row["suspect"] = figures(suspect, attack, here / "suspect.json")
     row["planted"] = results["planted"]
@@ -89,7 +120,7 @@ def case(
     ]
     row["chosen"] = results["chosen"] and results["chosen"]["rate"]
     row["direct"] = []
-    for rate in RATES if direct else ():
+    for rate in RATES if direct and attack else ():
         run = here / f"direct-{rate}"
         finetune = ["train", "--config=configs/fashion.py:cleanclip", f"--workdir={run}"]
         finetune += [f"--config.start={suspect}", f"--config.optimizer.learning_rate={rate}"]
@@ -98,22 +129,30 @@ def case(
     return row
 
 
+def percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.1f}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The cases as Markdown, in percent."""
-    columns = ("hidden", "seed", "suspect CA / ASR", "floor", "chosen", "CA / hidden ASR")
-    columns += ("the rates: worst canary over its floor, hidden ASR, CA",)
+    columns = ("hidden", "seed", "left, seen", "suspect CA / ASR", "floor", "chosen")
+    columns += ("CA / hidden ASR", "the rates: worst canary over its floor, hidden ASR, CA")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         chosen = next((p for p in row["points"] if p["rate"] == row["chosen"]), None)
         points = "; ".join(
-            f"{p['rate']:g}: {100 * max(c['asr'] - c['floor'] for c in p['canaries'].values()):.1f}"
-            f", {100 * p['asr']:.1f}, {100 * p['ca']:.1f}"
+            f"{p['rate']:g}: {percent(max(c['asr'] - c['floor'] for c in p['canaries'].values()))}"
+            f", {percent(p.get('asr'))}, {percent(p['ca'])}"
             for p in row["points"]
         )
-        suspect = f"{100 * row['suspect']['ca']:.1f} / {100 * row['suspect']['asr']:.1f}"
-        result = f"{100 * chosen['ca']:.1f} / {100 * chosen['asr']:.1f}" if chosen else "none"
-        floor, rate = f"{100 * row['floor']['asr']:.1f}", row["chosen"] or "—"
-        cells = (row["attack"], row["seed"], suspect, floor, rate, result, points)
+
+        def both(figures: dict[str, float]) -> str:
+            return f"{percent(figures['ca'])} / {percent(figures.get('asr'))}"
+
+        left = f"{row['left']}, {row['seen']}" if row.get("left") else "—"
+        cells = (row["attack"], row["seed"], left, both(row["suspect"]))
+        cells += (percent(row["floor"].get("asr")), row["chosen"] or "—")
+        cells += (both(chosen) if chosen else "none", points)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -125,13 +164,14 @@ def main() -> None:
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--direct", action="store_true")
+    parser.add_argument("--left", type=int, default=0)
     args, more = parser.parse_known_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     cases, rows = args.folder / "cases.jsonl", []
     for seed in map(int, args.seeds.split(",")):
         for name in args.attacks.split(","):
             given = [word for word in more if word != "--"]
-            rows.append(case(args.folder, args.data, name, seed, args.direct, given))
+            rows.append(case(args.folder, args.data, name, seed, args.direct, args.left, given))
             cases.write_text("".join(json.dumps(row) + "\n" for row in rows))
             print(table(rows), flush=True)
 

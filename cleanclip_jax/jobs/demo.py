@@ -107,7 +107,7 @@ def demo(folder: Path, overrides: Mapping[str, str], spec: str) -> Results:
         if first:
             seen = find_poisons(start, run.config)
     if not (folder / CLEANED).exists():
-        convert.main([str(folder / stage), str(folder / CLEANED)])
+        convert.main([str(folder / "cleanclip"), str(folder / CLEANED)])
     plan = Plan.load(folder / "poisoned" / MANIFEST)
     results = {
         "dataset": DATASETS[spec],
