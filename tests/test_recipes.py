@@ -38,4 +38,6 @@ def test_the_demos_photographs_take_a_smaller_model_and_an_attack_of_their_own()
     assert poisoned.data.train == fashion.data.train
     assert poisoned.evaluation.data == fashion.evaluation.data
     for stage in ("mmcl", "cleanclip"):
-        assert load(f"configs/fashion_demo.py:{stage}") == load(f"configs/fashion.py:{stage}")
+        cleaned, fashion = (load(f"configs/{f}.py:{stage}") for f in ("fashion_demo", "fashion"))
+        fashion.optimizer.learning_rate = 5e-3
+        assert cleaned == fashion

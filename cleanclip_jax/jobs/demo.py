@@ -36,8 +36,9 @@ STAGES = {"poisoned": "poisoned", "mmcl": "MMCL only", "cleanclip": "CleanCLIP"}
 FIGURES = ("ca", "asr", "asr_all", "pa")
 RESULTS, CLEANED = "results.json", "cleaned.safetensors"
 DATASETS = {"configs/demo.py": "scikit-learn digits", "configs/fashion_demo.py": "fashion products"}
-# To look for the poisons: by the first, and its highest hundredths are shown.
-DETECTORS, NEIGHBOURS, DROP = ("kdist", "slof", "clip_high"), 64, 0.03
+# By the first, its highest share. More neighbours than the poisons and the pictures of their target
+# are among the references: between them poisons hide.
+DETECTORS, NEIGHBOURS, DROP = ("kdist", "slof", "clip_high"), 256, 0.05
 SHOWN_PICTURES = 4  # of those that the trigger changes most
 Results = dict[str, Any]
 

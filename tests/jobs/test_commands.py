@@ -126,7 +126,7 @@ def test_the_demo_writes_its_results_and_its_page(tmp_path):
     assert json.loads((folder / "results.json").read_text()) == results
     facts = ["dataset", "trigger", "target", "poisons", "seed", "seconds", "found", "stages"]
     assert list(results) == facts
-    assert results["found"]["pairs"] == 41 and 0 <= results["found"]["poisons"] <= 41
+    assert results["found"]["pairs"] == 69 and 0 <= results["found"]["poisons"] <= 42
     cleaned = open_checkpoint(folder / "cleaned.safetensors")
     assert cleaned.origin.format == "open_clip"
     assert [stage["name"] for stage in results["stages"]] == ["poisoned", "mmcl", "cleanclip"]
