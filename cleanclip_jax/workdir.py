@@ -39,7 +39,7 @@ ANCHOR = "anchor"  # the frozen start, where a term compares with it
 # What readers rely on of each file, in the words of `files.parse_json`.
 INTERVAL = ([float, float], None)
 _FIGURE = {"value": float | None, "interval": INTERVAL, "of": int, "count?": int}
-_FIGURE |= {"unit": {"share", "rank"}, "definition": str}
+_FIGURE |= {"unit": {"share", "rank", "number"}, "definition": str}
 _SET = {"classes": int, "classifier": str, "note": str, "fingerprint": str}
 _SET |= {"target": ({"index": int, "name": str}, None)}
 _SET |= {"pictures": {"labelled": int, "without_class": int, "unreadable": int}}

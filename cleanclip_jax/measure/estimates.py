@@ -15,11 +15,12 @@ TOPS = (1, 3, 5, 10)
 
 @dataclass(frozen=True)
 class Figure:
-    """A share, `count` of `of` pictures, captions or queries; or the median of `of` ranks from 1.
+    """A share, `count` of `of` pictures, captions or queries; the median of `of` ranks from 1; or
+    another number, of as many.
 
     Attributes:
-      value: a fraction, or a rank; None where nothing counts, as `interval`, of 95 %.
-      unit: share | rank.
+      value: a fraction, a rank or a number; None where nothing counts, as `interval`, of 95 %.
+      unit: share | rank | number.
       count: of a share alone.
     """
 

@@ -1,4 +1,4 @@
-"""Metrics of one's own: a function of what a model sees of a labelled set, under a name."""
+"""Further metrics: a function of what a model sees of a labelled set, under a name."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,9 @@ class Seen:
 
 
 Metric = Callable[[Seen], Figure | Mapping[str, Figure]]
-METRICS: Registry[Metric] = Registry("config.evaluation.metrics", {})
+METRICS: Registry[Metric] = Registry(
+    "config.evaluation.metrics", {"zscore": "cleanclip_jax.measure.zscore:zscore"}
+)
 
 
 def metric(name: str) -> Callable[[Metric], Metric]:

@@ -110,17 +110,19 @@ def over_rows(table: Frame, figure: str) -> Spread | None:
 
 
 def percent(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """'97.25 [95.15, 98.46]' of a share in percent, or of a rank as it is; '—' of nothing."""
+    """'97.25 [95.15, 98.46]' of a share in percent, a rank or a number as it is; '—' of nothing."""
     if figure is None or figure["value"] is None:
         return "—"
     value, interval = figure["value"], figure["interval"]
     if figure["unit"] == "rank":
         return with_interval(value, interval, int(value != int(value)), 1)
+    if figure["unit"] == "number":
+        return with_interval(value, interval, digits, 1)
     return with_interval(value, interval, digits)
 
 
 def counted(figure: Mapping[str, Any]) -> str:
-    """'389 of 400', or 'of 400' for a rank."""
+    """'389 of 400', or 'of 400' for what is no share."""
     return f"{figure['count']} of {figure['of']}" if "count" in figure else f"of {figure['of']}"
 
 

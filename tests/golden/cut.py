@@ -47,6 +47,7 @@ CUTS = (
         "attacks_golden.npz",
         r"(nashville|patch_file)\|.*|picture_blend\|(pattern|badclip\|.*)",
     ),
+    Cut("zscore.npz", "attacks_golden.npz", r"zscore\|.*", drop=r"zscore\|"),
     # Without the positives' pictures: the model's embeddings of pictures are other files' matter.
     Cut(
         "badclip.npz",
