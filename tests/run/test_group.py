@@ -79,7 +79,9 @@ def test_members_of_one_stream_are_as_alone(configs, streams, tmp_path):
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_whole(configs, streams, tmp_path):
-    runs = {tmp_path / "broken": with_rate(1e6, weight_decay=1.0e6)}  # also the one whose stream it is
+    runs = {
+        tmp_path / "broken": with_rate(1e6, weight_decay=1.0e6)
+    }  # also the one whose stream it is
     runs |= {tmp_path / name: config for name, config in configs.items()}
     failures = train_members(runs)
     assert list(failures) == [tmp_path / "broken"] and streams == [0]
