@@ -170,15 +170,16 @@ def test_a_point_has_its_folder():
     assert len(names) == 2 and all(len(name) < 200 for name in names)
 
 
+@pytest.mark.slow
 def test_rates_are_trained_side_by_side_and_one_may_fail(capsys, start, tmp_path, monkeypatch):
     groups = []
     really = sweeping.train_group
     monkeypatch.setattr(
         sweeping, "train_group", lambda group: groups.append(len(group)) or really(group)
     )
-    rates = "--over=optimizer.learning_rate=1e-3,1e-4,1e6"
-    flags = (rates, "--config.optimizer.weight_decay=1e6", "--config.train.steps=8")
+    rates = "--over=optimizer.learning_rate=1e-4,1e6"
+    flags = (rates, "--config.optimizer.weight_decay=1e6", "--config.train.steps=6")
     assert sweep(tmp_path / "sweep", start, *flags) == 1
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
-    assert groups == [3]
-    assert "error" not in rows[1] and "is not finite" in rows[2]["error"]
+    assert groups == [2]
+    assert "error" not in rows[0] and "is not finite" in rows[1]["error"]
