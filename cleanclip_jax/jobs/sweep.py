@@ -27,6 +27,7 @@ from cleanclip_jax.report.sweeps import Grid, Sweep, markdown, short_names, writ
 from cleanclip_jax.report.tables import Row, values_of
 from cleanclip_jax.run.build import build
 from cleanclip_jax.run.checked import open_pairs
+from cleanclip_jax.run.group import groups_of, train_group
 from cleanclip_jax.run.loop import train
 from cleanclip_jax.run.settings import check_workdir, resolve
 from cleanclip_jax.run.state import make_objective
@@ -54,6 +55,12 @@ def main(argv: Sequence[str]) -> int:
         metavar="epoch|STEPS",
         help="also measure each run that often on its way; all those checkpoints stay",
     )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="points that differ in optimizer keys alone read each batch once, for all of them: "
+        "where reading takes longer than the step",
+    )
     add_flags(parser)
     args, overrides = parse(parser, argv)
     joined = {key: text for key, text in overrides.items() if key == "mesh.heartbeat"}
@@ -74,8 +81,11 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["cleanclip", "sweep", *argv])
     rows: list[Row] = []
     with writing(args.workdir):
+        given = args.config, args.workdir, overrides
+        failures = train_groups(*given, grid, args.every) if args.together else {}
         for point in points(grid):
-            rows.append(run_point(args.config, args.workdir, overrides, point, args.every))
+            failure = failures.get(folder_of(args.workdir, point))
+            rows.append(run_point(*given, point, args.every, failure))
             if is_first():
                 write_sweep(args.workdir, Sweep(grid, rows), command)
     if is_first():
@@ -139,20 +149,59 @@ def config_of(spec: str, overrides: Mapping[str, str], point: Mapping[str, str])
     return apply(config, dict(point))
 
 
+def folder_of(folder: Path, point: Mapping[str, str]) -> Path:
+    """The workdir of a point's run."""
+    return folder / "runs" / run_name(point)
+
+
+def train_groups(
+    spec: str, folder: Path, overrides: Mapping[str, str], grid: Grid, every: str | None
+) -> dict[Path, UserError]:
+    """Trains side by side the points that differ in their optimizers alone; returns the failures.
+
+    Not those that are measured, or that `run_point` refuses.
+    """
+    runs: dict[Path, ConfigDict] = {}
+    for point in points(grid):
+        workdir, config = Workdir(folder_of(folder, point)), config_of(spec, overrides, point)
+        try:
+            if every is not None:
+                keep_all(config, every)
+            check_measured(resolve(config, workdir), workdir / EVALUATION)
+        except UserError:
+            continue
+        if not workdir.has(EVALUATION):
+            runs[workdir.path] = config
+    failures: dict[Path, UserError] = {}
+    for group in groups_of(runs):
+        if len(group) > 1:
+            names = ", ".join(path.name for path in group)
+            print(f"sweep: {len(group)} runs side by side: {names}", file=sys.stderr)
+            failures |= train_group(group)
+    return failures
+
+
 def run_point(
     spec: str,
     folder: Path,
     overrides: Mapping[str, str],
     point: Mapping[str, str],
     every: str | None = None,
+    failure: UserError | None = None,
 ) -> Row:
-    """Trains and measures one point, unless that was done; a failure of the run is its row's."""
+    """Trains and measures one point, unless that was done; a failure of the run is its row's.
+
+    Args:
+      failure: of its training, where it was trained beside others.
+    """
     name = run_name(point)
-    workdir = Workdir(folder / "runs" / name)
+    workdir = Workdir(folder_of(folder, point))
     config = config_of(spec, overrides, point)
     row: Row = {**point, "workdir": str(workdir)}
     print(f"sweep: {name}", file=sys.stderr)
     try:
+        if failure is not None:
+            raise failure
         if every is not None:
             keep_all(config, every)
         resolved = resolve(config, workdir)

@@ -72,6 +72,7 @@ class Run(Checked):
     place: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
     flops: Callable[[int], float]
     recorder: Recorder
+    bad_rows: BadRows
     trace: Trace
     preemption: Preemption
     save: Callable[[int, State], None]
@@ -133,6 +134,7 @@ def _opened(
         state = first_state(store, run)
         first = int(state.step)
         note_start(workdir, first, began)
+        bad_rows = BadRows(workdir, jax.process_index())
         reading = Reading(
             config.train.batch_size,
             config.data.workers,
@@ -140,7 +142,7 @@ def _opened(
             config.data.max_bad_share,
             config.data.decode,
             captions="text" in needs,
-            on_bad=BadRows(workdir, jax.process_index()),
+            on_bad=bad_rows,
         )
         size, table, unreadable = config.model.image_size, None, None
         if config.data.resident:
@@ -224,6 +226,7 @@ def _opened(
                 place=place,
                 flops=_flops(run) if peak else lambda length: 0.0,
                 recorder=recorder,
+                bad_rows=bad_rows,
                 trace=trace,
                 preemption=preemption,
                 save=save,

@@ -27,9 +27,13 @@ class BadRows:
     {"index", "where", "reason"}, in the order in which they were met, over all resumptions. Other
     processes than the first have their files: bad_rows.1.jsonl and so on. All are to make theirs
     together.
+
+    Attributes:
+      beside: those of other runs that read the same stream.
     """
 
     def __init__(self, workdir: Workdir, process: int):
+        self.beside: list[BadRows] = []
         self._workdir, self._name = workdir, _of_process(BAD_ROWS, process)
         with agreed(), writing(workdir.path):
             rows = workdir.lines(self._name)
@@ -43,6 +47,8 @@ class BadRows:
             self._known.add(index)
             row = {"index": index, "where": where, "reason": reason}
             self._workdir.append(self._name, row)
+        for other in self.beside:
+            other(index, where, reason)
 
 
 def _of_process(name: str, process: int) -> str:

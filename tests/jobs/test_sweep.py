@@ -10,6 +10,7 @@ from helpers.small_run import FLAGS, trained
 
 from cleanclip_jax import cli
 from cleanclip_jax.files import read_lines
+from cleanclip_jax.jobs import sweep as sweeping
 from cleanclip_jax.jobs.sweep import read_grid, run_name, split_values
 
 
@@ -167,3 +168,18 @@ def test_a_point_has_its_folder():
     )
     names = {run_name({"attack.trigger": "x" * 300 + end}) for end in "ab"}
     assert len(names) == 2 and all(len(name) < 200 for name in names)
+
+
+@pytest.mark.slow
+def test_rates_are_trained_side_by_side_and_one_may_fail(capsys, start, tmp_path, monkeypatch):
+    groups = []
+    really = sweeping.train_group
+    monkeypatch.setattr(
+        sweeping, "train_group", lambda group: groups.append(len(group)) or really(group)
+    )
+    rates = "--over=optimizer.learning_rate=1e-4,1e6"
+    flags = (rates, "--together", "--config.optimizer.weight_decay=1e6", "--config.train.steps=6")
+    assert sweep(tmp_path / "sweep", start, *flags) == 1
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
+    assert groups == [2]
+    assert "error" not in rows[0] and "is not finite" in rows[1]["error"]
