@@ -32,7 +32,7 @@ FLOORS = (  # from the bottom
     ("measure", "detect"),
     ("run", "extend"),
     ("report",),
-    ("cleaning", "suite"),
+    ("cleaning", "suite", "persist"),
     ("jobs",),
     ("cli",),
     ("face",),  # opens the whole house, lazily
