@@ -28,7 +28,7 @@ from cleanclip_jax.report.tables import spread
 HEADING = "Does it stay away?"
 WORDS = {
     "ASR before": "before anything of this is done.",
-    "mean ASR": "path: of (1 - alpha) · model + alpha · poisoned; the mean over alpha from 0 to 1, by "
+    "mean ASR": "path: of (1 - alpha) · model + alpha · poisoned, the mean over alpha, by "
     "trapezoids (the path is arXiv 2410.09838's, its mean is ours).",
     "wakes at alpha": "path: the first alpha with half of the poisoned model's ASR (ours).",
     "least CA": "path: where it is far below both ends, the two models lie apart, and its ASR says "
