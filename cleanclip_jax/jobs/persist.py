@@ -9,6 +9,7 @@ embeddings compared (presence). The same command goes on with what is not there 
 says what each shows, and what it costs.
 """
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -159,6 +160,8 @@ def settings_of(args: Any, overrides: dict[str, str], cleaned: Start) -> Setting
         if not 0 < value < (1 if flag == "radius" else 1e6):
             raise UserError(f"--{flag}={value:g}: it is above 0, and a radius below 1")
     alphas = read_alphas("--alpha", args.alpha)
+    if not all(0 <= float(alpha) <= 1 for alpha in alphas):
+        raise UserError(f"--alpha={args.alpha}: a path has places from 0 to 1")
     seeds, epochs = numbers("seeds", args.seeds, int), numbers("epochs", args.epochs, int)
     if min(seeds) < 0 or min(epochs) < 1 or min(rates) <= 0:
         raise UserError("--seeds are 0 or more, --epochs 1 or more, --rates above 0")
@@ -174,6 +177,6 @@ def numbers(flag: str, given: str, kind: type) -> list[Any]:
         values = [kind(word) for word in given.split(",")]
     except ValueError:
         values = []
-    if not values or len(set(values)) < len(values) or any(value != value for value in values):
+    if not values or len(set(values)) < len(values) or not all(map(math.isfinite, values)):
         raise UserError(f"--{flag}={given}: give numbers, each once, as 1,2,5")
     return values
