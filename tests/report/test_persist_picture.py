@@ -51,7 +51,7 @@ def test_of_several_rates_the_highest_is_drawn(monkeypatch):
     for rate, asr in ((1e-3, 0.9), (1e-4, 0.2)):
         for seed, more in ((0, 0.0), (1, 0.1)):
             figures = {"asr": {"value": asr - more}}
-            told = {"protocol": "rebound", "model": "cleaned", "at": 1, "rate": rate}
-            rows.append({**told, "seed": seed, "figures": figures})
+            facts = {"protocol": "rebound", "model": "cleaned", "at": 1, "rate": rate}
+            rows.append({**facts, "seed": seed, "figures": figures})
     assert persist_picture.draw(rows) is not None
     assert [round(y[0], 6) for _, y in lines] == [85.0]  # the mean over its seeds

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cleanclip_jax.report.persist_rows import SHAPE
-from cleanclip_jax.report.persisted import as_text, found, persisted, table_rows
+from cleanclip_jax.report.persisted import as_text, blocks_of, persisted, table_rows
 from cleanclip_jax.report.runs import read_run
 from cleanclip_jax.shapes import parse_json
 
@@ -19,8 +19,8 @@ def row(protocol: str, model: str, asr: float, **more: Any) -> dict[str, Any]:
 
 def woken(model: str, at: str, asr: float, seed: int) -> dict[str, Any]:
     figures = {"asr": {"value": asr}, "before": {"value": 0.01}}
-    told = {"protocol": "reactivation", "model": model, "at": at, "seed": seed}
-    return {**told, "figures": figures}
+    facts = {"protocol": "reactivation", "model": model, "at": at, "seed": seed}
+    return {**facts, "figures": figures}
 
 
 @pytest.fixture
@@ -66,9 +66,11 @@ def test_without_a_floor_its_cells_are_empty_and_the_page_says_so(rows):
     table = cells(alone)
     assert table["path", "mean ASR"] == ["60.0", "—", "—"]
     assert table["reactivation", "reactivated"] == ["+70.0", "—", "—"]
-    blocks, _ = found({"rows": alone})
+    blocks, _ = blocks_of({"rows": alone})
     assert any("No never poisoned model" in str(block) for block in blocks)
-    assert not any("No never poisoned model" in str(block) for block in found({"rows": rows})[0])
+    assert not any(
+        "No never poisoned model" in str(block) for block in blocks_of({"rows": rows})[0]
+    )
 
 
 def test_each_part_of_an_attack_has_its_lines(rows):
@@ -82,14 +84,14 @@ def test_each_part_of_an_attack_has_its_lines(rows):
     assert table["path.wanet", "mean ASR"][0] == "50.0"
     assert table["presence.badnet", "BEC"][0] == "0.40"
     assert ("—", "ASR before (wanet)") in table
-    assert found({"rows": rows})[1] is not None
+    assert blocks_of({"rows": rows})[1] is not None
 
 
 def test_what_is_not_measured_has_no_line(rows):
     few = [each for each in rows if each["protocol"] == "before"]
     assert [line[1] for line in table_rows(few)] == ["ASR before", "CA before"]
-    assert found({"rows": few})[1] is None
-    assert found({"rows": []}) == (["Nothing is measured yet."], None)
+    assert blocks_of({"rows": few})[1] is None
+    assert blocks_of({"rows": []}) == (["Nothing is measured yet."], None)
     assert as_text({"rows": few}).count("\n") == 3
 
 
