@@ -17,7 +17,7 @@ from typing import Any
 
 from cleanclip_jax.args import Parser, parse
 from cleanclip_jax.errors import UserError, unknown
-from cleanclip_jax.files import writing
+from cleanclip_jax.files import write_whole, writing
 from cleanclip_jax.jobs.clean import source_of
 from cleanclip_jax.jobs.mix import read_alphas
 from cleanclip_jax.persist.path import measure_path
@@ -118,7 +118,7 @@ def write_results(output: Path, known: Mapping[str, Any]) -> None:
     """Writes the page, and the picture beside it."""
     blocks, png = blocks_of(known)
     if png is not None:
-        (output / PICTURE).write_bytes(png)
+        write_whole(output / PICTURE, png)
     intro = "A cleaned model, beside one that was never poisoned, under what may bring it back."
     sections = [Section(HEADING, blocks), Section("Command", [Code([known["command"]])])]
     write_page(output / PAGE, HEADING, intro, sections)

@@ -115,13 +115,17 @@ def few_poisons(trial: Trial, seed: int) -> Plan:
     few, source = trial.settings.poisons, trial.source
     size, whole = trial.starts[CLEANED].config.model.image_size, len(source.unfiltered())
     given = trial.config.evaluation.attack.to_dict()
+    most = whole // len(given.get("parts") or [given])
     count = few if whole == len(source) else few * -(-whole // len(source)) + ENOUGH
     while True:
+        count = min(count, most)
         plan = make_plan(_counted(given, count, seed), source, size)
         there = [plan.rows_of(part) for part in range(len(plan.parts))]
-        if min(map(len, there)) >= few:
+        if (least := min(map(len, there))) >= few:
             break
-        count *= 2  # an error of the plan's where there are not as many pairs
+        if count == most:
+            raise UserError(f"--poisons={few}: only {least} of the pairs can be poisoned")
+        count *= 2
     rng = np.random.default_rng([seed, few])
     rows = np.concatenate([np.sort(rng.permutation(each)[:few]) for each in there])
     planned = source.root().ids()[plan.table["index"].to_numpy()]

@@ -42,7 +42,7 @@ def test_each_part_has_as_many(make_trial):
 
 
 def test_more_poisons_than_pairs_is_one_line(make_trial):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="--poisons=100: only"):
         few_poisons(make_trial(poisons=100), 0)
 
 
