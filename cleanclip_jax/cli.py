@@ -23,6 +23,7 @@ JOBS = {
     "decompose": "write the prototypes of a ViT's parts, by which evaluate repairs it",
     "detect": "look for poisoned pairs, triggered pictures and backdoored models",
     "clean": "clean a model whose trigger nobody knows, and hand it back in its format",
+    "persist": "try to bring a cleaned backdoor back, beside a never poisoned model",
     "convert": "convert PyTorch checkpoints to workdirs and back, bit for bit",
     "report": "write a page of tables, curves and pictures of one run or several",
     "mix": "measure the models between two, and beyond them: their weights, mixed",

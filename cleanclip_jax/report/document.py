@@ -15,6 +15,7 @@ from cleanclip_jax.report import pictures as drawn
 from cleanclip_jax.report.detected import detected
 from cleanclip_jax.report.evaluation import differing
 from cleanclip_jax.report.page import Block, Code, Section, Table, write_page
+from cleanclip_jax.report.persisted import HEADING, persisted
 from cleanclip_jax.report.results import every_figure, results, training
 from cleanclip_jax.report.runs import Gathered, Run, chosen_runs
 from cleanclip_jax.workdir import METRICS, STARTS
@@ -58,6 +59,7 @@ def write_report(
         parts["What the trigger changes most"] = drawn.shifts(models, pictures)
     parts["Embeddings"] = drawn.projections(models if attacked else {}, chosen)
     parts["Poisoned pairs, as far as detectors see them"] = detected(shown)
+    parts[HEADING] = persisted(shown)
     parts["Training"] = training({name: run.workdir.lines(METRICS) for name, run in shown.items()})
     for heading, (blocks, pngs) in parts.items():
         sections += [Section(heading, blocks)] if blocks else []

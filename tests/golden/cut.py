@@ -48,6 +48,8 @@ CUTS = (
         r"(nashville|patch_file)\|.*|picture_blend\|(pattern|badclip\|.*)",
     ),
     Cut("zscore.npz", "attacks_golden.npz", r"zscore\|.*", drop=r"zscore\|"),
+    Cut("existence.npz", "attacks_golden.npz", r"bec\|.*", drop=r"bec\|"),
+    Cut("reactivation.npz", "attacks_golden.npz", r"reactivation\|.*", drop=r"reactivation\|"),
     # Without the positives' pictures: the model's embeddings of pictures are other files' matter.
     Cut(
         "badclip.npz",

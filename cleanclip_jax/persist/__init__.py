@@ -1,0 +1,1 @@
+"""Whether a backdoor that was cleaned away comes back."""
