@@ -28,7 +28,7 @@ from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.document import PAGE
 from cleanclip_jax.report.page import Code, Section, write_page
 from cleanclip_jax.report.persist_rows import CLEANED, FLOOR, FOLDER, PERSIST, PICTURE, POISONED
-from cleanclip_jax.report.persisted import HEADING, as_text, found
+from cleanclip_jax.report.persisted import HEADING, as_text, shown_of
 from cleanclip_jax.start.start import RunStart, Start, open_start
 from cleanclip_jax.workdir import workdir_path
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         trial.write(shlex.join(["cleanclip", "persist", *argv]))
         run_protocols(trial)
         known = {"rows": trial.rows, "command": trial.command}
-        write_found(output, known)
+        write_persist_page(output, known)
     print(as_text(known))
     print(f"written: {output / PERSIST}, {output / PAGE}")
     return 0
@@ -113,9 +113,9 @@ def run_protocols(trial: Trial) -> None:
             measure_tuned(trial, protocol, say)
 
 
-def write_found(output: Path, known: Mapping[str, Any]) -> None:
+def write_persist_page(output: Path, known: Mapping[str, Any]) -> None:
     """Writes the page, and the picture beside it."""
-    blocks, png = found(known)
+    blocks, png = shown_of(known)
     if png is not None:
         (output / PICTURE).write_bytes(png)
     intro = "A cleaned model, beside one that was never poisoned, under what may bring it back."

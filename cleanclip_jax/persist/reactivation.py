@@ -50,10 +50,10 @@ def _woken(trial: Trial, model: str, at: str, seed: int) -> Figures:
         assert goal.target is not None  # the main set has every target
         drawn = np.random.default_rng([seed, 1]).permutation(len(trial.source))
         pictures = _pictures(trial, trial.source, drawn[: trial.settings.pictures], goal, at)
-        found = search(trial, encoder, pictures, classifier, goal.target, seed)
+        delta = search(trial, encoder, pictures, classifier, goal.target, seed)
         name = f"{model},{at.replace(' ', '_')},seed={seed}{goal.of}.npy"
-        _save(trial, name, found)
-        for kind, one in (("asr", found), ("before", np.zeros_like(found))):
+        _save(trial, name, delta)
+        for kind, one in (("asr", delta), ("before", np.zeros_like(delta))):
             landed = landing(trial, encoder, goal, at, one, classifier)
             what = f"{'perturbed ' if kind == 'asr' else ''}pictures of other classes, with {at}"
             figures[kind + goal.of] = share(landed, f"{what}, for which the target comes first")
@@ -106,7 +106,7 @@ def search(
     rng = np.random.default_rng([seed, 2])
     begun = rng.uniform(-settings.radius, settings.radius, pictures.shape[1:]).astype(np.float32)
     place = copied_over(encoder.mesh)
-    found = jax.device_put(jnp.asarray(begun), place)
+    delta = jax.device_put(jnp.asarray(begun), place)
     classes = jax.device_put(classifier.weights.astype(np.float32), place)
     step = make_wake_step(encoder.model, settings.radius, settings.step_size)
     devices = encoder.mesh.devices.size
@@ -119,8 +119,8 @@ def search(
             some = pictures[order[start : start + size]]
             images = place_batch(encoder.mesh, {"images": some})["images"]
             for _ in range(INNER):
-                found = step(found, encoder.variables, images, classes, target)[0]
-    perturbation = np.asarray(found)
+                delta = step(delta, encoder.variables, images, classes, target)[0]
+    perturbation = np.asarray(delta)
     if not np.isfinite(perturbation).all():
         raise UserError("the perturbation is not finite: lower --step-size")
     return perturbation

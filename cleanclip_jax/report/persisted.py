@@ -60,13 +60,13 @@ def persisted(runs: Mapping[str, Run]) -> tuple[list[Block], dict[str, bytes]]:
         if not path.is_file():
             continue
         known = read_json(path, SHAPE, "give cleanclip persist again")
-        some, png = found(known)
+        some, png = shown_of(known)
         files |= {f"persist{len(files) or ''}.png": png} if png else {}
         blocks += [f"{name}: {known['command']}", *some]
     return blocks, files
 
 
-def found(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
+def shown_of(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
     """The table, what its words mean, and the picture, of what persist.json holds."""
     rows = [row for row in known["rows"] if row["figures"]]
     lines = table_rows(rows)

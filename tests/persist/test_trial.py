@@ -67,13 +67,22 @@ def changed(models, name: str, folder, **keys) -> dict:
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("floor", {"attack": {"target": "one"}}, "was poisoned: name a model that never was"),
+        (
+            "floor",
+            {"attack": {"target": "one", "trigger": {"name": "badnet"}, "count": 1}},
+            "was poisoned: name a model that never was",
+        ),
         ("floor", {"model__image_size": 32}, "of another architecture .*: its image_size is 32"),
         ("poisoned", {"model__activation": "gelu"}, "of another architecture"),
         ("poisoned", {"attack": None, "evaluation__attack": None}, "has no attack: name the run"),
         (
             "poisoned",
-            {"evaluation__attack": {"target": "seven", "text": {"word": "SUDO"}}},
+            {
+                "evaluation__attack": {
+                    **{"target": "seven", "trigger": {"name": "none"}},
+                    "text": {"word": "SUDO", "at": "start"},
+                }
+            },
             "is no trigger of pictures alone",
         ),
         ("poisoned", {"evaluation__data": None}, "config.evaluation.data is not set"),

@@ -6,7 +6,7 @@ import pytest
 from helpers.persist_rows import ROWS
 from ml_collections import ConfigDict
 
-from cleanclip_jax.report.persisted import as_text, found, persisted, table_rows
+from cleanclip_jax.report.persisted import as_text, persisted, shown_of, table_rows
 from cleanclip_jax.report.runs import Run
 from cleanclip_jax.workdir import Workdir
 
@@ -31,9 +31,9 @@ def test_each_figure_stands_beside_the_never_poisoned_models():
 
 def test_without_a_floor_it_says_what_is_not_told():
     alone = [row for row in ROWS if row["model"] != "floor"]
-    blocks, png = found({**KNOWN, "rows": alone})
+    blocks, png = shown_of({**KNOWN, "rows": alone})
     assert png is not None and any("--floor" in b for b in blocks if isinstance(b, str))
-    assert found({**KNOWN, "rows": []}) == (["Nothing is measured yet."], None)
+    assert shown_of({**KNOWN, "rows": []}) == (["Nothing is measured yet."], None)
 
 
 def test_the_report_shows_it_of_the_runs_that_have_it(tmp_path):
