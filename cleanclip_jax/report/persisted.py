@@ -84,7 +84,7 @@ def shown_of(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
         blocks.append(Picture(png, alt_of(lines), "Dashed: CA. Bars and lines are means."))
     if not any(row["model"] == FLOOR for row in rows):
         blocks.append(
-            "No never poisoned model was named (--floor): what any model would show is not told "
+            "No never poisoned model was named (--floor): what any model would show is not parted "
             "from the backdoor."
         )
     return [*blocks, shown], png
