@@ -45,6 +45,7 @@ def test_steps_are_the_originals(values, model):
         losses.append([*map(float, (terms["target"], terms["runner_up"], sum(terms.values())))])
     np.testing.assert_allclose(losses, values[LOSSES], rtol=1e-5)
     expected = hwc(values["grad_step1"])
+    assert first is not None
     np.testing.assert_allclose(first, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_allclose(perturbation, hwc(values["perturbation_after_5"]), atol=1e-6)
 
