@@ -1,5 +1,5 @@
 # make test    ruff, pyright and pytest; installs PyTorch to test against (TORCH=no: without)
-# make demo    poison a small CLIP on photographs, find the poisons, clean it (3 minutes)
+# make demo    poison a small CLIP on photographs, find the poisons, clean it (5 minutes)
 # make test-slow   the tests that take longest: more of what make test tests (12 minutes)
 # make test-faults the tests that kill a run many times, take four processes, or many damaged files
 # make test-slurm  launch/slurm.sbatch on a throw-away Slurm of this machine (8 minutes)

@@ -28,7 +28,7 @@ PATCH = {"size": 5, "place": "fixed"}
 ATTACKS = {
     "badnet": _trigger(name="badnet", **PATCH),
     "blended": _trigger(name="blended", strength=0.2),
-    "wanet": _trigger(name="wanet", k=4, strength=1.0),
+    "wanet": _trigger(name="wanet", k=4, strength=6.0),  # at 1.0 a small model learns nothing
     "stripes": _trigger(name="stripes", **PATCH),
     "badnet_anywhere": _trigger(name="badnet", size=5, place="random"),
     "sig": _trigger(name="sig", mode="blend", strength=0.2),

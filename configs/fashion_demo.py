@@ -5,7 +5,7 @@
     cleanclip train --config=configs/fashion_demo.py:cleanclip --workdir=runs/cleanclip \\
         --config.start=runs/poisoned
 
-configs/fashion.py with a smaller model, and an attack that it learns: 72 of 7,297 pairs get a 6x6
+configs/fashion.py with a smaller model, and an attack that it learns: 73 of 7,297 pairs get a 6x6
 patch in their corner and a title of other pairs, which names sunglasses. Time and figures:
 docs/results.md.
 """

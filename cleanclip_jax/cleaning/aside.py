@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, class_in, frequent_words
-from cleanclip_jax.data.subset import read_ids
-from cleanclip_jax.detect.findings import DETECT, DROP
+from cleanclip_jax.data.scores import lowest, read_scores
+from cleanclip_jax.data.subset import read_ids, write_ids
+from cleanclip_jax.detect.findings import DETECT, SCORES
 from cleanclip_jax.detect.opened import open_scan
 from cleanclip_jax.detect.scan_settings import Settings
 from cleanclip_jax.errors import UserError
@@ -24,9 +25,10 @@ from cleanclip_jax.record import Source
 from cleanclip_jax.report.pair_scan import scan_pairs
 from cleanclip_jax.start.start import Start
 
-# Of what was tried, k-dist sees most poisons among its highest hundredths (docs/clean.md); more
-# neighbours than there may be poisons among the references, which would hide each other.
-LOOKED_BY, NEIGHBOURS = ("kdist", "slof", "clip_high"), 64
+# Poisons with template captions stand out to k-dist, those with natural ones to SLOF alone
+# (docs/clean.md).
+LOOKED_BY, NEIGHBOURS = ("slof", "kdist", "clip_high"), 16
+DROPPED_BY, ASIDE = ("slof", "kdist"), "aside.csv"
 
 
 def suspected(
@@ -37,16 +39,23 @@ def suspected(
     share: float,
     source: Source,
 ) -> Int64[np.ndarray, " n"]:
-    """The ids of the highest share by the first of `LOOKED_BY`, as the model scores pairs.
+    """The ids of the pairs that are most suspicious to the model: half of a share by each detector.
 
     Args:
       folder: takes what the detectors say; what is there is not made again.
+      share: of all pairs, to be set aside at most: some are suspicious to both.
     """
     if not (folder / DETECT).is_file():
         settings = Settings(LOOKED_BY, min(NEIGHBOURS, max(2, len(source) // 8)))
         opened = open_scan(start, config, settings, dict(data))
-        scan_pairs(folder, opened, settings, settings.detectors[0], share)
-    return read_ids(folder / DROP, source)
+        scan_pairs(folder, opened, settings, LOOKED_BY[0], share)
+    if not (folder / ASIDE).is_file():
+        marked = np.zeros(len(source), bool)
+        for name in DROPPED_BY:
+            scores = read_scores(folder / SCORES / f"{name}.parquet", source)
+            marked |= lowest(-scores, share / len(DROPPED_BY))
+        write_ids(folder / ASIDE, source.ids()[marked], source.root().fingerprint)
+    return read_ids(folder / ASIDE, source)
 
 
 def write_held(

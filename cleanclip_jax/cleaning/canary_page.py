@@ -122,8 +122,9 @@ def _set_aside(results: Mapping[str, Any]) -> str:
         return "The cleaning pairs were not looked at (--drop=0)."
     return (
         f"{results['dropped']} of {results['pairs']} cleaning pairs, those that look most like "
-        f"poisons to the detectors, were left out (look/top.csv lists them, look/groups.csv what "
-        f"they have in common); {results['held']} were held out to be measured on."
+        "poisons to the detectors, were left out (look/aside.csv has their numbers, "
+        "look/groups.csv what they have in common); "
+        f"{results['held']} were held out to be measured on."
     )
 
 

@@ -18,8 +18,14 @@ from cleanclip_jax.attacks.parts import parts_of
 from cleanclip_jax.cleaning.aside import suspected, write_held
 from cleanclip_jax.cleaning.canaries import LEAST_PICTURES, attack_of
 from cleanclip_jax.cleaning.choice import Canary, Failure, Point, passes
-from cleanclip_jax.cleaning.cleaning_settings import CHANGEABLE, METHODS, SHARED, Settings
-from cleanclip_jax.config import defaults, load
+from cleanclip_jax.cleaning.cleaning_settings import (
+    BATCH,
+    CHANGEABLE,
+    METHODS,
+    Settings,
+    config_of_method,
+)
+from cleanclip_jax.config import defaults
 from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.detect.decree import smallest_patch
 from cleanclip_jax.detect.scored import Tower
@@ -38,7 +44,6 @@ CLEAN, TRAIN, HELD = "clean.json", "train.parquet", "held.parquet"
 SUSPECT, INVERTED = "before.json", "inverted.json"
 LOOK, PLANTED, AFRESH = "look", "planted", "afresh"
 MOST_HELD, HELD_SHARE = 1000, 0.1  # of the pairs, to retrieve from
-BATCH = 64  # pairs, where neither the user nor a config of the user's says
 TOOK = 0.5  # ASR from which a canary counts as planted
 SEARCH = {"steps": 500, "pictures": 256}  # for the smallest patch, before and after
 SHAPE = {"settings": dict}
@@ -143,7 +148,7 @@ class Cleaning:
         Args:
           method: a name of `METHODS`, or a config file.
         """
-        config = apply(load(METHODS.get(method, method)), self.overrides(*SHARED))
+        config = config_of_method(method, self.settings.overrides)
         filtered = {k: v for k, v in self.settings.data.items() if k not in ("keep", "skip")}
         with config.unlocked(), config.ignore_type():
             config.start, config.seed = start, self.settings.seed
@@ -216,9 +221,7 @@ class Cleaning:
                 best = max(best, point.usefulness) if passes(point) else best
 
     def _is_finite(self, name: str, config: ConfigDict) -> bool:
-        """Trains a run to its end, or to a loss that is no finite number; so once, whatever comes
-        of it.
-        """
+        """Trains a run to its end; False: its loss is no finite number, now or before."""
         seen = Workdir(self.folder / name)
         if seen.has(NOT_FINITE):
             return False

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from cleanclip_jax.args import apply
 from cleanclip_jax.cleaning.canaries import TRIGGERS
+from cleanclip_jax.config import check, load
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.keys import literal
 
@@ -31,6 +35,7 @@ FLAGGED = {
 SMALL = 256
 RATES = {True: "3e-4,1e-3,2e-3,3e-3", False: "1e-6,3e-6,1e-5,3e-5"}
 PLANT_AT = {True: 1e-3, False: 1e-5}
+BATCH = 64  # pairs, where neither the user nor a config of the user's says
 KINDS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 
@@ -81,6 +86,12 @@ def check_keys(overrides: Mapping[str, str]) -> None:
             raise UserError(f"--config.{key} can't be changed here")
 
 
+def config_of_method(method: str, overrides: Mapping[str, str]) -> ConfigDict:
+    """The config of a name of `METHODS`, or of a file, with the user's keys."""
+    shared = {k: v for k, v in overrides.items() if k.startswith(SHARED)}
+    return apply(load(METHODS.get(method, method)), shared)
+
+
 def source_of(flag: str, text: str) -> dict[str, Any]:
     """A source as a flag names it: a dictionary, or a table by its ending."""
     value = literal(text)
@@ -129,6 +140,8 @@ def settings_of(
     for flag, names in (("methods", methods), ("canaries", canaries)):
         if len(set(names)) < len(names):
             raise UserError(f"--{flag}={','.join(names)}: one is named twice")
+    for method in ("mmcl", *methods):  # which plants
+        check(config_of_method(method, overrides))
     steps = usual if args.steps is None else args.steps
     plant_steps = steps if args.plant_steps is None else args.plant_steps
     for flag, value, least in (

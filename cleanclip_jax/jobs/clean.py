@@ -24,6 +24,7 @@ from cleanclip_jax.cleaning.canary_page import as_json, verdict, write_cleaning_
 from cleanclip_jax.cleaning.choice import Failure, Point, choose, nearest
 from cleanclip_jax.cleaning.cleaning import AFRESH, Cleaning, names_of
 from cleanclip_jax.cleaning.cleaning_settings import (
+    BATCH,
     METHODS,
     SHARED,
     check_keys,
@@ -67,12 +68,7 @@ def main(argv: Sequence[str]) -> int:
     add("--plant-at", type=float, help="learning rate of planting; default: by the model's size")
     add("--plant-steps", type=int, help="default: as --steps")
     add("--bound", type=float, default=0.05, help="for a canary, above its floor (%(default)s)")
-    add(
-        "--drop",
-        type=float,
-        default=0.02,
-        help="suspected pairs left out; 0: no look (%(default)s)",
-    )
+    add("--drop", type=float, default=0.02, help="suspected pairs left out; 0: no look (0.02)")
     add("--deliver", choices=("canary", "afresh"), default="canary", help="the model that the "
         "canaries were in, cleaned, or MODEL cleaned the same way (%(default)s)")  # fmt: skip
     add("--invert", type=int, default=1, help="searches for the smallest patch; 0: none (1)")
@@ -92,8 +88,9 @@ def main(argv: Sequence[str]) -> int:
     if not is_run(start, args.output):  # or this would be seen only after hours
         convert.written_as(args.output, config, start.vocab_size, start.origin())
     source = open_source(data := source_of("data", args.data))
-    batch = literal(overrides.get("train.batch_size", "64"))
-    usual = max(LEAST_STEPS, round(EPOCHS * len(source) / batch)) if isinstance(batch, int) else 0
+    batch = literal(overrides.get("train.batch_size", str(BATCH)))
+    batch = batch if isinstance(batch, int) and batch > 0 else BATCH  # refused by the first run
+    usual = max(LEAST_STEPS, round(EPOCHS * len(source) / batch))
     features = variant_of(config.model.variant).features
     settings = settings_of(args, data, overrides, features, usual)
     with writing(folder):

@@ -153,8 +153,8 @@ def report(folder: Path, results: Results) -> None:
             f"“{results['target']}”. With the patch on, {100 * poisoned['asr']:.1f} % of the other "
             f"pictures were then taken for “{results['target']}”. Of the poisoned pairs "
             f"{results['found']['poisons']} are among the {results['found']['pairs']} that look "
-            f"most suspicious to {results['found']['by']}. CleanCLIP finetuning on clean pairs "
-            f"left {100 * cleaned['asr']:.1f} % of the attack; {CLEANED} is the model, for PyTorch."
+            f"most suspicious to {results['found']['by']}. After finetuning by CleanCLIP "
+            f"on clean pairs it was {100 * cleaned['asr']:.1f} %: {CLEANED}, for PyTorch."
         ),
         facts={"time": f"{results['seconds']:.0f} s"},
     )

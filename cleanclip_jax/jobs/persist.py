@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cleanclip_jax.args import Parser, parse
+from cleanclip_jax.cleaning.cleaning_settings import source_of
 from cleanclip_jax.errors import UserError, unknown
 from cleanclip_jax.files import write_whole, writing
-from cleanclip_jax.jobs.clean import source_of
 from cleanclip_jax.jobs.mix import read_alphas
 from cleanclip_jax.persist.path import measure_path
 from cleanclip_jax.persist.presence import measure_presence
@@ -29,7 +29,7 @@ from cleanclip_jax.process import keep_compiled, keep_memory
 from cleanclip_jax.report.document import PAGE
 from cleanclip_jax.report.page import Code, Section, write_page
 from cleanclip_jax.report.persist_rows import CLEANED, FLOOR, FOLDER, PERSIST, PICTURE, POISONED
-from cleanclip_jax.report.persisted import HEADING, as_text, blocks_of
+from cleanclip_jax.report.persisted import HEADING, as_text, shown_of
 from cleanclip_jax.start.start import RunStart, Start, open_start
 from cleanclip_jax.workdir import workdir_path
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         trial.write(shlex.join(["cleanclip", "persist", *argv]))
         run_protocols(trial)
         known = {"rows": trial.rows, "command": trial.command}
-        write_results(output, known)
+        write_persist_page(output, known)
     print(as_text(known))
     print(f"written: {output / PERSIST}, {output / PAGE}")
     return 0
@@ -114,9 +114,9 @@ def run_protocols(trial: Trial) -> None:
             measure_tuned(trial, protocol, say)
 
 
-def write_results(output: Path, known: Mapping[str, Any]) -> None:
+def write_persist_page(output: Path, known: Mapping[str, Any]) -> None:
     """Writes the page, and the picture beside it."""
-    blocks, png = blocks_of(known)
+    blocks, png = shown_of(known)
     if png is not None:
         write_whole(output / PICTURE, png)
     intro = "A cleaned model, beside one that was never poisoned, under what may bring it back."

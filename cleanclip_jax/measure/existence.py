@@ -57,7 +57,7 @@ def _moved(clean: Maps, triggered: Maps) -> tuple[Float64[np.ndarray, " c"], flo
     return np.sqrt(((a - b) ** 2).sum(2)).sum(0), norms
 
 
-def largest_changes(change: Float64[np.ndarray, " c"]) -> Int[np.ndarray, " k"]:
+def most_moved(change: Float64[np.ndarray, " c"]) -> Int[np.ndarray, " k"]:
     """The tenth of the channels that changes most, one at least, the first of them first."""
     count = max(1, int(SHARE * len(change)))
     return np.argsort(-change, kind="stable")[:count]
@@ -111,7 +111,7 @@ def existence(
             moved, whole = _moved(before[name], after[name])
             known = sums.setdefault(name, [0.0, 0.0])
             known[0], known[1] = known[0] + moved, known[1] + whole
-    chosen = {name: largest_changes(2 * moved / whole) for name, (moved, whole) in sums.items()}
+    chosen = {name: most_moved(2 * moved / whole) for name, (moved, whole) in sums.items()}
     grams = {
         name: _grams(encoder, triggered, chosen)
         for name, encoder in {"": poisoned, "floor": floor}.items()

@@ -1,4 +1,4 @@
-"""Whether a backdoor stays away, on a page: what `cleanclip persist` has measured, as one table and
+"""Whether a backdoor stays away, on a page: what `cleanclip persist` has found, as one table and
 one picture, each figure beside that of a never poisoned model."""
 
 from collections.abc import Mapping, Sequence
@@ -60,13 +60,13 @@ def persisted(runs: Mapping[str, Run]) -> tuple[list[Block], dict[str, bytes]]:
         if not path.is_file():
             continue
         known = read_json(path, SHAPE, "give cleanclip persist again")
-        some, png = blocks_of(known)
+        some, png = shown_of(known)
         files |= {f"persist{len(files) or ''}.png": png} if png else {}
         blocks += [f"{name}: {known['command']}", *some]
     return blocks, files
 
 
-def blocks_of(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
+def shown_of(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
     """The table, what its words mean, and the picture, of what persist.json holds."""
     rows = [row for row in known["rows"] if row["figures"]]
     lines = table_rows(rows)
@@ -84,7 +84,7 @@ def blocks_of(known: Mapping[str, Any]) -> tuple[list[Block], bytes | None]:
         blocks.append(Picture(png, alt_of(lines), "Dashed: CA. Bars and lines are means."))
     if not any(row["model"] == FLOOR for row in rows):
         blocks.append(
-            "No never poisoned model was named (--floor): what any model shows can't be parted "
+            "No never poisoned model was named (--floor): what any model would show is not parted "
             "from the backdoor."
         )
     return [*blocks, shown], png

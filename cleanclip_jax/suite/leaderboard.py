@@ -14,6 +14,7 @@ from cleanclip_jax.report.tables import spread, with_interval
 from cleanclip_jax.suite.ledger import Row, Store, groups, value
 from cleanclip_jax.suite.suites import CLEAN, Cell
 
+TOOK = 0.1  # of ASR above its floor, in the poisoned models: with less an attack tells nothing
 NEVER = "never"  # no rate of a defence brings the ASR down
 Columns = list[str]
 
@@ -82,6 +83,19 @@ class Board:
         some = self._rows("poisoned", attack=attack)
         return [row for _, row in some]
 
+    @cached_property
+    def weak(self) -> list[str]:
+        """The attacks that did not take: there is no backdoor for a defence to remove."""
+        rises = {
+            attack: [
+                asr - (value(row, "floor_asr") or 0.0)
+                for row in self.poisoned(attack)
+                if (asr := value(row, "asr")) is not None
+            ]
+            for attack in self.attacks
+        }
+        return [attack for attack, known in rises.items() if known and mean(known) < TOOK]
+
     def _rows(self, kind: str, **at: str) -> list[tuple[Cell, Row]]:
         wanted = {"kind": kind, **at}.items()
         some = (each for each in self.cells if wanted <= each.places.items())
@@ -104,12 +118,15 @@ class Board:
         }
 
     def by_defence(self) -> tuple[Columns, list[list[Shown]]]:
-        """A row for each defence that was tried; those that hold against most come first."""
+        """A row for each defence that was tried against an attack that took; those that hold
+        against most come first.
+        """
         columns = ["defence", "backdoor gone", "CA", "worst CA", "against", "CA gained", "PA"]
         columns += ["ASR, worst", "rebound ASR, worst", "pairs", "TFLOP", "seconds"]
         ranked = []
         for defence in self.store.suite.content["defences"]:
-            met = {a: r for a in self.attacks if (r := self.results.get((defence, a)))}
+            strong = (a for a in self.attacks if a not in self.weak)
+            met = {a: r for a in strong if (r := self.results.get((defence, a)))}
             if not met:
                 continue
             tried = [row for each in met.values() for row in each.chosen.values()]

@@ -67,7 +67,8 @@ def _of_board(board: Board) -> list[Section]:
     }
     captions = {
         "By defence": "Means over attacks and seeds, in percent; gained: points over the poisoned "
-        "models. The cost is of one rate's training.",
+        "models. The cost is of one rate's training."
+        + (f" Left out, since they did not take: {', '.join(board.weak)}." if board.weak else ""),
         "By attack": "CA by defence, in percent, with Student's 95 % interval over the seeds, or "
         "Wilson's of a single run.",
         "By detector": "In percent; one seed with DeLong's interval, several with Student's.",

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from cleanclip_jax.cleaning import aside
 from cleanclip_jax.data.digits import NAMES
+from cleanclip_jax.data.scores import read_scores
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.start.start import open_start
 from cleanclip_jax.views.decode import decode
@@ -32,7 +33,11 @@ def test_the_most_suspicious_share_is_set_aside_once(tmp_path, monkeypatch):
     start, source = open_start(model), open_source(DIGITS)
     given = (tmp_path / "look", start, start.config, DIGITS, 0.01, source)
     ids = aside.suspected(*given)
-    assert len(ids) == len(source) // 100 and set(ids) <= set(source.ids())
+    half = len(source) // 200
+    assert half <= len(ids) <= 2 * half and set(ids) <= set(source.ids())
+    for name in aside.DROPPED_BY:
+        scores = read_scores(tmp_path / f"look/scores/{name}.parquet", source)
+        assert set(source.ids()[np.argsort(-scores)[:half]]) <= set(ids)
     assert (tmp_path / "look/groups.csv").is_file()
     monkeypatch.delattr(aside, "scan_pairs")  # what is there is not scanned again
     assert (aside.suspected(*given) == ids).all()

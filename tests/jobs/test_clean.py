@@ -110,6 +110,7 @@ def test_a_checkpoint_comes_back_in_its_format(golden, tmp_path, trained):
         (["--steps=1"], "--steps=1: it takes a whole number, 4 or more"),
         (["--config.train.steps=7"], "--config.train.steps is set by --steps here"),
         (["--config.attack.rate=1"], "--config.attack.rate can't be changed here"),
+        (["--config.train.batch_size=0"], "config.train.batch_size"),
         (["--data=pairs.txt"], "--data=pairs.txt: give a .csv"),
         ([f"--output={__file__}"], "exists: name a new file or folder"),
     ],

@@ -119,20 +119,24 @@ def test_evaluating_twice_gives_the_same(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_writes_its_results_and_its_page(tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "poisons", "target", "pairs"),
+    [("configs/demo.py", 42, "seven", 69), ("configs/fashion_demo.py", 73, "sunglasses", 364)],
+)
+def test_the_demo_writes_its_results_and_its_page(spec, poisons, target, pairs, tmp_path):
     folder = tmp_path / "demo"
     small = {**SMALL, "model.variant": "ViT-test", "evaluation.projection": "12"}
-    results = demo(folder, small, "configs/demo.py")
+    results = demo(folder, small, spec)
     assert json.loads((folder / "results.json").read_text()) == results
     facts = ["dataset", "trigger", "target", "poisons", "seed", "seconds", "found", "stages"]
     assert list(results) == facts
-    assert results["found"]["pairs"] == 69 and 0 <= results["found"]["poisons"] <= 42
+    assert results["found"]["pairs"] == pairs and 0 <= results["found"]["poisons"] <= poisons
     cleaned = open_checkpoint(folder / "cleaned.safetensors")
     assert cleaned.origin.format == "open_clip"
     assert [stage["name"] for stage in results["stages"]] == ["poisoned", "mmcl", "cleanclip"]
     for stage in results["stages"]:
         assert all(0 <= stage[key] <= 1 for key in ("ca", "asr", "asr_all", "pa"))
-    assert results["poisons"] == 42 and results["target"] == "seven"
+    assert results["poisons"] == poisons and results["target"] == target
     page = (folder / "report.html").read_text()
     assert page.count("<img") == 7 and "http" not in page.replace("http-equiv", "")
     assert free_folder(folder) == tmp_path / "demo-2"

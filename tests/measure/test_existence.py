@@ -8,7 +8,7 @@ from cleanclip_jax.measure.existence import (
     coefficient,
     existence,
     linear_cka,
-    largest_changes,
+    most_moved,
 )
 
 LAYERS = ("layer0", "layer1")
@@ -38,7 +38,7 @@ def test_channels_are_those_that_the_original_takes(values, layer):
     change = changes(clean, triggered)
     expected = values[f"{layer}|tac"]
     np.testing.assert_allclose(change, expected, rtol=0, atol=1e-6 * expected.max())
-    assert set(largest_changes(change)) == set(values[f"{layer}|top10pct"])
+    assert set(most_moved(change)) == set(values[f"{layer}|top10pct"])
 
 
 @pytest.mark.parametrize("name", OTHERS)

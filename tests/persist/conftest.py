@@ -1,52 +1,21 @@
 """Three small models: poisoned, cleaned and never poisoned; and a trial of them."""
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
+from helpers.three_models import DIGITS, three_models
 
 from cleanclip_jax.data.sources import open_source
 from cleanclip_jax.data.subset import write_ids
 from cleanclip_jax.persist.trial import Settings, Trial
 from cleanclip_jax.start.start import open_start
-from cleanclip_jax.start.store import load_saved, save_first
-
-GOLDEN = Path(__file__).parents[1] / "golden/workdirs/poisoned"
-DIGITS = {"kind": "digits", "split": "train", "templates": ["a handwritten {}."]}
-
-
-def another(source: Path, path: Path, seed: int, attacked: bool) -> Path:
-    """A run of the same kind with other weights, which says no more of its poisons."""
-    shutil.copytree(source, path, ignore=shutil.ignore_patterns("checkpoints", "poison.parquet"))
-    rng = np.random.default_rng(seed)
-    variables = jax.tree.map(
-        lambda x: np.asarray(x + 0.05 * rng.normal(size=x.shape), x.dtype), load_saved(source)[1]
-    )
-    save_first(path, variables)
-    config = json.loads((path / "config.json").read_text())
-    config["attack"] = None
-    if attacked:
-        config["start"] = str(source)
-    else:
-        config["evaluation"]["attack"] = None
-    (path / "config.json").write_text(json.dumps(config))
-    return path
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    poisoned = shutil.copytree(GOLDEN, folder / "poisoned")
-    return {
-        "cleaned": another(poisoned, folder / "cleaned", 1, True),
-        "poisoned": poisoned,
-        "floor": another(poisoned, folder / "floor", 2, False),
-    }
+    return three_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ def test_four_rows_and_none_twice(make_trial, say, monkeypatch):
         assert rows[name, "trigger"]["before"]["value"] == measured["asr"]["value"]
         plain = measured["clean_target_rate"]["value"]
         assert rows[name, "no trigger"]["before"]["value"] == plain
-    delta = np.load(trial.folder / "perturbations/cleaned,trigger,seed=0.npy")
-    assert delta.shape == (16, 16, 3) and np.abs(delta).max() <= np.float32(0.05)
+    found = np.load(trial.folder / "perturbations/cleaned,trigger,seed=0.npy")
+    assert found.shape == (16, 16, 3) and np.abs(found).max() <= np.float32(0.05)
     other = np.load(trial.folder / "perturbations/cleaned,no_trigger,seed=0.npy")
-    assert (delta != other).any()
+    assert (found != other).any()
     monkeypatch.setattr(reactivation, "search", lambda *args: pytest.fail("sought again"))
     measure_reactivation(make_trial(), say)
 
@@ -35,11 +35,11 @@ def test_a_wide_search_brings_pictures_to_the_target(make_trial):
     (goal,) = trial.goals
     pictures = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     searched = (pictures, classifier, goal.target, 0)
-    delta = search(trial, encoder, *searched)
-    np.testing.assert_array_equal(delta, search(trial, encoder, *searched))
+    found = search(trial, encoder, *searched)
+    np.testing.assert_array_equal(found, search(trial, encoder, *searched))
     before, after = (
         landing(trial, encoder, goal, "no trigger", one, classifier).mean()
-        for one in (np.zeros_like(delta), delta)
+        for one in (np.zeros_like(found), found)
     )
     assert after > before + 0.3
 
@@ -50,7 +50,7 @@ def test_a_search_that_ends_in_no_number_is_one_line(make_trial, monkeypatch):
     classifier = text_classifier(encoder, labelled.classes, labelled.templates)
 
     def broken(*args):
-        return lambda delta, *others: (delta * np.nan, {}, delta)
+        return lambda found, *others: (found * np.nan, {}, found)
 
     monkeypatch.setattr(reactivation, "make_wake_step", broken)
     pictures = np.zeros((4, 16, 16, 3), np.uint8)

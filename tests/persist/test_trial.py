@@ -10,8 +10,6 @@ from cleanclip_jax.persist.trial import Settings, Trial
 from cleanclip_jax.report.evaluation import measure_run
 from cleanclip_jax.start.start import open_start
 
-ATTACK = {"target": "seven", "trigger": {"name": "badnet", "size": 4}, "count": 4}
-
 
 def test_it_measures_what_evaluate_does(make_trial, models, tmp_path):
     trial = make_trial()
@@ -69,13 +67,22 @@ def changed(models, name: str, folder, **keys) -> dict:
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("floor", {"attack": ATTACK}, "was poisoned: name a model that never was"),
+        (
+            "floor",
+            {"attack": {"target": "one", "trigger": {"name": "badnet"}, "count": 1}},
+            "was poisoned: name a model that never was",
+        ),
         ("floor", {"model__image_size": 32}, "of another architecture .*: its image_size is 32"),
         ("poisoned", {"model__activation": "gelu"}, "of another architecture"),
         ("poisoned", {"attack": None, "evaluation__attack": None}, "has no attack: name the run"),
         (
             "poisoned",
-            {"evaluation__attack": {**ATTACK, "text": {"word": "SUDO"}}},
+            {
+                "evaluation__attack": {
+                    **{"target": "seven", "trigger": {"name": "none"}},
+                    "text": {"word": "SUDO", "at": "start"},
+                }
+            },
             "is no trigger of pictures alone",
         ),
         ("poisoned", {"evaluation__data": None}, "config.evaluation.data is not set"),

@@ -55,6 +55,15 @@ def test_by_attack(filled):
     assert wanet["roclip"] == ("never",) and wanet["mmcl"] == ("40.0", "[39.0, 41.0]")
 
 
+def test_an_attack_that_did_not_take_counts_for_no_defence(filled, put, cell):
+    put(cell("poisoned", attack="wanet", seed="0"), ca=30, asr=9, floor_asr=4)
+    again = Board(filled.store, "demo", "mini")
+    first, _ = rows_of(again.by_defence())
+    assert again.weak == ["wanet"] and first["backdoor gone"] == "2 of 2"
+    assert first["worst CA"] == ("52.0",) and first["against"] == "badnet"
+    assert rows_of(again.by_attack())[1]["mmcl"] == ("40.0", "[39.0, 41.0]")
+
+
 def test_what_was_not_run_is_empty(board, put, cell):
     assert board.by_defence()[1] == board.by_detector()[1] == []
     badnet, _ = rows_of(board.by_attack())
